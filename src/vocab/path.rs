@@ -1,0 +1,198 @@
+//! A request's path: the bytes that go out and the form that rules compare, made together and never apart.
+//!
+//! What an upstream might read differently from us is refused rather than normalised: dot segments (also escaped),
+//! escaped slashes and back-slashes, empty segments, double escapes, control characters. What remains is sent byte
+//! for byte, so the DPoP `htu` and the wire agree.
+
+use std::borrow::Cow;
+
+/// Longest path, in bytes.
+const PATH_MAX: usize = 8 * 1024;
+
+/// Why a path is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum PathError {
+    /// It does not begin with a slash, or has characters that a URI does not.
+    #[error("the path is not a URI path")]
+    Malformed,
+    /// Two programs could read it as two paths.
+    #[error("the path is ambiguous")]
+    Ambiguous,
+    /// It is longer than 8 KiB.
+    #[error("the path is longer than 8 KiB")]
+    TooLong,
+}
+
+/// A path without query that means the same to us and to the server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RequestPath {
+    wire: Box<str>,
+    /// Only where it differs from `wire`.
+    compared: Option<Box<str>>,
+}
+
+impl RequestPath {
+    /// Reads the path of a request target, without its query.
+    ///
+    /// # Errors
+    /// [`PathError`] where it is malformed, ambiguous or too long.
+    pub fn parse(raw: &str) -> Result<Self, PathError> {
+        if raw.len() > PATH_MAX {
+            return Err(PathError::TooLong);
+        }
+        if !raw.starts_with('/')
+            || !raw
+                .bytes()
+                .all(|b| matches!(b, 0x21..=0x7e) && !matches!(b, b'?' | b'#'))
+        {
+            return Err(PathError::Malformed);
+        }
+        if raw.contains('\\') {
+            return Err(PathError::Ambiguous);
+        }
+        let compared = decode_unreserved(raw)?;
+        let mut segments = compared[1..].split('/').peekable();
+        while let Some(segment) = segments.next() {
+            // `..;x` is a dot segment to servers that cut path parameters first.
+            let bare = segment.split(';').next().unwrap_or_default();
+            let empty_inside = segment.is_empty() && segments.peek().is_some();
+            if empty_inside || bare == "." || bare == ".." {
+                return Err(PathError::Ambiguous);
+            }
+        }
+        let compared = match compared {
+            Cow::Borrowed(_) => None,
+            Cow::Owned(text) => Some(text.into_boxed_str()),
+        };
+        Ok(Self {
+            wire: raw.into(),
+            compared,
+        })
+    }
+
+    /// The bytes that are sent.
+    #[must_use]
+    pub fn wire(&self) -> &str {
+        &self.wire
+    }
+
+    /// The form that rules compare: escapes of unreserved characters decoded (RFC 3986 §6.2.2.2), others in upper case.
+    #[must_use]
+    pub fn compared(&self) -> &str {
+        self.compared.as_deref().unwrap_or(&self.wire)
+    }
+}
+
+fn decode_unreserved(raw: &str) -> Result<Cow<'_, str>, PathError> {
+    if !raw.contains('%') {
+        return Ok(Cow::Borrowed(raw));
+    }
+    let bytes = raw.as_bytes();
+    let mut out = String::with_capacity(raw.len());
+    let mut i = 0;
+    while i < bytes.len() {
+        if bytes[i] != b'%' {
+            out.push(char::from(bytes[i]));
+            i += 1;
+            continue;
+        }
+        let value = escape_at(bytes, i).ok_or(PathError::Malformed)?;
+        match value {
+            b'/' | b'\\' | 0x00..=0x1f | 0x7f => return Err(PathError::Ambiguous),
+            b'%' if escape_at_hex(bytes, i + 3) => return Err(PathError::Ambiguous),
+            _ if value.is_ascii_alphanumeric() || matches!(value, b'-' | b'.' | b'_' | b'~') => {
+                out.push(char::from(value))
+            }
+            _ => {
+                out.push('%');
+                out.push(char::from(bytes[i + 1].to_ascii_uppercase()));
+                out.push(char::from(bytes[i + 2].to_ascii_uppercase()));
+            }
+        }
+        i += 3;
+    }
+    Ok(Cow::Owned(out))
+}
+
+/// The value of the escape `%XX` that begins at `at`.
+fn escape_at(bytes: &[u8], at: usize) -> Option<u8> {
+    let digit = |i: usize| bytes.get(i).and_then(|b| char::from(*b).to_digit(16));
+    let value = digit(at + 1)? * 16 + digit(at + 2)?;
+    u8::try_from(value).ok()
+}
+
+/// Whether two hex digits stand at `at`: behind an escaped per cent sign they would be a second escape.
+fn escape_at_hex(bytes: &[u8], at: usize) -> bool {
+    bytes.get(at).is_some_and(u8::is_ascii_hexdigit)
+        && bytes.get(at + 1).is_some_and(u8::is_ascii_hexdigit)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_wire_keeps_its_bytes_and_rules_see_one_form() {
+        for (raw, compared) in [
+            ("/", "/"),
+            ("/v1/items/1", "/v1/items/1"),
+            ("/v1/items/", "/v1/items/"),
+            ("/v1/%49tems/%7e%40", "/v1/Items/~%40"),
+            ("/a%3bb;c=d", "/a%3Bb;c=d"),
+            ("/a%25b", "/a%25b"),
+        ] {
+            let path = RequestPath::parse(raw).unwrap();
+            assert_eq!((path.wire(), path.compared()), (raw, compared));
+        }
+    }
+
+    #[test]
+    fn ambiguous_paths_are_refused() {
+        for raw in [
+            "/v1/items/../admin",
+            "/v1/items/%2e%2e/admin",
+            "/%2E./a",
+            "/.%2e/a",
+            "/a/.",
+            "/a/./b",
+            "/a/..%2fb",
+            "/v1%2Fadmin",
+            "/a\\..\\b",
+            "/a%5cb",
+            "/a//b",
+            "//evil.test/x",
+            "/a/..;/b",
+            "/a/.;x/b",
+            "/a%00",
+            "/a%0d%0a",
+            "/a%7f",
+            "/a%252e",
+        ] {
+            assert_eq!(RequestPath::parse(raw), Err(PathError::Ambiguous), "{raw}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_a_path_is_malformed() {
+        for raw in [
+            "",
+            "*",
+            "a/b",
+            "/a b",
+            "/a%zz",
+            "/a%",
+            "/a%0",
+            "/é",
+            "/a?b",
+            "/a#b",
+            "/a\tb",
+            "http://a/",
+        ] {
+            assert_eq!(RequestPath::parse(raw), Err(PathError::Malformed), "{raw}");
+        }
+        assert_eq!(
+            RequestPath::parse(&"/a".repeat(5000)),
+            Err(PathError::TooLong)
+        );
+    }
+}
