@@ -1,1 +1,8 @@
-//! The `agent` room.
+//! Who is calling. Identity comes from a proxy credential or from the loopback interface, never from a header that
+//! the agent could set inside its tunnel, and never from an address alone once agents are named.
+//!
+//! Knows nothing of services or rules. Serves RFC 9110 §11.7 (`Proxy-Authorization`).
+
+mod identify;
+
+pub use identify::{Agent, AgentCredential, Agents, Settings, Unauthenticated};

@@ -1,1 +1,5 @@
 //! The `exchange` room.
+
+mod settings;
+
+pub use settings::{ServiceSettings, Timeouts};

@@ -1,1 +1,7 @@
 //! The `tokens` room.
+
+mod settings;
+
+pub use settings::{
+    AssertionAudience, ClientAuth, CredentialSettings, IssuerSettings, OauthSettings, Settings,
+};

@@ -1,1 +1,5 @@
 //! The `upstream` room.
+
+mod settings;
+
+pub use settings::{ConnectTo, TargetSettings};

@@ -1,0 +1,192 @@
+//! Puts the credential on, last of all, when the connection is in hand.
+//!
+//! The connection comes first so that a proof never ages in a queue and a token can only go out on the connection
+//! that was checked out for its permit: [`Armed`] holds both, and whatever sends takes nothing else.
+
+use bytes::Bytes;
+use http::header::{self, HeaderValue};
+use http::{Request, Uri, Version};
+use http_body_util::combinators::UnsyncBoxBody;
+
+use super::lease::{Form, Lease};
+use super::nonces::Nonces;
+use super::strip::{BareHead, Intent};
+use crate::proof::{self, HtuProfile, Jti, Nonce, ProofClaims};
+use crate::vocab::{Authority, Code};
+
+/// Why a request body ended early.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum BodyError {
+    /// The agent broke off or broke the framing.
+    #[error("the agent's body ended early")]
+    Agent,
+    /// The lease was revoked or the policy changed while the body flowed.
+    #[error("the exchange was cancelled")]
+    Cancelled,
+    /// The upstream broke off or broke the framing.
+    #[error("the upstream's body ended early")]
+    Upstream,
+}
+
+/// A request body on its way out.
+pub type OutBody = UnsyncBoxBody<Bytes, BodyError>;
+
+/// What is fixed about the connection that the request will go out on.
+pub struct Wire<'a> {
+    /// The protocol that was negotiated.
+    pub version: Version,
+    /// The destination that policy judged.
+    pub authority: &'a Authority,
+    /// How this service compares `htu`.
+    pub htu: &'a HtuProfile,
+    /// Our name in `Via` (RFC 9110 §7.6.3).
+    pub pseudonym: &'a str,
+}
+
+/// Time and randomness of one proof; each is used once.
+pub struct Stamp {
+    /// Seconds since 1970, by the API's clock as far as we know it.
+    pub iat: i64,
+    /// Fresh random identifier.
+    pub jti: Jti,
+}
+
+/// Why the credential cannot be put on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum AttachError {
+    /// The proof could not be signed.
+    #[error("the proof could not be signed")]
+    Proof,
+    /// The head cannot be written.
+    #[error("the request's head cannot be written")]
+    Head,
+}
+
+impl AttachError {
+    /// What the agent is told.
+    #[must_use]
+    pub fn code(self) -> Code {
+        Code::Internal
+    }
+}
+
+/// A request with the credential that its permit demands, and the connection that it goes out on.
+pub struct Armed<C> {
+    connection: C,
+    request: Request<OutBody>,
+    jti: Option<Jti>,
+    nonce: Option<Nonce>,
+}
+
+impl<C> Armed<C> {
+    /// The proof's identifier, for the audit line.
+    #[must_use]
+    pub fn jti(&self) -> Option<&Jti> {
+        self.jti.as_ref()
+    }
+
+    /// The nonce that the proof carries.
+    #[must_use]
+    pub fn nonce(&self) -> Option<&Nonce> {
+        self.nonce.as_ref()
+    }
+
+    /// Takes it apart, for the sender.
+    pub fn into_parts(self) -> (C, Request<OutBody>) {
+        (self.connection, self.request)
+    }
+}
+
+/// Writes the head for this connection and sets the credential.
+///
+/// # Errors
+/// [`AttachError`] where the proof cannot be signed or the head cannot be written; nothing was sent then.
+pub fn attach<C>(
+    head: &BareHead,
+    body: OutBody,
+    lease: &Lease,
+    connection: C,
+    wire: &Wire<'_>,
+    nonces: &Nonces,
+    stamp: Stamp,
+) -> Result<Armed<C>, AttachError> {
+    let mut request = Request::new(body);
+    *request.method_mut() = head.method.clone();
+    *request.uri_mut() = target(head, wire)?;
+    let h2 = wire.version == Version::HTTP_2;
+    *request.version_mut() = if h2 {
+        Version::HTTP_2
+    } else {
+        Version::HTTP_11
+    };
+    let headers = request.headers_mut();
+    *headers = head.headers.clone();
+    if !h2 {
+        headers.insert(header::HOST, value(&wire.authority.to_string())?);
+    }
+    headers.append(header::VIA, value(&format!("1.1 {}", wire.pseudonym))?);
+    if head.takes_trailers {
+        headers.insert(header::TE, HeaderValue::from_static("trailers"));
+        if !h2 {
+            headers.insert(header::CONNECTION, HeaderValue::from_static("te"));
+        }
+    }
+    if head.intent == Intent::WebSocket {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+        headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+    }
+    let (mut jti, mut nonce) = (None, None);
+    match lease.form() {
+        Form::Dpop {
+            authorization,
+            ath,
+            signer,
+        } => {
+            nonce = nonces.current(&wire.authority.origin(), signer.thumbprint());
+            let htu = proof::htu(wire.authority, &head.path, wire.htu);
+            let htm = head.method.as_str();
+            let claims = ProofClaims {
+                htm,
+                htu: &htu,
+                iat: stamp.iat,
+                jti: &stamp.jti,
+                ath: Some(ath),
+                nonce: nonce.as_ref(),
+            };
+            let proof = signer.proof(&claims).map_err(|_| AttachError::Proof)?;
+            let mut proof = value(proof.as_str())?;
+            proof.set_sensitive(true);
+            headers.insert("dpop", proof);
+            headers.insert(header::AUTHORIZATION, authorization.clone());
+            jti = Some(stamp.jti);
+        }
+        Form::Field { name, value } => {
+            headers.insert(name.clone(), value.clone());
+        }
+        Form::Nothing => {}
+    }
+    Ok(Armed {
+        connection,
+        request,
+        jti,
+        nonce,
+    })
+}
+
+/// Origin form on HTTP/1.1, scheme and authority with it on HTTP/2; the path's bytes are those that policy judged.
+fn target(head: &BareHead, wire: &Wire<'_>) -> Result<Uri, AttachError> {
+    let mut text = String::with_capacity(256);
+    if wire.version == Version::HTTP_2 {
+        text.push_str(&wire.authority.origin());
+    }
+    text.push_str(head.path.wire());
+    if let Some(query) = &head.query {
+        text.push('?');
+        text.push_str(query);
+    }
+    Uri::try_from(text).map_err(|_| AttachError::Head)
+}
+
+fn value(text: &str) -> Result<HeaderValue, AttachError> {
+    HeaderValue::from_str(text).map_err(|_| AttachError::Head)
+}

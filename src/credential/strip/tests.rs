@@ -1,0 +1,220 @@
+use super::*;
+use crate::credential::placeholder::{InstanceKey, Shape, derive};
+use crate::vocab::Secret;
+
+struct World {
+    agent: AgentName,
+    other: AgentName,
+    service: ServiceName,
+    key: InstanceKey,
+    placeholders: Placeholders,
+}
+
+impl World {
+    fn new() -> Self {
+        let key = InstanceKey::new(&Secret::new(vec![9; 32]));
+        let (agent, other) = (AgentName::new("a").unwrap(), AgentName::new("b").unwrap());
+        let service = ServiceName::new("items").unwrap();
+        let shape = Shape::default();
+        let placeholders = Placeholders::new(
+            &key,
+            [(&agent, &service, &shape), (&other, &service, &shape)],
+        );
+        Self {
+            agent,
+            other,
+            service,
+            key,
+            placeholders,
+        }
+    }
+
+    fn placeholder(&self, agent: &AgentName) -> String {
+        derive(&self.key, agent, &self.service, &Shape::default())
+    }
+
+    fn strip(
+        &self,
+        slot: &Slot,
+        mode: PlaceholderMode,
+        query: &str,
+        fields: &[(&str, &str)],
+    ) -> Result<Stripped, Code> {
+        let mut request = http::Request::builder().method("GET").uri("/v1/items");
+        for (name, value) in fields {
+            request = request.header(*name, *value);
+        }
+        let (parts, ()) = request.body(()).unwrap().into_parts();
+        let bench = Bench {
+            agent: &self.agent,
+            service: &self.service,
+            slot,
+            mode,
+            placeholders: &self.placeholders,
+            pseudonym: "tokenward-1",
+        };
+        let path = RequestPath::parse("/v1/items").unwrap();
+        let query = (!query.is_empty()).then_some(query);
+        strip(&parts, path, query, Intent::Plain, &bench).map_err(|e| e.0)
+    }
+}
+
+fn names(stripped: &Stripped) -> Vec<&str> {
+    stripped
+        .head
+        .headers
+        .keys()
+        .map(HeaderName::as_str)
+        .collect()
+}
+
+#[test]
+fn only_harmless_fields_remain() {
+    let world = World::new();
+    let mine = world.placeholder(&world.agent);
+    let bearer = format!("Bearer {mine}");
+    let fields = [
+        ("accept", "*/*"),
+        ("authorization", bearer.as_str()),
+        ("authorization", ""),
+        ("dpop", "x"),
+        ("DPoP", "y"),
+        ("x-api-key", "attacker"),
+        ("proxy-authorization", "Basic eDp5"),
+        ("proxy-connection", "keep-alive"),
+        ("connection", "close, x-note, authorization"),
+        ("x-note", "named by Connection"),
+        ("x_forwarded_host", "evil.test"),
+        ("x-forwarded-for", "1.2.3.4"),
+        ("forwarded", "host=evil.test"),
+        ("x-original-url", "/admin"),
+        ("x-tokenward-agent", "b"),
+        ("cookie", "session=1"),
+        ("te", "trailers"),
+        ("host", "api.test"),
+        ("content-length", "3"),
+        ("user-agent", "curl"),
+    ];
+    let stripped = world
+        .strip(&Slot::Authorization, PlaceholderMode::Required, "", &fields)
+        .unwrap();
+    assert_eq!(names(&stripped), ["accept", "user-agent"]);
+    assert_eq!(stripped.seen, Seen::Placeholder);
+    assert!(stripped.head.takes_trailers);
+}
+
+#[test]
+fn a_real_secret_of_the_agents_is_taken_and_reported() {
+    let world = World::new();
+    let fields = [("authorization", "Bearer ghp_real")];
+    let stripped = world
+        .strip(&Slot::Authorization, PlaceholderMode::Optional, "", &fields)
+        .unwrap();
+    assert_eq!(stripped.seen, Seen::Stranger);
+    assert_eq!(stripped.removed, [header::AUTHORIZATION]);
+    let none = world
+        .strip(&Slot::Authorization, PlaceholderMode::Optional, "", &[])
+        .unwrap();
+    assert_eq!(none.seen, Seen::Nothing);
+}
+
+#[test]
+fn a_placeholder_of_somebody_else_is_refused() {
+    use base64::Engine as _;
+    let world = World::new();
+    let theirs = world.placeholder(&world.other);
+    let basic = base64::engine::general_purpose::STANDARD.encode(format!("git:{theirs}"));
+    for (name, value) in [
+        ("authorization", format!("Bearer {theirs}")),
+        ("authorization", format!("token {theirs}")),
+        ("authorization", theirs.clone()),
+        ("authorization", format!("Basic {basic}")),
+        ("x-api-key", theirs.clone()),
+    ] {
+        let refused = world.strip(
+            &Slot::Authorization,
+            PlaceholderMode::Optional,
+            "",
+            &[(name, &value)],
+        );
+        assert_eq!(
+            refused.map(|_| ()),
+            Err(Code::PlaceholderMismatch),
+            "{name}: {value}"
+        );
+    }
+}
+
+#[test]
+fn a_demanded_placeholder_must_be_there() {
+    let world = World::new();
+    let absent = world.strip(
+        &Slot::Authorization,
+        PlaceholderMode::Required,
+        "",
+        &[("authorization", "Bearer x")],
+    );
+    assert_eq!(absent.map(|_| ()), Err(Code::PlaceholderRequired));
+    let mine = world.placeholder(&world.agent);
+    let own = Slot::Header(HeaderName::from_static("x-own-key"));
+    let present = world
+        .strip(&own, PlaceholderMode::Required, "", &[("x-own-key", &mine)])
+        .unwrap();
+    assert_eq!(present.seen, Seen::Placeholder);
+}
+
+#[test]
+fn overrides_and_loops_end_here() {
+    let world = World::new();
+    for (fields, code) in [
+        (("x-http-method-override", "DELETE"), Code::MethodOverride),
+        (("x-method-override", "DELETE"), Code::MethodOverride),
+        (("via", "1.1 other, 1.1 tokenward-1"), Code::ProxyLoop),
+    ] {
+        let refused = world.strip(
+            &Slot::Authorization,
+            PlaceholderMode::Optional,
+            "",
+            &[fields],
+        );
+        assert_eq!(refused.map(|_| ()), Err(code));
+    }
+}
+
+#[test]
+fn query_credentials_go_and_the_rest_keeps_its_bytes() {
+    let world = World::new();
+    let query = |slot: &Slot, text: &str| {
+        world
+            .strip(slot, PlaceholderMode::Optional, text, &[])
+            .unwrap()
+            .head
+            .query
+            .map(String::from)
+    };
+    let auth = Slot::Authorization;
+    assert_eq!(
+        query(&auth, "a=%2f&access_token=x&b&API_KEY=y"),
+        Some("a=%2f&b".into())
+    );
+    assert_eq!(query(&auth, "access_token=x"), None);
+    assert_eq!(query(&auth, "a=1&&b=+"), Some("a=1&&b=+".into()));
+    assert_eq!(
+        query(&Slot::Nothing, "access_token=x"),
+        Some("access_token=x".into())
+    );
+}
+
+#[test]
+fn cookies_stay_where_no_credential_is_ours() {
+    let world = World::new();
+    let stripped = world
+        .strip(
+            &Slot::Nothing,
+            PlaceholderMode::Optional,
+            "",
+            &[("cookie", "a=1"), ("cookie", "b=2")],
+        )
+        .unwrap();
+    assert_eq!(stripped.head.headers[header::COOKIE], "a=1; b=2");
+}

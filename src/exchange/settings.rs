@@ -1,0 +1,52 @@
+//! What the configuration says about carrying requests to one service.
+
+use std::time::Duration;
+
+use crate::credential::{PlaceholderSettings, Slot};
+use crate::proof::HtuProfile;
+use crate::upstream::TargetSettings;
+use crate::vocab::{Binding, ServiceName};
+
+/// How requests to one service are carried.
+#[derive(Debug, Clone)]
+pub struct ServiceSettings {
+    /// Its name.
+    pub name: ServiceName,
+    /// Where its credential goes.
+    pub slot: Slot,
+    /// What ties its credential to a key; for the records of requests that got no lease.
+    pub binding: Binding,
+    /// How to reach it.
+    pub target: TargetSettings,
+    /// What the agent holds instead of the credential.
+    pub placeholder: PlaceholderSettings,
+    /// How the service compares `htu`.
+    pub htu: HtuProfile,
+    /// How long to wait for it.
+    pub timeouts: Timeouts,
+    /// Largest request body that is kept for a second attempt, in bytes.
+    pub replay_buffer: usize,
+    /// Longest life of one exchange; `None` has no limit.
+    pub max_stream_age: Option<Duration>,
+}
+
+/// How long to wait for a service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timeouts {
+    /// For a connection, DNS and TLS included.
+    pub connect: Duration,
+    /// For the head of the answer, from the moment the request was written.
+    pub first_byte: Duration,
+    /// Between two pieces of a body, either way.
+    pub idle: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            connect: Duration::from_secs(3),
+            first_byte: Duration::from_secs(60),
+            idle: Duration::from_secs(300),
+        }
+    }
+}

@@ -1,0 +1,94 @@
+//! What the configuration says about credentials: the references are resolved, so values stand here as secrets.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::HeaderName;
+
+use crate::upstream::TargetSettings;
+use crate::vocab::{Binding, Secret, ServiceName};
+
+/// Every service and the way its credential is had.
+#[derive(Debug, Clone, Default)]
+pub struct Settings {
+    /// In the order of the configuration; each name once.
+    pub services: Vec<(ServiceName, CredentialSettings)>,
+}
+
+/// How the credential of one service is had.
+#[derive(Debug, Clone)]
+pub enum CredentialSettings {
+    /// A fixed bearer token.
+    Bearer(Secret<String>),
+    /// A fixed value in a named field.
+    Header {
+        /// The field.
+        name: HeaderName,
+        /// Its whole value.
+        value: Secret<String>,
+    },
+    /// The service takes no credential.
+    Nothing,
+    /// An access token from an issuer.
+    Oauth(OauthSettings),
+}
+
+/// An access token by `client_credentials` (RFC 6749 §4.4).
+#[derive(Debug, Clone)]
+pub struct OauthSettings {
+    /// Who issues it. Services that name the same issuer share this.
+    pub issuer: Arc<IssuerSettings>,
+    /// Our name there.
+    pub client_id: String,
+    /// How we prove that name.
+    pub client_auth: ClientAuth,
+    /// RFC 8707 resource indicator.
+    pub resource: Option<String>,
+    /// `audience`, for issuers that know that instead.
+    pub audience: Option<String>,
+    /// Further parameters of the token request.
+    pub parameters: Vec<(String, String)>,
+    /// `Dpop`, `RefreshOnly` or `Bearer`.
+    pub binding: Binding,
+    /// Longest use of one access token, at most 30 minutes.
+    pub max_token_age: Duration,
+}
+
+/// An authorization server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IssuerSettings {
+    /// The issuer identifier, byte for byte (RFC 8414 §2).
+    pub url: String,
+    /// How to reach it.
+    pub target: TargetSettings,
+    /// Whom client assertions are meant for.
+    pub assertion_audience: AssertionAudience,
+}
+
+/// The audience of client assertions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum AssertionAudience {
+    /// The issuer identifier and the type of RFC 10070.
+    #[default]
+    Issuer,
+    /// The token endpoint, as RFC 7523 left open; for older servers.
+    TokenEndpoint,
+}
+
+/// How the client proves its name at the issuer (RFC 6749 §2.3).
+#[derive(Debug, Clone)]
+pub enum ClientAuth {
+    /// A public client: its name alone.
+    Nothing,
+    /// A signed assertion (RFC 7523, RFC 10070).
+    PrivateKeyJwt {
+        /// The private key in PEM.
+        key_pem: Secret<Vec<u8>>,
+        /// Its name in the client's key set.
+        kid: Option<String>,
+    },
+    /// The secret in `Authorization: Basic`.
+    SecretBasic(Secret<String>),
+    /// The secret in the form.
+    SecretPost(Secret<String>),
+}
