@@ -28,6 +28,9 @@ pub struct TrustFiles {
     pub bundle: PathBuf,
     /// How many of the system's roots are in it. Zero deserves a warning: hosts in `tunnel` will not verify then.
     pub system_roots: usize,
+    /// Whether everybody may put files into the folder, and so swap these: an agent for another, say. True for a
+    /// Kubernetes `emptyDir`, which is why it is not refused; mount it read-only into agents.
+    pub others_may_write: bool,
 }
 
 /// Writes `ca.pem` and `bundle.pem` (0644) into the public folder, which is made (0755) where it does not exist. Each
@@ -56,6 +59,7 @@ pub fn write_trust_files(
         ca: runtime_dir.join(CERTIFICATE),
         bundle: runtime_dir.join(BUNDLE),
         system_roots,
+        others_may_write: folder.others_may_write()?,
     })
 }
 

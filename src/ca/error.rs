@@ -35,6 +35,12 @@ pub enum CaError {
         /// Its permission bits.
         mode: u32,
     },
+    /// The folder itself cannot be trusted with keys.
+    #[error("the folder {what}")]
+    Folder {
+        /// What is wrong with it.
+        what: &'static str,
+    },
     /// A secret file that belongs to somebody else, who then knows what is in it.
     #[error("{file} belongs to another user; it has to be ours or root's")]
     Foreign {

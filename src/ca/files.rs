@@ -2,10 +2,10 @@
 //! not at all. Somebody who can write beside us must not be able to choose what we read or where we write.
 
 use std::fs::{DirBuilder, File};
-use std::io::{ErrorKind, Read, Write};
+use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::fs::{AtFlags, CWD, FileType, FlockOperation, Mode, OFlags, Stat};
@@ -42,11 +42,16 @@ pub(super) enum Existing {
 pub(super) struct Folder(OwnedFd);
 
 impl Folder {
-    /// Opens a folder that exists; `None` where it does not.
+    /// Opens a folder that exists; `None` where it does not. Its own name may not be a symbolic link.
     pub(super) fn open(path: &Path) -> Result<Option<Self>, CaError> {
-        match rustix::fs::openat(CWD, path, directory_flags(), Mode::empty()) {
+        // Without the slash at the end that would make the system follow a link after all.
+        let path: PathBuf = path.components().collect();
+        match rustix::fs::openat(CWD, &path, directory_flags(), Mode::empty()) {
             Ok(fd) => Ok(Some(Self(fd))),
             Err(Errno::NOENT) => Ok(None),
+            Err(Errno::LOOP | Errno::NOTDIR) => Err(CaError::Folder {
+                what: "is a symbolic link or no folder at all; name the folder itself",
+            }),
             Err(error) => Err(failed("the folder", error)),
         }
     }
@@ -71,14 +76,34 @@ impl Folder {
         Ok(folder)
     }
 
+    /// Refuses a folder in which somebody else could put keys for us to find, or swap ours.
+    pub(super) fn guarded(self) -> Result<Self, CaError> {
+        let owner = self.stat()?.st_uid;
+        if !ours(owner) {
+            return Err(CaError::Folder {
+                what: "belongs to another user; it has to be ours or root's",
+            });
+        }
+        if self.others_may_write()? {
+            return Err(CaError::Folder {
+                what: "may be written by anybody; use one inside it, which will be made",
+            });
+        }
+        Ok(self)
+    }
+
+    /// Whether everybody on the machine may put files here.
+    pub(super) fn others_may_write(&self) -> Result<bool, CaError> {
+        Ok(self.stat()?.st_mode & 0o002 != 0)
+    }
+
     /// Opens or makes a folder inside this one and gives it exactly this mode. A symbolic link in its place is refused.
     pub(super) fn subfolder(&self, name: &str, mode: Mode) -> Result<Self, CaError> {
         match rustix::fs::mkdirat(&self.0, name, mode) {
             Ok(()) | Err(Errno::EXIST) => {}
             Err(error) => return Err(failed("the agents' folder", error)),
         }
-        let flags = directory_flags() | OFlags::NOFOLLOW;
-        let fd = rustix::fs::openat(&self.0, name, flags, Mode::empty())
+        let fd = rustix::fs::openat(&self.0, name, directory_flags(), Mode::empty())
             .map_err(|error| failed("the agents' folder", error))?;
         rustix::fs::fchmod(&fd, mode).map_err(|error| failed("the agents' folder", error))?;
         Ok(Self(fd))
@@ -116,8 +141,7 @@ impl Folder {
             return Ok(None);
         };
         // In a folder that others may write to, a key that they planted is a key that they know.
-        let owner = stat.st_uid;
-        if owner != 0 && owner != rustix::process::geteuid().as_raw() {
+        if !ours(stat.st_uid) {
             return Err(CaError::Foreign { file });
         }
         let mode = stat.st_mode & 0o7777;
@@ -178,6 +202,10 @@ impl Folder {
             Err(Errno::NOENT) => Ok(false),
             Err(error) => Err(failed(file, error)),
         }
+    }
+
+    fn stat(&self) -> Result<Stat, CaError> {
+        rustix::fs::fstat(&self.0).map_err(|error| failed("the folder", error))
     }
 
     fn write_new(
@@ -244,15 +272,17 @@ pub(super) fn read_all(
 }
 
 fn directory_flags() -> OFlags {
-    OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC
+    OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC
+}
+
+/// Root can do as it likes to us anyway.
+fn ours(owner: u32) -> bool {
+    owner == 0 || owner == rustix::process::geteuid().as_raw()
 }
 
 fn failed(file: &'static str, error: Errno) -> CaError {
     CaError::Io {
         file,
-        kind: match error {
-            Errno::LOOP => ErrorKind::NotADirectory,
-            other => std::io::Error::from(other).kind(),
-        },
+        kind: io::Error::from(error).kind(),
     }
 }

@@ -18,7 +18,7 @@ const LENGTH: usize = 32;
 /// [`CaError`] where the file is open to others, is not a regular file, has another length than 32 bytes or cannot be
 /// made. A damaged key is never replaced silently: with it every placeholder in an agent's environment would change.
 pub fn load_or_create_instance_key(dir: &Path) -> Result<Secret<Vec<u8>>, CaError> {
-    let folder = Folder::create(dir, SECRET_DIR)?;
+    let folder = Folder::create(dir, SECRET_DIR)?.guarded()?;
     if let Some(key) = read(&folder)? {
         return Ok(key);
     }

@@ -91,7 +91,7 @@ impl Root {
     /// symbolic link, or one is damaged.
     pub fn load(dir: &Path) -> Result<Self, CaError> {
         const MISSING: CaError = CaError::Missing { file: KEY_FILE };
-        let folder = Folder::open(dir)?.ok_or(MISSING)?;
+        let folder = Folder::open(dir)?.ok_or(MISSING)?.guarded()?;
         Self::read(&folder)?.ok_or(MISSING)
     }
 
@@ -100,7 +100,7 @@ impl Root {
     /// # Errors
     /// [`CaError::Exists`] where one of them is there: a root that agents trust is never overwritten.
     pub fn save(&self, dir: &Path) -> Result<(), CaError> {
-        let folder = Folder::create(dir, SECRET_DIR)?;
+        let folder = Folder::create(dir, SECRET_DIR)?.guarded()?;
         folder.locked(|| self.write(&folder))
     }
 
@@ -109,7 +109,7 @@ impl Root {
     /// # Errors
     /// As [`Root::load`]; what exists and cannot be used is an error, never a reason to make a new root.
     pub fn load_or_create(dir: &Path, clock: &Clock) -> Result<Self, CaError> {
-        let folder = Folder::create(dir, SECRET_DIR)?;
+        let folder = Folder::create(dir, SECRET_DIR)?.guarded()?;
         // Under the lock from the start: between the two files of another process there is a moment with only one.
         folder.locked(|| match Self::read(&folder)? {
             Some(root) => Ok(root),

@@ -149,6 +149,64 @@ fn writing_follows_no_link() {
 }
 
 #[test]
+fn a_folder_that_anybody_may_write_to_holds_no_keys() {
+    let place = tempfile::tempdir().unwrap();
+    let dir = place.path().join("ca");
+    let root = saved(&dir);
+    load_or_create_instance_key(&dir).unwrap();
+    let refused = |dir: &Path| {
+        let errors = [
+            Root::load(dir).unwrap_err(),
+            Root::load_or_create(dir, &Clock::system()).unwrap_err(),
+            root.save(dir).unwrap_err(),
+            load_or_create_instance_key(dir).unwrap_err(),
+        ];
+        assert!(errors.iter().all(|e| *e == errors[0]), "{errors:?}");
+        errors[0].to_string()
+    };
+    chmod(&dir, 0o777);
+    assert!(refused(&dir).contains("anybody"));
+    assert!(
+        write_trust_files(&dir, &root, None)
+            .unwrap()
+            .others_may_write
+    );
+    chmod(&dir, 0o700);
+    assert!(
+        !write_trust_files(&dir, &root, None)
+            .unwrap()
+            .others_may_write
+    );
+
+    let link = place.path().join("link");
+    symlink(&dir, &link).unwrap();
+    assert!(refused(&link).contains("symbolic link"));
+    assert!(refused(&place.path().join("link/")).contains("symbolic link"));
+    assert!(write_trust_files(&link, &root, None).is_err());
+}
+
+#[test]
+fn keys_of_another_user_are_refused() {
+    if !rustix::process::geteuid().is_root() {
+        println!("skipped: only root can give files away");
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    saved(dir.path());
+    let stranger = Some(4711);
+    std::os::unix::fs::chown(dir.path().join("ca.key"), stranger, None).unwrap();
+    assert_eq!(
+        Root::load(dir.path()).unwrap_err(),
+        CaError::Foreign { file: "ca.key" }
+    );
+    std::os::unix::fs::chown(dir.path(), stranger, None).unwrap();
+    assert!(matches!(
+        Root::load(dir.path()).unwrap_err(),
+        CaError::Folder { .. }
+    ));
+}
+
+#[test]
 fn damage_is_one_clear_error() {
     let dir = tempfile::tempdir().unwrap();
     saved(dir.path());
