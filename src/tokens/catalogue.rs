@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::issuer::{AuthError, Client, Issuer};
 use super::settings::{CredentialSettings, IssuerSettings, OauthSettings, Settings};
-use super::transport::Transport;
+use super::transport::Lines;
 use crate::credential::{BadToken, Lease, LeaseFacts};
 use crate::vocab::{AgentName, Binding, Clock, Generation, GrantId, ScopeSet, Secret, ServiceName};
 
@@ -54,12 +54,6 @@ pub enum SetupError {
     /// The issuer's connections cannot be set up.
     #[error("service {0}: the issuer's trust roots cannot be used")]
     Transport(ServiceName),
-}
-
-/// Opens the way to an issuer.
-pub(super) trait Lines: Send + Sync {
-    /// A transport to this issuer; nothing is dialled yet. `None` where its trust roots cannot be used.
-    fn open(&self, issuer: &IssuerSettings) -> Option<Arc<dyn Transport>>;
 }
 
 /// All services of one generation.

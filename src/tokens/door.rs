@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
-use super::catalogue::{Builder, Catalogue, Kind, Lines, SetupError};
+use super::catalogue::{Builder, Catalogue, Kind, SetupError};
 use super::journal::Journal;
 use super::keeper::Key;
 use super::settings::Settings;
 use super::shelf::Shelf;
+use super::transport::Lines;
 use super::worker::{Command, Worker};
 use crate::credential::{BoxFuture, Feedback, Lease, Source, Unavailable};
 use crate::policy::Permit;

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::failure::Failure;
+use super::keeper::Reason;
 use crate::vocab::{Binding, GrantId, ScopeSet, ServiceName};
 
 /// Takes notes. Must not block: it is called from the control runtime's only thread.
@@ -24,7 +25,11 @@ pub(super) enum Note<'a> {
     /// The issuer answered with a weaker token than configured.
     DowngradeRefused { grant: &'a GrantId },
     /// A token went out of use before it was replaced.
-    Dropped { grant: &'a GrantId, lease: u64 },
+    Dropped {
+        grant: &'a GrantId,
+        lease: u64,
+        reason: Reason,
+    },
     /// The issuer's metadata names another host than before.
     EndpointMoved { service: &'a ServiceName },
     /// No token could be had.
@@ -42,18 +47,31 @@ pub(super) enum Note<'a> {
         expires_in: Duration,
         renewal: bool,
     },
-    /// So many tokens of this service are in use.
-    Live {
-        service: &'a ServiceName,
-        binding: Binding,
-        count: usize,
-    },
     /// The issuer wanted a nonce.
     NonceChallenge { service: &'a ServiceName },
+    /// A proof was signed for the issuer.
+    Proof { service: &'a ServiceName },
     /// The issuer granted other scopes than asked for.
     ScopeChanged {
         grant: &'a GrantId,
         requested: &'a ScopeSet,
         granted: &'a ScopeSet,
     },
+    /// How the grants of a service stand.
+    Standing {
+        service: &'a ServiceName,
+        binding: Binding,
+        standing: Standing,
+    },
+}
+
+/// Grants of one service, counted by how they are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Standing {
+    /// A token is in use and nothing is wrong.
+    pub(super) healthy: usize,
+    /// A token is in use and its renewal fails.
+    pub(super) degraded: usize,
+    /// There is no token, because something is wrong.
+    pub(super) failed: usize,
 }

@@ -78,7 +78,11 @@ pub(super) enum Event<T> {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Action<T> {
     /// Take this lease, and only this one, out of use.
-    Drop { key: Key, lease: u64 },
+    Drop {
+        key: Key,
+        lease: u64,
+        reason: Reason,
+    },
     /// Ask the issuer. The answer comes back with the same attempt number.
     Fetch { key: Key, attempt: u64 },
     /// Nothing is kept about this entry any more.
@@ -100,6 +104,34 @@ pub(super) enum Action<T> {
     Wake(Key),
     /// Send a tick no later than this.
     WakeAt(Moment),
+}
+
+/// Why a token goes out of use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reason {
+    /// A reload changed or removed the credential.
+    ConfigChanged,
+    /// The table is full.
+    Evicted,
+    /// Its time is over.
+    Expired,
+    /// Nobody uses it.
+    Idle,
+    /// The API refused it.
+    InvalidToken,
+}
+
+impl Reason {
+    /// The word in audit lines.
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::ConfigChanged => "config_changed",
+            Self::Evicted => "evicted",
+            Self::Expired => "expired",
+            Self::Idle => "idle",
+            Self::InvalidToken => "invalid_token",
+        }
+    }
 }
 
 /// The state of all entries.
@@ -231,6 +263,7 @@ impl Keeper {
             actions.push(Action::Drop {
                 key: key.clone(),
                 lease,
+                reason: Reason::Expired,
             });
         }
         if entry.live.is_some() {
@@ -345,6 +378,7 @@ impl Keeper {
         actions.push(Action::Drop {
             key: key.clone(),
             lease,
+            reason: Reason::InvalidToken,
         });
         let soon = entry.forced.is_some_and(|at| now.since(at) < COOL_DOWN);
         if again || soon {
@@ -370,7 +404,7 @@ impl Keeper {
             .cloned()
             .collect();
         for key in gone {
-            self.forget(&key, Code::ConfigChanged, actions);
+            self.forget(&key, Reason::ConfigChanged, actions);
         }
     }
 
@@ -390,6 +424,7 @@ impl Keeper {
                 actions.push(Action::Drop {
                     key: key.clone(),
                     lease,
+                    reason: Reason::Expired,
                 });
             }
             if entry.flight.is_some() {
@@ -407,13 +442,13 @@ impl Keeper {
             }
         }
         for key in idle {
-            self.forget(&key, Code::ConfigChanged, actions);
+            self.forget(&key, Reason::Idle, actions);
         }
         self.wake = self.entries.values().map(Entry::due).min();
         actions.extend(self.wake.map(Action::WakeAt));
     }
 
-    fn forget<T>(&mut self, key: &Key, reason: Code, actions: &mut Vec<Action<T>>) {
+    fn forget<T>(&mut self, key: &Key, reason: Reason, actions: &mut Vec<Action<T>>) {
         let Some(entry) = self.entries.remove(key) else {
             return;
         };
@@ -422,12 +457,14 @@ impl Keeper {
             actions.push(Action::Drop {
                 key: key.clone(),
                 lease: live.lease,
+                reason,
             });
         }
+        // Only an entry with a fetch under way has somebody waiting, and only a reload takes such an entry away.
         if entry.waiting {
             actions.push(Action::Refuse {
                 key: key.clone(),
-                refusal: reason.into(),
+                refusal: Code::ConfigChanged.into(),
             });
         }
         actions.push(Action::Forget(key.clone()));
@@ -447,7 +484,7 @@ impl Keeper {
         let Some(key) = oldest else {
             return false;
         };
-        self.forget(&key, Code::Overloaded, actions);
+        self.forget(&key, Reason::Evicted, actions);
         true
     }
 }

@@ -14,10 +14,18 @@ mod failure;
 mod issuer;
 mod journal;
 mod keeper;
+mod ledger;
 mod settings;
 mod shelf;
 mod transport;
 mod worker;
+
+use std::sync::Arc;
+
+use crate::audit::Audit;
+use crate::metrics::Metrics;
+use crate::upstream::Upstream;
+use crate::vocab::Clock;
 
 pub use catalogue::SetupError;
 pub use door::{Door, GrantStatus};
@@ -25,3 +33,36 @@ pub use settings::{
     AssertionAudience, ClientAuth, CredentialSettings, IssuerSettings, OauthSettings, Settings,
 };
 pub use worker::Worker;
+
+/// What the room needs of the rest of the house.
+pub struct Deps {
+    /// The time.
+    pub clock: Clock,
+    /// Where the life of tokens is written down.
+    pub audit: Audit,
+    /// Where it is counted.
+    pub metrics: Metrics,
+    /// The way to the issuers.
+    pub upstream: Upstream,
+}
+
+/// Sets the room up. Nothing is sent before somebody asks; [`Worker::run`] is to be spawned on the control runtime,
+/// and ends when the last handle of the door is gone.
+///
+/// # Errors
+/// [`SetupError`] naming the service whose credential cannot be used.
+pub fn start(settings: Settings, deps: Deps) -> Result<(Arc<Door>, Worker), SetupError> {
+    let mut seed = [0; 8];
+    aws_lc_rs::rand::fill(&mut seed).map_err(|_| SetupError::Randomness)?;
+    let ledger = ledger::Ledger {
+        audit: deps.audit,
+        metrics: deps.metrics,
+    };
+    door::assemble(
+        settings,
+        deps.clock,
+        Arc::new(deps.upstream),
+        Arc::new(ledger),
+        u64::from_le_bytes(seed),
+    )
+}

@@ -8,9 +8,10 @@ use arc_swap::ArcSwap;
 use dashmap::DashMap;
 
 use super::catalogue::Catalogue;
+use super::journal::Standing;
 use super::keeper::Key;
 use crate::credential::Lease;
-use crate::vocab::{Clock, Code, Moment};
+use crate::vocab::{Clock, Code, Moment, ServiceName};
 
 /// Shared by the door, which reads, and the worker, which writes.
 pub(super) struct Shelf {
@@ -116,12 +117,20 @@ impl Shelf {
         all
     }
 
-    /// How many leases of a service are in use.
-    pub(super) fn count(&self, service: &crate::vocab::ServiceName) -> usize {
-        self.slots
-            .iter()
-            .filter(|slot| slot.key().grant.service == *service)
-            .count()
+    /// How the grants of a service stand.
+    pub(super) fn standing(&self, service: &ServiceName) -> Standing {
+        let mut standing = Standing::default();
+        for (key, state) in self.survey() {
+            if key.grant.service != *service {
+                continue;
+            }
+            match state {
+                (Some(_), None) => standing.healthy += 1,
+                (Some(_), Some(_)) => standing.degraded += 1,
+                (None, _) => standing.failed += 1,
+            }
+        }
+        standing
     }
 
     /// Notes what went wrong.

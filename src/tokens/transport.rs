@@ -3,66 +3,46 @@
 //! No redirects are followed on this way (a redirect would carry a client credential wherever the answer points), the
 //! scheme is https, the answer is bounded. Tests put a scripted issuer here.
 
-use bytes::Bytes;
-use http::{HeaderMap, Method};
+use std::sync::Arc;
 
 use super::failure::Failure;
-use super::issuer::IssuerUrl;
+use super::settings::IssuerSettings;
 use crate::credential::BoxFuture;
-use crate::vocab::{Code, Secret};
-
-/// Longest answer of an issuer that is read, in bytes.
-pub(super) const BODY_MAX: usize = 64 * 1024;
+use crate::upstream::{IssuerClient, IssuerError, IssuerReply, IssuerRequest, Upstream};
 
 /// Carries calls to one issuer.
 pub(super) trait Transport: Send + Sync {
     /// Sends one call and reads the whole answer, within ten seconds.
-    fn send<'a>(&'a self, call: Call) -> BoxFuture<'a, Result<Reply, TransportError>>;
+    fn send<'a>(
+        &'a self,
+        request: IssuerRequest<'a>,
+    ) -> BoxFuture<'a, Result<IssuerReply, IssuerError>>;
 }
 
-/// One call.
-pub(super) struct Call {
-    pub(super) method: Method,
-    pub(super) url: IssuerUrl,
-    pub(super) headers: HeaderMap,
-    /// The body of a POST, form-encoded.
-    pub(super) form: Option<Secret<String>>,
+impl Transport for IssuerClient {
+    fn send<'a>(
+        &'a self,
+        request: IssuerRequest<'a>,
+    ) -> BoxFuture<'a, Result<IssuerReply, IssuerError>> {
+        Box::pin(Self::send(self, request))
+    }
 }
 
-/// The answer to it.
-pub(super) struct Reply {
-    pub(super) status: u16,
-    pub(super) headers: HeaderMap,
-    pub(super) body: Bytes,
+/// Opens the way to an issuer.
+pub(super) trait Lines: Send + Sync {
+    /// A transport to this issuer; nothing is dialled yet. `None` where its trust roots cannot be used.
+    fn open(&self, issuer: &IssuerSettings) -> Option<Arc<dyn Transport>>;
 }
 
-/// Why there is no answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub(super) enum TransportError {
-    /// The address is one that we never dial.
-    #[error("the issuer's address is not allowed")]
-    Address,
-    /// The answer broke HTTP, broke off or was too large.
-    #[error("the issuer's answer cannot be read")]
-    Answer,
-    /// It took too long.
-    #[error("the issuer did not answer in time")]
-    Timeout,
-    /// Its certificate was not accepted.
-    #[error("the issuer's TLS certificate was not accepted")]
-    Tls,
-    /// No connection.
-    #[error("the issuer cannot be reached")]
-    Unreachable,
+impl Lines for Upstream {
+    fn open(&self, issuer: &IssuerSettings) -> Option<Arc<dyn Transport>> {
+        let client = IssuerClient::new(self, &issuer.target).ok()?;
+        Some(Arc::new(client))
+    }
 }
 
-impl From<TransportError> for Failure {
-    fn from(error: TransportError) -> Self {
-        Self::from(match error {
-            TransportError::Address => Code::ClientMisconfigured,
-            TransportError::Answer | TransportError::Unreachable => Code::AsUnavailable,
-            TransportError::Timeout => Code::AsTimeout,
-            TransportError::Tls => Code::AsTlsError,
-        })
+impl From<IssuerError> for Failure {
+    fn from(error: IssuerError) -> Self {
+        error.code().into()
     }
 }

@@ -76,14 +76,13 @@ impl Worker {
         }
     }
 
-    /// Works until `stop` is cancelled or the door is gone. Fetches that are under way end with it.
-    pub async fn run(mut self, stop: CancellationToken) {
+    /// Works until the door is gone. Fetches that are under way end with it.
+    pub async fn run(mut self) {
         loop {
             self.catch_up();
             let nap = self.nap();
             tokio::select! {
                 biased;
-                () = stop.cancelled() => return,
                 Some(landed) = self.flights.join_next_with_id() => self.landed(landed),
                 command = self.commands.recv() => match command {
                     Some(command) => self.obey(command),
@@ -191,17 +190,19 @@ impl Worker {
 
     fn perform(&mut self, action: Action<Token>) {
         match action {
-            Action::Drop { key, lease } => {
+            Action::Drop { key, lease, reason } => {
                 self.shelf.remove(&key, lease);
                 self.journal.note(&Note::Dropped {
                     grant: &key.grant,
                     lease,
+                    reason,
                 });
                 self.recount(&key);
             }
             Action::Fetch { key, attempt } => self.fetch(key, attempt),
             Action::Forget(key) => {
                 self.shelf.calm(&key);
+                self.recount(&key);
                 if self.waiters.get(&key).is_some_and(Vec::is_empty) {
                     self.waiters.remove(&key);
                 }
@@ -214,7 +215,10 @@ impl Worker {
                 renewal,
             } => self.publish(key, (lease, expires), token, renewal),
             Action::Refuse { key, refusal } => self.answer(&key, &Err(refusal)),
-            Action::Trouble { key, code } => self.shelf.trouble(&key, code),
+            Action::Trouble { key, code } => {
+                self.shelf.trouble(&key, code);
+                self.recount(&key);
+            }
             Action::Wake(key) => {
                 // Between the keeper's word and this moment a report may have taken the lease off the shelf.
                 let answer = self.shelf.take(&key).ok_or_else(|| Unavailable {
@@ -272,10 +276,10 @@ impl Worker {
         let service = &key.grant.service;
         let catalogue = self.shelf.catalogue.load();
         if let Some(offer) = catalogue.offer(service) {
-            self.journal.note(&Note::Live {
+            self.journal.note(&Note::Standing {
                 service,
                 binding: offer.kind.binding(),
-                count: self.shelf.count(service),
+                standing: self.shelf.standing(service),
             });
         }
     }

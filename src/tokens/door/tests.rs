@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use serde_json::json;
-use tokio_util::sync::CancellationToken;
 
 use super::super::issuer::tests::{FakeIssuer, Notebook, Seen, granted, oauth, refused};
 use super::super::settings::{ClientAuth, CredentialSettings, IssuerSettings};
-use super::super::transport::{Transport, TransportError};
+use super::super::transport::Transport;
 use super::*;
+use crate::upstream::IssuerError;
 use crate::vocab::{Secret, WallTime};
 
 struct OneLine(Arc<FakeIssuer>);
@@ -25,13 +25,6 @@ struct House {
     fake: Arc<FakeIssuer>,
     notes: Arc<Notebook>,
     clock: Clock,
-    stop: CancellationToken,
-}
-
-impl Drop for House {
-    fn drop(&mut self) {
-        self.stop.cancel();
-    }
 }
 
 fn name(text: &str) -> ServiceName {
@@ -57,6 +50,13 @@ fn settings() -> Settings {
 }
 
 fn house() -> House {
+    let (house, worker) = still_house();
+    drop(tokio::spawn(worker.run()));
+    house
+}
+
+/// A house whose worker has not begun.
+fn still_house() -> (House, Worker) {
     let fake = FakeIssuer::new();
     let notes = Arc::new(Notebook::default());
     let clock = Clock::manual(WallTime(1_700_000_000_000));
@@ -68,15 +68,13 @@ fn house() -> House {
         1,
     )
     .unwrap();
-    let stop = CancellationToken::new();
-    drop(tokio::spawn(worker.run(stop.clone())));
-    House {
+    let house = House {
         door,
         fake,
         notes,
         clock,
-        stop,
-    }
+    };
+    (house, worker)
 }
 
 impl House {
@@ -113,9 +111,8 @@ async fn five_hundred_cold_requests_are_one_token_request() {
 
 #[tokio::test]
 async fn static_credentials_need_no_worker() {
-    let house = house();
-    house.stop.cancel();
-    tokio::task::yield_now().await;
+    let (house, worker) = still_house();
+    drop(worker);
     for (service, binding) in [
         ("llm", Binding::Static),
         ("open", Binding::None),
@@ -191,7 +188,7 @@ async fn an_expired_token_is_never_lent() {
     let house = house();
     let first = house.lend("items", "a").await.unwrap();
     house.clock.advance(Duration::from_secs(600));
-    house.fake.always(|_| Err(TransportError::Unreachable));
+    house.fake.always(|_| Err(IssuerError::Unreachable));
     assert_eq!(
         house.lend("items", "a").await.unwrap_err().code,
         Code::AsUnavailable

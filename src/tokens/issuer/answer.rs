@@ -10,9 +10,11 @@ use http::{HeaderMap, header};
 use super::strict::Members;
 use crate::proof::Nonce;
 use crate::tokens::failure::{Failure, RETRY_AFTER_MAX};
-use crate::tokens::transport::{BODY_MAX, Reply};
+use crate::upstream::IssuerReply;
 use crate::vocab::{Binding, Code, ScopeSet, Secret, WallTime};
 
+/// Longest answer that is read, in bytes.
+const BODY_MAX: usize = 64 * 1024;
 /// Longest access token that can be put on a request, in bytes.
 const TOKEN_MAX: usize = 16 * 1024;
 
@@ -71,7 +73,7 @@ pub(super) enum Objection {
 
 impl Issued {
     /// Reads a 200. RFC 6749 §5.1: JSON, and every parameter once.
-    pub(super) fn read(reply: &Reply) -> Result<Self, Failure> {
+    pub(super) fn read(reply: &IssuerReply) -> Result<Self, Failure> {
         const GARBAGE: Code = Code::AsUnavailable;
         if !is_json(&reply.headers) || reply.body.len() > BODY_MAX {
             return Err(GARBAGE.into());
@@ -154,7 +156,7 @@ pub(super) fn nonce(headers: &HeaderMap) -> Option<Nonce> {
 }
 
 /// The standard error code of an answer, where it has one.
-pub(super) fn oauth_error(reply: &Reply) -> Option<(&'static str, Code)> {
+pub(super) fn oauth_error(reply: &IssuerReply) -> Option<(&'static str, Code)> {
     if reply.body.len() > BODY_MAX {
         return None;
     }
@@ -164,7 +166,7 @@ pub(super) fn oauth_error(reply: &Reply) -> Option<(&'static str, Code)> {
 }
 
 /// What an answer other than 200 means.
-pub(super) fn failure(reply: &Reply, wall: WallTime) -> Failure {
+pub(super) fn failure(reply: &IssuerReply, wall: WallTime) -> Failure {
     let retry_after = retry_after(&reply.headers, wall);
     let known = oauth_error(reply);
     let (code, oauth_error) = match (reply.status, known) {

@@ -7,17 +7,17 @@ use std::time::Duration;
 use aws_lc_rs::rand;
 use http::{HeaderMap, HeaderValue, Method, header};
 
+use super::Issuer;
+use super::address::Address;
 use super::answer::{self, Issued, Objection, Wanted};
 use super::auth::{AuthError, Authenticator, Occasion};
 use super::form::Form;
 use super::metadata::Metadata;
-use super::url::IssuerUrl;
-use super::{Issuer, Reply};
 use crate::proof::{self, HtuProfile, Jti, Nonce, ProofClaims, ProofKey, Signer};
 use crate::tokens::failure::Failure;
 use crate::tokens::journal::{Journal, Note};
 use crate::tokens::settings::OauthSettings;
-use crate::tokens::transport::Call;
+use crate::upstream::{IssuerReply, IssuerRequest};
 use crate::vocab::{AgentName, Binding, Code, GrantId, ScopeSet, Secret, ServiceName};
 
 /// A refused token is handed back, but nobody waits long for that.
@@ -140,12 +140,14 @@ impl Client {
 
     /// Sends the token request, once more with the nonce that the issuer asks for (RFC 9449 §8), once more with its
     /// clock; every time with a new assertion and a new proof. Never a third reason, never the same one twice.
-    async fn ask(&self, errand: &Errand<'_>) -> Result<Reply, Failure> {
+    async fn ask(&self, errand: &Errand<'_>) -> Result<IssuerReply, Failure> {
         let (mut nonce_retry, mut clock_retry) = (true, true);
         loop {
             let sent = self.current_nonce(errand);
             let call = self.token_request(errand, sent.as_ref())?;
-            let reply = self.issuer.transport.send(call).await?;
+            let reply = self.issuer.transport.send(call).await.inspect_err(|error| {
+                tracing::warn!(service = %self.service, %error, "no answer of the token endpoint");
+            })?;
             let fresh = answer::nonce(&reply.headers);
             if let (Some(nonce), Some(key)) = (&fresh, errand.key) {
                 let origin = errand.metadata.token_endpoint.authority().origin();
@@ -184,7 +186,11 @@ impl Client {
             .current(&origin, errand.key?.thumbprint())
     }
 
-    fn token_request(&self, errand: &Errand<'_>, nonce: Option<&Nonce>) -> Result<Call, Failure> {
+    fn token_request<'a>(
+        &self,
+        errand: &Errand<'a>,
+        nonce: Option<&Nonce>,
+    ) -> Result<IssuerRequest<'a>, Failure> {
         let mut form = Form::new();
         form.add("grant_type", "client_credentials");
         if !errand.scopes.is_empty() {
@@ -216,18 +222,22 @@ impl Client {
             let mut value = HeaderValue::from_str(proof.as_str()).map_err(|_| Code::Internal)?;
             value.set_sensitive(true);
             call.headers.insert("dpop", value);
+            errand.journal.note(&Note::Proof {
+                service: &self.service,
+            });
         }
         Ok(call)
     }
 
     /// An authenticated POST to one of the issuer's endpoints.
-    fn call(&self, mut form: Form, url: &IssuerUrl, metadata: &Metadata) -> Result<Call, Failure> {
+    fn call<'a>(
+        &self,
+        mut form: Form,
+        url: &'a Address,
+        metadata: &Metadata,
+    ) -> Result<IssuerRequest<'a>, Failure> {
         let mut headers = HeaderMap::new();
         headers.insert(header::ACCEPT, HeaderValue::from_static("application/json"));
-        headers.insert(
-            header::CONTENT_TYPE,
-            HeaderValue::from_static("application/x-www-form-urlencoded"),
-        );
         let jti = Jti::from_random(random()?);
         let occasion = Occasion {
             now: self.issuer.seconds(),
@@ -243,9 +253,9 @@ impl Client {
                 AuthError::Key | AuthError::Value => Code::ClientMisconfigured,
                 AuthError::Signature => Code::Internal,
             })?;
-        Ok(Call {
+        Ok(IssuerRequest {
             method: Method::POST,
-            url: url.clone(),
+            url: url.url(),
             headers,
             form: Some(form.finish()),
         })

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use http::{HeaderMap, header};
 
+use super::address::Address;
 use super::strict::Members;
-use super::url::IssuerUrl;
 use crate::credential::Expiry;
 use crate::proof::ProofKey;
 use crate::tokens::failure::Failure;
@@ -26,8 +26,8 @@ const FAILED_PAUSE: Duration = Duration::from_secs(2);
 /// What we use of an issuer's metadata.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Metadata {
-    pub(super) token_endpoint: IssuerUrl,
-    pub(super) revocation_endpoint: Option<IssuerUrl>,
+    pub(super) token_endpoint: Address,
+    pub(super) revocation_endpoint: Option<Address>,
     /// `dpop_signing_alg_values_supported`.
     dpop_algorithms: Option<Vec<String>>,
     /// `token_endpoint_auth_signing_alg_values_supported`.
@@ -67,7 +67,7 @@ impl Metadata {
             None => Ok(None),
             Some(value) => value
                 .as_str()
-                .and_then(|text| IssuerUrl::parse(text).ok())
+                .and_then(|text| Address::parse(text).ok())
                 .map(Some)
                 .ok_or(MetadataError::Invalid),
         };
@@ -89,7 +89,7 @@ impl Metadata {
 
     /// The successor of `before`.
     fn after(mut self, before: &Self) -> Result<Self, MetadataError> {
-        let same = |a: &IssuerUrl, b: &IssuerUrl| a.authority() == b.authority();
+        let same = |a: &Address, b: &Address| a.authority() == b.authority();
         if !same(&self.token_endpoint, &before.token_endpoint) {
             return Err(MetadataError::Moved);
         }
@@ -109,7 +109,7 @@ impl Metadata {
 }
 
 /// Where an issuer's metadata may be, in order: RFC 8414 §3.1 by insertion, OpenID by insertion, OpenID by appending.
-pub(super) fn places(issuer: &IssuerUrl) -> Vec<IssuerUrl> {
+pub(super) fn places(issuer: &Address) -> Vec<Address> {
     let origin = issuer.authority().origin();
     let path = issuer.path().wire().trim_end_matches('/');
     let mut texts = vec![
@@ -120,7 +120,7 @@ pub(super) fn places(issuer: &IssuerUrl) -> Vec<IssuerUrl> {
     texts.dedup();
     texts
         .iter()
-        .filter_map(|text| IssuerUrl::parse(text).ok())
+        .filter_map(|text| Address::parse(text).ok())
         .collect()
 }
 

@@ -7,6 +7,7 @@
 //!
 //! Invariant: a client credential goes to the endpoints of the configured issuer only, over https, along no redirect.
 
+mod address;
 mod answer;
 mod auth;
 mod client;
@@ -15,7 +16,6 @@ mod metadata;
 mod strict;
 #[cfg(test)]
 pub(super) mod tests;
-mod url;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -26,14 +26,15 @@ use tokio::sync::{Mutex, Semaphore};
 use super::failure::Failure;
 use super::journal::{Journal, Note};
 use super::settings::IssuerSettings;
-use super::transport::{Call, Reply, Transport};
+use super::transport::Transport;
 use crate::credential::Nonces;
+use crate::upstream::{IssuerReply, IssuerRequest};
 use crate::vocab::{Clock, Code, ServiceName};
 use metadata::{Book, Metadata, MetadataError};
 
+pub(super) use address::{Address, BadAddress};
 pub(super) use auth::AuthError;
 pub(super) use client::{Client, Obtained, Token};
-pub(super) use url::{BadUrl, IssuerUrl};
 
 /// Token requests of one issuer at a time. A fleet of agents must not look like an attack to it.
 const AT_ONCE: usize = 8;
@@ -45,7 +46,7 @@ const OFFSET_MAX: i64 = 600;
 /// One issuer. All services that name it share this.
 pub(super) struct Issuer {
     settings: Arc<IssuerSettings>,
-    address: IssuerUrl,
+    address: Address,
     transport: Arc<dyn Transport>,
     clock: Clock,
     /// Held while metadata is read, so that it is read once.
@@ -62,11 +63,11 @@ impl Issuer {
         settings: Arc<IssuerSettings>,
         transport: Arc<dyn Transport>,
         clock: Clock,
-    ) -> Result<Self, BadUrl> {
-        let address = IssuerUrl::parse(&settings.url)?;
+    ) -> Result<Self, BadAddress> {
+        let address = Address::parse(&settings.url)?;
         // RFC 8414 §2: an issuer identifier has no query and no fragment.
         if address.has_query() {
-            return Err(BadUrl);
+            return Err(BadAddress);
         }
         Ok(Self {
             settings,
@@ -114,15 +115,13 @@ impl Issuer {
         for url in metadata::places(&self.address) {
             let mut headers = HeaderMap::new();
             headers.insert(header::ACCEPT, HeaderValue::from_static("application/json"));
-            let reply = self
-                .transport
-                .send(Call {
-                    method: Method::GET,
-                    url,
-                    headers,
-                    form: None,
-                })
-                .await?;
+            let request = IssuerRequest {
+                method: Method::GET,
+                url: url.url(),
+                headers,
+                form: None,
+            };
+            let reply = self.transport.send(request).await?;
             match reply.status {
                 200 => match Metadata::read(&reply.body, &self.settings.url) {
                     Ok(metadata) => return Ok((metadata, metadata::time_to_live(&reply.headers))),
@@ -143,7 +142,12 @@ impl Issuer {
     }
 
     /// Learns the issuer's clock from an answer. Whether there was something to learn.
-    fn learn_offset(&self, reply: &Reply, service: &ServiceName, journal: &dyn Journal) -> bool {
+    fn learn_offset(
+        &self,
+        reply: &IssuerReply,
+        service: &ServiceName,
+        journal: &dyn Journal,
+    ) -> bool {
         let Some(seconds) = answer::clock_offset(&reply.headers, self.clock.wall()) else {
             return false;
         };

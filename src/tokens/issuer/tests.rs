@@ -13,8 +13,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::credential::BoxFuture;
 use crate::tokens::settings::{AssertionAudience, ClientAuth, OauthSettings};
-use crate::tokens::transport::TransportError;
-use crate::upstream::TargetSettings;
+use crate::upstream::{IssuerError, TargetSettings};
 use crate::vocab::{AgentName, Binding, ScopeSet, Secret, WallTime};
 
 pub(in crate::tokens) const ISSUER: &str = "https://as.test";
@@ -41,7 +40,7 @@ fn claims(jws: &str) -> Value {
     serde_json::from_slice(&URL_SAFE_NO_PAD.decode(payload).unwrap()).unwrap()
 }
 
-type Outcome = Result<Reply, TransportError>;
+type Outcome = Result<IssuerReply, IssuerError>;
 type Rule = Box<dyn Fn(&Seen) -> Outcome + Send + Sync>;
 
 /// Answers metadata from a document, the next token requests from a list, all further ones by a rule.
@@ -54,7 +53,7 @@ pub(in crate::tokens) struct FakeIssuer {
 }
 
 /// A metadata answer that can be given many times.
-pub(in crate::tokens) type Document = Result<(u16, Value), TransportError>;
+pub(in crate::tokens) type Document = Result<(u16, Value), IssuerError>;
 
 impl FakeIssuer {
     pub(in crate::tokens) fn new() -> Arc<Self> {
@@ -101,10 +100,10 @@ impl FakeIssuer {
 }
 
 impl Transport for FakeIssuer {
-    fn send<'a>(&'a self, call: Call) -> BoxFuture<'a, Outcome> {
+    fn send<'a>(&'a self, call: IssuerRequest<'a>) -> BoxFuture<'a, Outcome> {
         let form = call.form.map(|f| f.expose().clone()).unwrap_or_default();
         let seen = Seen {
-            path: call.url.path().wire().to_owned(),
+            path: call.url.path().to_owned(),
             url: call.url.as_str().to_owned(),
             headers: call.headers,
             form: decode(&form),
@@ -151,7 +150,7 @@ pub(in crate::tokens) fn metadata() -> Value {
     })
 }
 
-pub(in crate::tokens) fn reply(status: u16, headers: &[(&str, &str)], body: &Value) -> Reply {
+pub(in crate::tokens) fn reply(status: u16, headers: &[(&str, &str)], body: &Value) -> IssuerReply {
     let mut map = HeaderMap::new();
     map.insert(
         header::CONTENT_TYPE,
@@ -163,14 +162,14 @@ pub(in crate::tokens) fn reply(status: u16, headers: &[(&str, &str)], body: &Val
             HeaderValue::from_str(value).unwrap(),
         );
     }
-    Reply {
+    IssuerReply {
         status,
         headers: map,
         body: Bytes::from(body.to_string()),
     }
 }
 
-pub(in crate::tokens) fn granted(more: &Value) -> Reply {
+pub(in crate::tokens) fn granted(more: &Value) -> IssuerReply {
     let mut body = json!({"access_token": "canary-at", "token_type": "DPoP", "expires_in": 600});
     for (name, value) in more.as_object().unwrap() {
         body[name] = value.clone();
@@ -178,7 +177,7 @@ pub(in crate::tokens) fn granted(more: &Value) -> Reply {
     reply(200, &[], &body)
 }
 
-pub(in crate::tokens) fn refused(status: u16, error: &str) -> Reply {
+pub(in crate::tokens) fn refused(status: u16, error: &str) -> IssuerReply {
     reply(
         status,
         &[],
@@ -186,7 +185,7 @@ pub(in crate::tokens) fn refused(status: u16, error: &str) -> Reply {
     )
 }
 
-fn challenge(status: u16, nonce: &str) -> Reply {
+fn challenge(status: u16, nonce: &str) -> IssuerReply {
     reply(
         status,
         &[("dpop-nonce", nonce)],
@@ -513,11 +512,12 @@ async fn a_token_that_names_our_key_is_taken_and_each_agent_has_its_own() {
 #[tokio::test]
 async fn transport_faults_have_codes() {
     let table = [
-        (TransportError::Unreachable, Code::AsUnavailable),
-        (TransportError::Answer, Code::AsUnavailable),
-        (TransportError::Timeout, Code::AsTimeout),
-        (TransportError::Tls, Code::AsTlsError),
-        (TransportError::Address, Code::ClientMisconfigured),
+        (IssuerError::Unreachable, Code::AsUnavailable),
+        (IssuerError::Protocol, Code::AsUnavailable),
+        (IssuerError::TooLarge, Code::AsUnavailable),
+        (IssuerError::Timeout, Code::AsTimeout),
+        (IssuerError::Tls, Code::AsTlsError),
+        (IssuerError::Address, Code::AsUnavailable),
     ];
     for (error, code) in table {
         let bench = Bench::new(|_| {});
@@ -597,7 +597,7 @@ async fn an_endpoint_that_moves_gets_no_credential() {
     assert_eq!(bench.fails("").await.code, Code::AsMetadataInvalid);
     assert_eq!(bench.notes.count("EndpointMoved"), 1);
     assert_eq!(bench.fake.tokens().len(), 1);
-    *bench.fake.metadata.lock().unwrap() = Err(TransportError::Unreachable);
+    *bench.fake.metadata.lock().unwrap() = Err(IssuerError::Unreachable);
     bench.clock.advance(Duration::from_secs(3));
     assert!(bench.obtain("").await.is_ok());
 }

@@ -92,7 +92,7 @@ impl World {
     fn perform(&mut self, action: Action<()>) {
         let seed = self.seed;
         match action {
-            Action::Drop { key, lease } => {
+            Action::Drop { key, lease, .. } => {
                 if self.shelf.get(&key).is_some_and(|(l, _)| *l == lease) {
                     self.shelf.remove(&key);
                 }

@@ -423,7 +423,8 @@ fn what_nobody_uses_is_forgotten() {
         [
             Action::Drop {
                 key: key("a"),
-                lease
+                lease,
+                reason: Reason::Idle,
             },
             Action::Forget(key("a"))
         ]
@@ -456,7 +457,8 @@ fn a_retired_credential_leaves_nothing_behind() {
     let actions = bench.feed(Event::Retired { edition: 1 });
     assert!(actions.contains(&Action::Drop {
         key: key("a"),
-        lease
+        lease,
+        reason: Reason::ConfigChanged,
     }));
     assert!(actions.contains(&Action::Refuse {
         key: key("b"),

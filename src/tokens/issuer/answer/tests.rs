@@ -8,7 +8,7 @@ use super::*;
 
 const WALL: WallTime = WallTime(1_700_000_000_000);
 
-fn reply(status: u16, headers: &[(&str, &str)], body: impl Into<Bytes>) -> Reply {
+fn reply(status: u16, headers: &[(&str, &str)], body: impl Into<Bytes>) -> IssuerReply {
     let mut map = HeaderMap::new();
     for (name, value) in headers {
         map.append(
@@ -16,14 +16,14 @@ fn reply(status: u16, headers: &[(&str, &str)], body: impl Into<Bytes>) -> Reply
             HeaderValue::from_str(value).unwrap(),
         );
     }
-    Reply {
+    IssuerReply {
         status,
         headers: map,
         body: body.into(),
     }
 }
 
-fn json_reply(status: u16, body: &Value) -> Reply {
+fn json_reply(status: u16, body: &Value) -> IssuerReply {
     let json = [("content-type", "application/json;charset=UTF-8")];
     reply(status, &json, body.to_string())
 }

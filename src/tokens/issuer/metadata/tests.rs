@@ -24,7 +24,7 @@ fn read(more: &serde_json::Value) -> Result<Metadata, MetadataError> {
 #[test]
 fn the_places_are_those_of_rfc_8414_in_order() {
     let of = |issuer: &str| -> Vec<String> {
-        places(&IssuerUrl::parse(issuer).unwrap())
+        places(&Address::parse(issuer).unwrap())
             .iter()
             .map(|url| url.as_str().to_owned())
             .collect()
