@@ -17,7 +17,7 @@ use crate::credential::{BoxFuture, Feedback, Lease, Source, Unavailable};
 use crate::policy::Permit;
 use crate::vocab::{AgentName, Binding, Clock, Code, Generation, GrantId, ScopeSet, ServiceName};
 
-/// Longest wait of a request for a token (C-10). The fetch goes on.
+/// Part F of the requirements.
 const WAIT_MAX: Duration = Duration::from_secs(5);
 /// Most asks that the worker has not looked at.
 const ASKS_MAX: usize = 1024;
@@ -27,6 +27,8 @@ pub struct Door {
     shelf: Arc<Shelf>,
     commands: mpsc::Sender<Command>,
     lines: Arc<dyn Lines>,
+    /// Longest wait of a request for a token (C-10). The fetch goes on.
+    wait: Duration,
     /// Numbers credentials; held while a catalogue is replaced, so that two reloads do not cross.
     counter: Mutex<u64>,
 }
@@ -72,6 +74,7 @@ pub(super) fn assemble(
         shelf,
         commands,
         lines,
+        wait: WAIT_MAX,
         counter: Mutex::new(counter),
     };
     Ok((Arc::new(door), worker))
@@ -182,7 +185,7 @@ impl Door {
                 .map_err(|_| Code::Draining)?;
             outcome.await.map_err(|_| Code::Draining)?
         };
-        tokio::time::timeout(WAIT_MAX, asked)
+        tokio::time::timeout(self.wait, asked)
             .await
             .unwrap_or_else(|_| {
                 Err(Unavailable {

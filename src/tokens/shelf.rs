@@ -120,16 +120,19 @@ impl Shelf {
     /// How the grants of a service stand.
     pub(super) fn standing(&self, service: &ServiceName) -> Standing {
         let mut standing = Standing::default();
-        for (key, state) in self.survey() {
-            if key.grant.service != *service {
+        let troubles = self.troubles();
+        for slot in &self.slots {
+            if slot.key().grant.service != *service {
                 continue;
             }
-            match state {
-                (Some(_), None) => standing.healthy += 1,
-                (Some(_), Some(_)) => standing.degraded += 1,
-                (None, _) => standing.failed += 1,
+            if troubles.contains_key(slot.key()) {
+                standing.degraded += 1;
+            } else {
+                standing.healthy += 1;
             }
         }
+        let all = troubles.keys().filter(|key| key.grant.service == *service);
+        standing.failed = all.count().saturating_sub(standing.degraded);
         standing
     }
 

@@ -55,6 +55,8 @@ pub struct Worker {
     /// Which fetch a task is.
     errands: HashMap<Id, (Key, u64)>,
     wake: Option<Moment>,
+    /// Longest time for one token; tests are less patient.
+    pub(super) patience: Duration,
 }
 
 impl Worker {
@@ -73,6 +75,7 @@ impl Worker {
             flights: JoinSet::new(),
             errands: HashMap::new(),
             wake: None,
+            patience: FETCH_LIMIT,
         }
     }
 
@@ -234,11 +237,12 @@ impl Worker {
     fn fetch(&mut self, key: Key, attempt: u64) {
         let client = self.client(&key);
         let journal = Arc::clone(&self.journal);
+        let patience = self.patience;
         let (agent, scopes) = (key.grant.agent.clone(), key.scopes.clone());
         let task = self.flights.spawn(async move {
             let client = client.ok_or(Code::ConfigChanged)?;
             let fetch = client.obtain(&agent, &scopes, journal.as_ref());
-            tokio::time::timeout(FETCH_LIMIT, fetch)
+            tokio::time::timeout(patience, fetch)
                 .await
                 .unwrap_or_else(|_| Err(Code::AsTimeout.into()))
         });

@@ -142,6 +142,43 @@ async fn an_asker_who_leaves_does_not_end_the_fetch() {
 }
 
 #[tokio::test]
+async fn nobody_waits_longer_than_the_limit_and_the_token_still_comes() {
+    let (mut house, worker) = still_house();
+    Arc::get_mut(&mut house.door).unwrap().wait = Duration::from_millis(20);
+    drop(tokio::spawn(worker.run()));
+    *house.fake.delay.lock().unwrap() = Duration::from_millis(60);
+    let refusal = house.lend("items", "a").await.unwrap_err();
+    assert_eq!(refusal.code, Code::AsTimeout);
+    assert_eq!(refusal.retry_after, Some(Duration::from_secs(1)));
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert!(house.lend("items", "a").await.is_ok());
+    assert_eq!(house.fake.tokens().len(), 1);
+}
+
+#[tokio::test]
+async fn an_issuer_that_hangs_is_given_up() {
+    let (house, mut worker) = still_house();
+    worker.patience = Duration::from_millis(20);
+    drop(tokio::spawn(worker.run()));
+    *house.fake.delay.lock().unwrap() = Duration::from_mins(1);
+    let refusal = house.lend("items", "a").await.unwrap_err();
+    assert_eq!(refusal.code, Code::AsTimeout);
+    assert_eq!(house.door.status()[0].trouble, Some(Code::AsTimeout));
+}
+
+#[tokio::test]
+async fn a_fetch_that_panics_harms_nobody_else() {
+    let house = house();
+    house.fake.always(|seen| {
+        assert!(!seen.form["scope"].contains("bomb"), "a defect in the fetch");
+        Ok(granted(&json!({})))
+    });
+    let refusal = house.lend("items", "bomb").await.unwrap_err();
+    assert_eq!(refusal.code, Code::Internal);
+    assert!(house.lend("items", "a").await.is_ok());
+}
+
+#[tokio::test]
 async fn a_refusal_reaches_everybody_and_is_remembered() {
     let house = house();
     house.fake.always(|_| Ok(refused(400, "invalid_client")));
