@@ -596,6 +596,9 @@ impl Shelf {
     fn clear(&mut self) -> usize {
         self.http2.clear();
         self.known = None;
+        // Whoever waits for a connection of this shelf looks again.
+        self.opening = 0;
+        self.opened.notify_waiters();
         std::mem::take(&mut self.http1).len()
     }
 
