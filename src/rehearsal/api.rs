@@ -86,7 +86,7 @@ fn admit(
     path: &str,
 ) -> Result<(), Refusal> {
     let token = presented_token(settings, &head.headers)?;
-    let claims = checked_token(stage, token)?;
+    let claims = checked_token(stage, settings, token)?;
     visit.client(&claims.client_id);
     if !settings.trusting {
         let proof = checked_proof(stage, settings, authority, head, path, token)?;
@@ -133,8 +133,11 @@ fn presented_token<'a>(settings: &ApiSettings, headers: &'a HeaderMap) -> Result
     }
 }
 
-fn checked_token(stage: &Stage, token: &str) -> Result<TokenClaims, Refusal> {
-    let settings = stage.controls.api_now();
+fn checked_token(
+    stage: &Stage,
+    settings: &ApiSettings,
+    token: &str,
+) -> Result<TokenClaims, Refusal> {
     let invalid = |note: String| Refusal::new(settings.challenge_status, "invalid_token", note);
     let claims = verify::token(
         token,
@@ -196,12 +199,14 @@ fn checked_binding(
     }
     let memory = &stage.api_memory;
     // Spent before the nonce is looked at: whoever answers a challenge must sign anew.
-    if !memory.proofs.spend(&proof.jti) || settings.reject_proofs {
-        return Err(Refusal::new(
-            status,
-            "invalid_dpop_proof",
-            "jti was used before",
-        ));
+    let fresh = memory.proofs.spend(&proof.jti);
+    if !fresh || settings.reject_proofs {
+        let note = if fresh {
+            "every proof is refused"
+        } else {
+            "jti was used before"
+        };
+        return Err(Refusal::new(status, "invalid_dpop_proof", note));
     }
     let accepted = memory
         .nonces

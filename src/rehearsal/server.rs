@@ -8,10 +8,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, UNIX_EPOCH};
 
-use http::header::{DATE, HeaderName, LOCATION, RETRY_AFTER};
+use http::header::{CONTENT_LENGTH, DATE, HeaderName, LOCATION, RETRY_AFTER};
 use http::request::Parts;
 use http::{Request, Response};
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -200,7 +200,16 @@ impl Site {
     async fn answer(&self, request: Request<Incoming>, wire: Wire) -> Result<Response<Body>, Cut> {
         let (head, body) = request.into_parts();
         let visit = self.stage.seen.arrived(self.service, wire.number, &head);
+        let for_head = head.method == http::Method::HEAD;
         let mut response = self.respond(&visit, &wire, head, body).await?;
+        if for_head {
+            // hyper drops the body of an answer to HEAD in HTTP/1.1, but not in HTTP/2.
+            let length = response.body().size_hint().exact();
+            *response.body_mut() = reply::empty(200).into_body();
+            if let Some(length) = length {
+                response.headers_mut().insert(CONTENT_LENGTH, length.into());
+            }
+        }
         let settings = self.stage.controls.site_now(self.service);
         if settings.clock_skew != 0 {
             let now = u64::try_from(self.stage.now(self.service)).unwrap_or_default();
@@ -256,6 +265,8 @@ async fn fail(failure: Failure, wire: &Wire) -> Option<Response<Body>> {
     Some(match failure {
         Failure::CloseAfter => {
             wire.close.cancel();
+            // The connection must notice before it has the answer: HTTP/1.1 says so in the answer's head.
+            tokio::task::yield_now().await;
             return None;
         }
         Failure::Delay(span) => {
