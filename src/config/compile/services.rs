@@ -1,0 +1,186 @@
+//! The APIs: hosts and rules, and that placeholders do not get into each other's way.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::agents::Agents;
+use super::credentials::{self, Credential};
+use super::issuers::Issuers;
+use super::{Context, Origins, carriage};
+use crate::config::raw::{List, Named, RawRule, RawService};
+use crate::exchange;
+use crate::policy::{self, Effect, HostPattern, Rule};
+use crate::tokens::{self, CredentialSettings};
+use crate::vocab::{Binding, Scheme, Scope, ScopeSet, ServiceName};
+
+/// All services, for the rooms that need them.
+#[derive(Default)]
+pub(super) struct Services {
+    pub(super) policy: Vec<policy::ServiceSettings>,
+    pub(super) exchange: Vec<exchange::ServiceSettings>,
+    pub(super) tokens: tokens::Settings,
+    /// Names that the file gives but that are not in the lists above.
+    pub(super) refused: BTreeSet<String>,
+    /// Positions of hosts and rules, by the key of the list.
+    pub(super) origins: Origins,
+}
+
+/// Reads the services.
+pub(super) fn compile(
+    raw: Named<RawService>,
+    mut issuers: Issuers,
+    it: &mut Context<'_>,
+) -> Services {
+    let mut services = Services::default();
+    for (text, raw) in raw {
+        let Ok(name) = ServiceName::new(&text) else {
+            let remedy = "use letters, digits, `-`, `_` and `.`, at most 64, beginning with a letter or digit";
+            it.findings
+                .error("services", "a service's name is not a name", remedy);
+            continue;
+        };
+        match raw {
+            Some(raw) => service(name, raw, &mut issuers, &mut services, it),
+            None => {
+                services.refused.insert(text);
+            }
+        }
+    }
+    services
+}
+
+fn service(
+    name: ServiceName,
+    mut raw: RawService,
+    issuers: &mut Issuers,
+    services: &mut Services,
+    it: &mut Context<'_>,
+) {
+    let key = format!("services.{name}");
+    let credential = credentials::compile(&key, raw.credential.take(), issuers, it);
+    let credentialed = credential.binding != Binding::None;
+    let port = raw.port.unwrap_or(443);
+    let (hosts, host_places) = hosts(&key, raw.hosts.take(), it);
+    let (rules, rule_places) = rules(&key, raw.rules.take().unwrap_or_default(), it);
+    services.origins.insert(format!("{key}.hosts"), host_places);
+    services.origins.insert(format!("{key}.rules"), rule_places);
+    services.policy.push(policy::ServiceSettings {
+        name: name.clone(),
+        hosts,
+        scheme: if port == 80 {
+            Scheme::Http
+        } else {
+            Scheme::Https
+        },
+        port,
+        credentialed,
+        oauth: matches!(credential.settings, CredentialSettings::Oauth(_)),
+        rules,
+    });
+    let Credential {
+        settings,
+        slot,
+        binding,
+    } = credential;
+    services.tokens.services.push((name.clone(), settings));
+    let carried = carriage::compile(name, raw, slot, binding, it);
+    services.exchange.push(carried);
+}
+
+fn hosts(
+    key: &str,
+    raw: Option<List<String>>,
+    it: &mut Context<'_>,
+) -> (Vec<HostPattern>, Vec<usize>) {
+    let mut found = (Vec::new(), Vec::new());
+    for (i, text) in raw.into_iter().flatten().enumerate() {
+        let Some(text) = text else { continue };
+        match HostPattern::parse(&text) {
+            Ok(pattern) => {
+                found.0.push(pattern);
+                found.1.push(i);
+            }
+            Err(error) => report(&format!("{key}.hosts[{i}]"), &error.to_string(), it),
+        }
+    }
+    found
+}
+
+fn rules(key: &str, raw: List<RawRule>, it: &mut Context<'_>) -> (Vec<Rule>, Vec<usize>) {
+    let mut found = (Vec::new(), Vec::new());
+    for (i, raw) in raw.into_iter().enumerate() {
+        let key = format!("{key}.rules[{i}]");
+        let Some(raw) = raw else { continue };
+        if let Some(rule) = rule(&key, raw, it) {
+            found.0.push(rule);
+            found.1.push(i);
+        }
+    }
+    found
+}
+
+fn rule(key: &str, raw: RawRule, it: &mut Context<'_>) -> Option<Rule> {
+    let (effect, text) = match (raw.allow, raw.deny) {
+        (Some(text), None) => (Effect::Allow, text),
+        (None, Some(text)) => (Effect::Deny, text),
+        _ if it.findings.tainted(key) => return None,
+        _ => {
+            let what = "a rule has exactly one of `allow` and `deny`";
+            it.findings
+                .error(key, what, "write allow: METHODS PATH, or deny");
+            return None;
+        }
+    };
+    let word = if effect == Effect::Allow {
+        "allow"
+    } else {
+        "deny"
+    };
+    let mut scopes = Vec::new();
+    for (i, text) in raw.scopes.into_iter().flatten().enumerate() {
+        match text.as_deref().map(Scope::new) {
+            Some(Ok(scope)) => scopes.push(scope),
+            Some(Err(error)) => {
+                let key = format!("{key}.scopes[{i}]");
+                let remedy = "write each scope as an entry of its own";
+                it.findings.error(&key, &error.to_string(), remedy);
+            }
+            None => {}
+        }
+    }
+    if effect == Effect::Deny && !scopes.is_empty() {
+        let what = "a denied request gets no token";
+        let key = format!("{key}.scopes");
+        it.findings.error(&key, what, "remove the scopes");
+    }
+    Rule::parse(effect, &text, ScopeSet::of(scopes))
+        .map_err(|error| report(&format!("{key}.{word}"), &error.to_string(), it))
+        .ok()
+}
+
+/// Reports an error of another room, which says what is wrong and what to do with a semicolon between.
+pub(super) fn report(key: &str, error: &str, it: &mut Context<'_>) {
+    let (what, remedy) = error
+        .split_once("; ")
+        .unwrap_or((error, "see the rules of the file"));
+    it.findings.error(key, what, remedy);
+}
+
+/// For one agent, each variable can hold one placeholder.
+pub(super) fn check_variables(services: &Services, agents: &Agents, it: &mut Context<'_>) {
+    for list in agents.policy.iter().map(|agent| agent.services.as_ref()) {
+        let mut taken: BTreeMap<&str, &ServiceName> = BTreeMap::new();
+        for service in &services.exchange {
+            let Some(variable) = service.placeholder.variable.as_deref() else {
+                continue;
+            };
+            if list.is_some_and(|list| !list.contains(&service.name)) {
+                continue;
+            }
+            if let Some(other) = taken.insert(variable, &service.name) {
+                let key = format!("services.{}.placeholder.variable", service.name);
+                let what = format!("service {other} uses this variable for the same agent");
+                it.findings.error(&key, &what, "choose another name");
+            }
+        }
+    }
+}
