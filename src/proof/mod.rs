@@ -1,73 +1,35 @@
-//! STUB, replaced by the proof branch.
-#![allow(missing_docs)]
-use crate::vocab::{Authority, RequestPath};
-pub trait Signer: Send + Sync {
-    fn thumbprint(&self) -> &str;
-    fn proof(&self, claims: &ProofClaims<'_>) -> Result<Proof, ProofError>;
+//! DPoP (RFC 9449) as pure functions: keys, proofs, the URI that a proof names, challenges, and the server's checks.
+//!
+//! What it does not know: tokens, services, issuers, connections, configuration. It does no I/O, waits for nothing
+//! and reads no clock; time and `jti` are arguments. Serves RFC 9449 §4 (proofs), §8 (nonces), RFC 7638 (thumbprints),
+//! RFC 7515 (compact serialisation) and RFC 9110 §11.6.1 (challenges).
+//!
+//! Invariant: a private key never leaves its [`Signer`]; what comes out is a [`Proof`], good for one request.
+
+mod challenge;
+mod check;
+mod key;
+mod mint;
+mod uri;
+mod words;
+
+pub use challenge::{Challenge, parse_challenges};
+pub use check::{CheckError, CheckedProof, Expected, check};
+pub use key::ProofKey;
+pub use mint::{Proof, ProofClaims, ProofError, Signer};
+pub use uri::{HtuProfile, htu};
+pub use words::{Jti, Nonce, ath};
+
+use aws_lc_rs::digest::{SHA256, digest};
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
+/// base64url without padding (RFC 7515 §2).
+fn base64url(bytes: &[u8]) -> String {
+    URL_SAFE_NO_PAD.encode(bytes)
 }
-pub struct ProofClaims<'a> {
-    pub htm: &'a str,
-    pub htu: &'a str,
-    pub iat: i64,
-    pub jti: &'a Jti,
-    pub ath: Option<&'a str>,
-    pub nonce: Option<&'a Nonce>,
-}
-#[derive(Debug, Clone)]
-pub struct Jti(String);
-impl Jti {
-    pub fn from_random(_b: [u8; 16]) -> Self {
-        Self(String::new())
-    }
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Nonce(String);
-impl Nonce {
-    pub fn parse(t: &str) -> Option<Self> {
-        Some(Self(t.into()))
-    }
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-pub struct Proof(String);
-impl Proof {
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-#[derive(Debug, thiserror::Error)]
-#[error("stub")]
-pub struct ProofError;
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub enum HtuProfile {
-    #[default]
-    AsSent,
-    DecodeUnreserved,
-    PercentDecoded,
-    StripPrefix(String),
-}
-pub fn htu(_a: &Authority, _p: &RequestPath, _f: &HtuProfile) -> String {
-    String::new()
-}
-pub fn ath(_t: &str) -> String {
-    String::new()
-}
-pub struct Challenge {
-    pub scheme: String,
-    pub params: Vec<(String, String)>,
-}
-impl Challenge {
-    pub fn param(&self, name: &str) -> Option<&str> {
-        self.params
-            .iter()
-            .find(|(n, _)| n == name)
-            .map(|(_, v)| v.as_str())
-    }
-}
-pub fn parse_challenges<'a>(_v: impl Iterator<Item = &'a str>) -> Vec<Challenge> {
-    Vec::new()
+
+/// base64url(SHA-256(text)): the form of both a thumbprint and an `ath`.
+fn sha256_base64url(text: &str) -> String {
+    base64url(digest(&SHA256, text.as_bytes()).as_ref())
 }
