@@ -1,1 +1,119 @@
-//! The `config` room.
+//! The configuration file: from text to a plan that can be run, or to every reason why not.
+//!
+//! The way of a file: `document` makes a tree with line numbers, `shape` checks the tree against the schema, serde
+//! fills the types of `raw` (the file as written), and `compile` makes the [`Plan`] (what the program runs). Each
+//! stage adds to the same findings, so one run names all mistakes.
+//!
+//! The room knows the settings of every other room and nothing of their work: it opens no socket and starts no task.
+//! It is the only one that reads the environment, and it resolves references to secrets.
+//!
+//! Invariant: no message repeats a value of the file, a line of it, or anything found behind a reference.
+
+mod compile;
+mod document;
+mod env;
+mod known;
+mod plan;
+mod problem;
+mod raw;
+mod schema;
+mod secrets;
+mod shape;
+mod values;
+
+#[cfg(test)]
+mod tests;
+
+use std::fs::File;
+use std::io;
+use std::path::Path;
+
+use serde::Deserialize;
+
+pub use env::{Environment, environment};
+pub use plan::{CaPlan, DrainPlan, LimitsPlan, ListenPlan, Plan, ProxyAddress};
+pub use problem::{Problem, Problems};
+pub use schema::schema;
+
+use problem::{Findings, Place};
+use raw::RawFile;
+
+/// Largest configuration file.
+const FILE_MAX: u64 = 1 << 20;
+
+/// Which references to secrets are followed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SecretReading {
+    /// Those to agents' proxy tokens, and one that cannot be followed is no problem: for `env`, which may run where
+    /// the other secrets are not. The plan cannot be served.
+    AgentTokens,
+    /// All of them, and every other file that the configuration names: for `serve`, `run` and `check`.
+    Resolve,
+    /// None: nothing but the file itself is read, for verbs that only look at rules. The plan cannot be served.
+    Skip,
+}
+
+/// Reads and compiles a configuration file. Blocks: it reads files and may run commands for up to ten seconds each.
+///
+/// # Errors
+/// [`Problems`], every one of them with its line, its key, what is wrong and what to do.
+pub fn load(path: &Path, secrets: SecretReading) -> Result<Plan, Problems> {
+    load_in(path, secrets, &environment())
+}
+
+/// [`load`] in a given environment.
+///
+/// # Errors
+/// [`Problems`], as [`load`].
+pub fn load_in(
+    path: &Path,
+    secrets: SecretReading,
+    environment: &Environment,
+) -> Result<Plan, Problems> {
+    let mut findings = Findings::new(&path.display().to_string());
+    let text = read(path, &mut findings);
+    let base = path.parent().unwrap_or_else(|| Path::new(""));
+    let plan = text.and_then(|text| plan(&text, base, secrets, environment, &mut findings));
+    let warnings = findings.finish()?;
+    // Without a plan there is a finding, so this never takes the default.
+    let plan = plan.ok_or_else(|| Problems(Vec::new()))?;
+    Ok(Plan { warnings, ..plan })
+}
+
+fn plan(
+    text: &str,
+    base: &Path,
+    secrets: SecretReading,
+    environment: &Environment,
+    findings: &mut Findings,
+) -> Option<Plan> {
+    let root = document::parse(text, findings)?;
+    let schema = schema::root();
+    let checked = shape::check(&root, &schema, findings);
+    let Ok(raw) = RawFile::deserialize(checked) else {
+        // `shape` lets nothing through that serde refuses; its message could quote the file, so it is not shown.
+        let what = "the file does not fit the schema";
+        let remedy = "compare it with `tokenward schema`";
+        findings.error_at(Place::START, "(file)", what, remedy);
+        return None;
+    };
+    Some(compile::compile(raw, base, environment, secrets, findings))
+}
+
+fn read(path: &Path, findings: &mut Findings) -> Option<String> {
+    let bytes = File::open(path).and_then(|file| secrets::bounded(file, FILE_MAX));
+    let refusal = match bytes {
+        Ok(bytes) => match String::from_utf8(bytes) {
+            Ok(text) if !text.contains('\0') => return Some(text),
+            _ => ("is not a text in UTF-8", "save it as UTF-8"),
+        },
+        Err(error) => match error.kind() {
+            io::ErrorKind::NotFound => ("does not exist", "give its path with --config FILE"),
+            io::ErrorKind::PermissionDenied => ("may not be read by this user", "check its mode"),
+            io::ErrorKind::FileTooLarge => ("is larger than 1 MiB", "it should have some kilobytes"),
+            _ => ("cannot be read", "check that it is a file"),
+        },
+    };
+    findings.error_at(Place::START, "(file)", refusal.0, refusal.1);
+    None
+}

@@ -1,0 +1,285 @@
+//! From the file to the plan: values are read, references resolved, defaults filled in, and what contradicts itself
+//! is found. Every mistake is reported, not the first one.
+
+mod agents;
+mod credentials;
+mod issuers;
+mod listeners;
+mod pem;
+mod rules;
+mod services;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::time::Duration;
+
+use super::SecretReading;
+use super::env::Environment;
+use super::plan::{DrainPlan, LimitsPlan, Plan};
+use super::problem::Findings;
+use super::raw::{
+    List, RawAudit, RawDrain, RawDuration, RawFile, RawLimits, RawSize, RawWhenFull, SecretRef,
+};
+use super::secrets::{References, Unreadable};
+use super::values;
+use crate::vocab::{Authority, Generation, Secret};
+use crate::{audit, policy};
+
+/// Lines of the audit file that may wait for the disk.
+const AUDIT_CAPACITY: usize = 8192;
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
+/// What the parts of the compilation share.
+struct Context<'a> {
+    findings: &'a mut Findings,
+    references: References<'a>,
+    reading: SecretReading,
+    /// Variables from which the file reads secrets.
+    variables: BTreeSet<String>,
+}
+
+/// Compiles a file. The plan is worth something only if no problem was found.
+pub(super) fn compile(
+    raw: RawFile,
+    base: &Path,
+    environment: &Environment,
+    reading: SecretReading,
+    findings: &mut Findings,
+) -> Plan {
+    let mut context = Context {
+        findings,
+        references: References::new(base, environment),
+        reading,
+        variables: BTreeSet::new(),
+    };
+    let it = &mut context;
+    let (listen, health) = listeners::compile(raw.listen, raw.health.as_deref(), it);
+    listeners::check_reach(&listen, raw.agents.is_some(), it);
+    let ca = pem::ca(raw.ca.as_ref(), it);
+    let audit = audit_settings(raw.audit, it);
+    let issuers = issuers::compile(raw.issuers.unwrap_or_default(), it);
+    let (tunnel, tunnel_lines) = tunnels(raw.tunnel.as_ref(), it);
+    if raw.services.is_none() && tunnel_lines.is_empty() {
+        let remedy = "name at least one service";
+        it.findings.error("services", "missing", remedy);
+    }
+    let services = services::compile(raw.services.unwrap_or_default(), issuers, it);
+    let agents = agents::compile(raw.agents, &services, it);
+    services::check_variables(&services, &agents, it);
+    let policy = policy::Settings {
+        generation: Generation(1),
+        services: services.policy.clone(),
+        agents: agents.policy.clone(),
+        tunnel,
+    };
+    rules::check(&policy, &services, &agents, &tunnel_lines, it);
+    let limits = limits(raw.limits, it);
+    let drain = drain(raw.drain, it);
+    let runtime_dir = match raw.runtime_dir.filter(|dir| !dir.is_empty()) {
+        Some(dir) => it.references.path(&dir),
+        None => environment.runtime_dir(),
+    };
+    Plan {
+        listen,
+        health,
+        runtime_dir,
+        ca,
+        audit,
+        policy,
+        agents: agents.agents,
+        proxy_tokens: agents.proxy_tokens,
+        services: services.exchange,
+        tokens: services.tokens,
+        limits,
+        drain,
+        secret_variables: context.variables.into_iter().collect(),
+        warnings: Vec::new(),
+    }
+}
+
+impl Context<'_> {
+    /// Reads a secret where secrets are wanted. `None`: it was not read, or could not be and a finding says so.
+    fn secret(&mut self, key: &str, reference: &SecretRef) -> Option<Secret<Vec<u8>>> {
+        self.note(reference);
+        if self.reading != SecretReading::Resolve {
+            return None;
+        }
+        let read = self.references.secret(reference);
+        self.or_report(key, read)
+    }
+
+    /// Reads a secret that is text. Empty where it was not read.
+    fn secret_text(
+        &mut self,
+        key: &str,
+        reference: &SecretRef,
+        fits: fn(&str) -> bool,
+    ) -> Secret<String> {
+        let Some(bytes) = self.secret(key, reference) else {
+            return Secret::new(String::new());
+        };
+        text(&bytes, fits).unwrap_or_else(|| {
+            let what = "the secret holds characters that cannot be sent";
+            self.findings
+                .error(key, what, "it must be one line of printable ASCII");
+            Secret::new(String::new())
+        })
+    }
+
+    /// Remembers which variable is read, whether or not it is now.
+    fn note(&mut self, reference: &SecretRef) {
+        if let SecretRef::Env(name) = reference {
+            self.variables.insert(name.clone());
+        }
+    }
+
+    /// Reads a file that holds no secret. `None`: not read, or reported.
+    fn file(&mut self, key: &str, path: &str, most: u64) -> Option<Vec<u8>> {
+        if self.reading != SecretReading::Resolve {
+            return None;
+        }
+        let read = self.references.file(path, most);
+        self.or_report(key, read)
+    }
+
+    fn or_report<T>(&mut self, key: &str, read: Result<T, Unreadable>) -> Option<T> {
+        read.map_err(|error| self.findings.error(key, &error.what, error.remedy))
+            .ok()
+    }
+
+    /// A time span within bounds, or its default.
+    fn span(
+        &mut self,
+        key: &str,
+        raw: Option<RawDuration>,
+        default: Duration,
+        (least, most): (Duration, Duration),
+    ) -> Duration {
+        let Some(RawDuration(text)) = raw else {
+            return default;
+        };
+        let Some(span) = values::duration(&text) else {
+            let remedy = "write a whole number with ms, s, m or h, such as 90s";
+            self.findings.error(key, "not a time span", remedy);
+            return default;
+        };
+        if (least..=most).contains(&span) {
+            return span;
+        }
+        let remedy = format!("write a span from {least:?} to {most:?}");
+        self.findings.error(key, "out of range", &remedy);
+        default
+    }
+
+    /// A size within bounds, or its default.
+    fn size(
+        &mut self,
+        key: &str,
+        raw: Option<RawSize>,
+        default: usize,
+        (least, most): (usize, usize),
+    ) -> usize {
+        let Some(RawSize(text)) = raw else {
+            return default;
+        };
+        let Some(size) = values::size(&text) else {
+            let remedy = "write a whole number with B, KiB or MiB, such as 64KiB";
+            self.findings.error(key, "not a size", remedy);
+            return default;
+        };
+        if (least..=most).contains(&size) {
+            return size;
+        }
+        let (least, most) = (least >> 10, most >> 10);
+        let remedy = format!("write a size from {least}KiB to {most}KiB");
+        self.findings.error(key, "out of range", &remedy);
+        default
+    }
+}
+
+/// A secret as text, if it is text that fits.
+fn text(bytes: &Secret<Vec<u8>>, fits: fn(&str) -> bool) -> Option<Secret<String>> {
+    let text = std::str::from_utf8(bytes.expose()).ok()?;
+    fits(text).then(|| Secret::new(text.to_owned()))
+}
+
+/// What stands in a header without needing quotes and without spaces: a bearer token.
+fn visible(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|b| matches!(b, 0x21..=0x7e))
+}
+
+/// What a header value may be: spaces inside, none around.
+fn header_value(text: &str) -> bool {
+    text.trim() == text && !text.is_empty() && text.bytes().all(|b| matches!(b, 0x20..=0x7e))
+}
+
+/// The destinations that pass blind, and which entry of the file each of them is.
+fn tunnels(raw: Option<&List<String>>, it: &mut Context<'_>) -> (Vec<Authority>, Vec<usize>) {
+    let mut found = (Vec::new(), Vec::new());
+    for (i, text) in raw.into_iter().flatten().enumerate() {
+        let Some(text) = text else { continue };
+        let key = format!("tunnel[{i}]");
+        if text.contains('*') {
+            let what = "a tunnel never has a wildcard";
+            it.findings
+                .error(&key, what, "name each host with its port");
+            continue;
+        }
+        match Authority::parse_connect(text) {
+            Ok(authority) => {
+                found.0.push(authority);
+                found.1.push(i);
+            }
+            Err(error) => {
+                let remedy = "write host:port";
+                it.findings.error(&key, &error.to_string(), remedy);
+            }
+        }
+    }
+    found
+}
+
+fn audit_settings(raw: Option<RawAudit>, it: &Context<'_>) -> audit::Settings {
+    let (file, when_full) = raw.map_or((None, None), |raw| (raw.file, raw.when_full));
+    audit::Settings {
+        sink: file.map_or(audit::SinkSettings::Stdout, |file| {
+            audit::SinkSettings::File(it.references.path(&file))
+        }),
+        capacity: AUDIT_CAPACITY,
+        when_full: match when_full.unwrap_or(RawWhenFull::Refuse) {
+            RawWhenFull::Count => audit::WhenFull::Count,
+            RawWhenFull::Refuse => audit::WhenFull::Refuse,
+        },
+    }
+}
+
+fn limits(raw: Option<RawLimits>, it: &mut Context<'_>) -> LimitsPlan {
+    let (connections, per_agent, head) = raw.map_or((None, None, None), |raw| {
+        (raw.connections, raw.per_agent, raw.request_head)
+    });
+    let (agent_connections, agent_streams) =
+        per_agent.map_or((None, None), |raw| (raw.connections, raw.streams));
+    let count = |n: Option<u32>, default: usize| {
+        n.and_then(|n| usize::try_from(n).ok()).unwrap_or(default)
+    };
+    LimitsPlan {
+        connections: count(connections, 10_000),
+        agent_connections: count(agent_connections, 1024),
+        agent_streams: count(agent_streams, 256),
+        // hyper's read buffer has no room for less than 8 KiB.
+        request_head: it.size("limits.request_head", head, 64 << 10, (8 << 10, 1 << 20)),
+    }
+}
+
+fn drain(raw: Option<RawDrain>, it: &mut Context<'_>) -> DrainPlan {
+    let (timeout, pre_stop) = raw.map_or((None, None), |raw| (raw.timeout, raw.pre_stop));
+    let bounds = (Duration::ZERO, DAY);
+    DrainPlan {
+        timeout: it.span("drain.timeout", timeout, Duration::from_secs(30), bounds),
+        pre_stop: it.span("drain.pre_stop", pre_stop, Duration::ZERO, bounds),
+    }
+}
+
+/// Positions in the file of what went into a list of the plan, by the name of its owner: entries that were refused
+/// are holes, and later complaints must still point at the right line.
+type Origins = BTreeMap<String, Vec<usize>>;

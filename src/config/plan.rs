@@ -1,0 +1,97 @@
+//! What the program runs: every value read, every reference resolved, every default filled in.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::Problem;
+use crate::vocab::{AgentName, Secret};
+use crate::{agent, audit, exchange, policy, tokens};
+
+/// A configuration that can be run.
+#[derive(Clone)]
+pub struct Plan {
+    /// Addresses on which agents reach the proxy.
+    pub listen: ListenPlan,
+    /// Address of health and metrics; `None`: off.
+    pub health: Option<SocketAddr>,
+    /// Directory of what is public.
+    pub runtime_dir: PathBuf,
+    /// The interception CA.
+    pub ca: CaPlan,
+    /// Where audit lines go.
+    pub audit: audit::Settings,
+    /// Who may do what; it was built once, so it builds.
+    pub policy: policy::Settings,
+    /// Who may call.
+    pub agents: agent::Settings,
+    /// Proxy tokens whose values are known, for `env` and `run`. Empty under [`SecretReading::Skip`](super::SecretReading::Skip).
+    pub proxy_tokens: BTreeMap<AgentName, Secret<String>>,
+    /// How requests are carried.
+    pub services: Vec<exchange::ServiceSettings>,
+    /// How credentials are had. The secrets in it are empty unless they were read.
+    pub tokens: tokens::Settings,
+    /// Upper bounds.
+    pub limits: LimitsPlan,
+    /// What happens between SIGTERM and the end.
+    pub drain: DrainPlan,
+    /// Every environment variable from which the file reads a secret, sorted, each once.
+    pub secret_variables: Vec<String>,
+    /// What is worth a second thought.
+    pub warnings: Vec<Problem>,
+}
+
+/// Addresses on which agents reach the proxy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListenPlan {
+    /// Explicit proxy listeners, at least one.
+    pub proxy: Vec<ProxyAddress>,
+}
+
+/// One address of the explicit proxy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ProxyAddress {
+    /// The address.
+    pub addr: SocketAddr,
+    /// Whether clear text was accepted in writing.
+    pub plaintext: bool,
+}
+
+/// The interception CA.
+#[derive(Debug, Clone)]
+pub enum CaPlan {
+    /// A directory that tokenward keeps.
+    Dir(PathBuf),
+    /// A certificate and key of the operator; they fit together.
+    Given {
+        /// The certificate, and what is above it, in PEM.
+        cert_pem: Vec<u8>,
+        /// Its private key in PEM.
+        key_pem: Secret<Vec<u8>>,
+    },
+    /// New at each start, never written down.
+    Memory,
+}
+
+/// Upper bounds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LimitsPlan {
+    /// Connections from agents.
+    pub connections: usize,
+    /// Connections of each agent.
+    pub agent_connections: usize,
+    /// Requests of each agent under way.
+    pub agent_streams: usize,
+    /// Bytes in the head of a request.
+    pub request_head: usize,
+}
+
+/// What happens between SIGTERM and the end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DrainPlan {
+    /// How long requests under way may take to finish.
+    pub timeout: Duration,
+    /// How long new connections are still accepted.
+    pub pre_stop: Duration,
+}

@@ -1,0 +1,442 @@
+//! The file as the user wrote it: keys, shapes and nothing else.
+//!
+//! These types are the source of two things that must not drift apart: serde fills them, and schemars turns them and
+//! their comments into the JSON schema, which `shape` then checks files against. So a key is known exactly if it
+//! stands here, and a key stands here exactly if it works. Values stay text; `compile` reads them.
+//!
+//! A field is an `Option` even where it is required: what was refused before is left out, so that one mistake does
+//! not hide the others.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+/// Entries of a list; one that was refused is a hole, so that the numbers of the others stay.
+pub(super) type List<T> = Vec<Option<T>>;
+/// Entries by name; one that was refused is a hole, so that references to it still resolve.
+pub(super) type Named<T> = BTreeMap<String, Option<T>>;
+
+/// Configuration of tokenward, an egress proxy that attaches credentials which the agent never holds.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(title = "tokenward configuration")]
+pub(super) struct RawFile {
+    /// Addresses on which agents reach the proxy.
+    pub(super) listen: Option<RawListen>,
+    /// Address of /livez, /readyz and /metrics; absent: off.
+    pub(super) health: Option<String>,
+    /// Directory of what is public: `ca.pem` and `bundle.pem`. Default: `/run/tokenward` for root, otherwise
+    /// `$XDG_RUNTIME_DIR/tokenward`.
+    pub(super) runtime_dir: Option<String>,
+    /// The interception CA; absent: one that lives in memory and is new at each start.
+    pub(super) ca: Option<RawCa>,
+    /// Where grants are kept.
+    pub(super) store: Option<RawStore>,
+    /// The audit file; absent: standard output of `serve`.
+    pub(super) audit: Option<RawAudit>,
+    /// Who may call; absent: one agent named `default` with all services, on loopback listeners only.
+    pub(super) agents: Option<Named<RawAgent>>,
+    /// What metadata cannot tell about authorization servers.
+    pub(super) issuers: Option<Named<RawIssuer>>,
+    /// The APIs that agents may call.
+    pub(super) services: Option<Named<RawService>>,
+    /// `host:port` of destinations passed through blind: never a credential, never a wildcard.
+    pub(super) tunnel: Option<List<String>>,
+    /// Upper bounds.
+    pub(super) limits: Option<RawLimits>,
+    /// What happens between SIGTERM and the end.
+    pub(super) drain: Option<RawDrain>,
+}
+
+/// Addresses on which agents reach the proxy.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawListen {
+    /// Explicit HTTP proxy (CONNECT and absolute-form); one address or a list. Default: 127.0.0.1:8080.
+    pub(super) proxy: Option<OneOrMany<RawListener>>,
+}
+
+/// One entry or a list of them.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub(super) enum OneOrMany<T> {
+    /// A list.
+    Many(List<T>),
+    /// One entry without a list around it.
+    One(T),
+}
+
+/// An address of the proxy.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub(super) enum RawListener {
+    /// `host:port` with an IP address.
+    Address(String),
+    /// The address with its settings.
+    Full(RawFullListener),
+}
+
+/// An address of the proxy with its settings.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawFullListener {
+    /// `host:port` with an IP address.
+    #[schemars(required)]
+    pub(super) address: Option<String>,
+    /// Accepts that agents send their proxy tokens in clear text; needed where the address is not loopback.
+    pub(super) plaintext: Option<bool>,
+}
+
+/// The interception CA: a directory that tokenward keeps, or a certificate and key of your own.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawCa {
+    /// Directory of `ca.key` and `instance.key`.
+    pub(super) dir: Option<String>,
+    /// Your own CA certificate; needs `key`.
+    pub(super) cert: Option<RawFileRef>,
+    /// Private key of `cert`, in PEM.
+    pub(super) key: Option<SecretRef>,
+}
+
+/// A file that holds nothing secret.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawFileRef {
+    /// Its path, relative to the configuration file.
+    #[schemars(required)]
+    pub(super) file: Option<String>,
+}
+
+/// Where grants are kept.
+#[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum RawStore {
+    /// In memory.
+    Memory,
+}
+
+/// The audit file.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawAudit {
+    /// Its path, relative to the configuration file; absent: standard output.
+    pub(super) file: Option<String>,
+    /// What happens to requests whose line cannot be kept. Default: refuse.
+    pub(super) when_full: Option<RawWhenFull>,
+}
+
+/// What happens to requests whose audit line cannot be kept.
+#[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum RawWhenFull {
+    /// They go on; the lost lines are counted.
+    Count,
+    /// They are refused.
+    Refuse,
+}
+
+/// Somebody who may call.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawAgent {
+    /// How the agent proves its name.
+    #[schemars(required)]
+    pub(super) auth: Option<RawAgentAuth>,
+    /// Names of the services it may use; absent: all.
+    pub(super) services: Option<List<String>>,
+}
+
+/// How an agent proves its name.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum RawAgentAuth {
+    /// A token in Proxy-Authorization.
+    Token(SecretRef),
+    /// SHA-256 of such a token, in 64 hexadecimal digits.
+    TokenSha256(String),
+}
+
+/// What metadata cannot tell about an authorization server.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawIssuer {
+    /// The issuer identifier (RFC 8414), an https URL.
+    #[schemars(required)]
+    pub(super) url: Option<String>,
+    /// Roots to trust in addition to the system's.
+    pub(super) ca: Option<RawFileRef>,
+    /// Dial this address; every endpoint keeps its own port.
+    pub(super) connect: Option<String>,
+    /// Admits RFC 1918, CGNAT, unique-local and loopback addresses.
+    pub(super) allow_private: Option<bool>,
+    /// Whom client assertions are meant for. Default: issuer (RFC 10070).
+    pub(super) assertion_audience: Option<RawAssertionAudience>,
+}
+
+/// Whom client assertions are meant for.
+#[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum RawAssertionAudience {
+    /// The issuer identifier.
+    Issuer,
+    /// The token endpoint, for older servers.
+    TokenEndpoint,
+}
+
+/// An API with one credential.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawService {
+    /// Its hosts: exact, `*.x` for one label, `**.x` for any depth.
+    #[schemars(required)]
+    pub(super) hosts: Option<List<String>>,
+    /// Its port. Default: 443; 80 is plain HTTP, which never carries a credential.
+    #[schemars(range(min = 1))]
+    pub(super) port: Option<u16>,
+    /// How to reach it.
+    pub(super) upstream: Option<RawUpstream>,
+    /// How its credential is had; absent: none.
+    pub(super) credential: Option<RawCredential>,
+    /// What the agent holds instead of the credential.
+    pub(super) placeholder: Option<RawPlaceholder>,
+    /// What agents may do; nothing else is allowed.
+    pub(super) rules: Option<List<RawRule>>,
+    /// How the service compares the `htu` of proofs. Default: as_sent.
+    pub(super) htu: Option<RawHtu>,
+    /// How long to wait for it.
+    pub(super) timeouts: Option<RawTimeouts>,
+    /// Longest life of one exchange; 0s: no limit.
+    pub(super) max_stream_age: Option<RawDuration>,
+    /// Largest request body that is kept for a second attempt. Default: 64KiB.
+    pub(super) replay_buffer: Option<RawSize>,
+}
+
+/// How to reach a service.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawUpstream {
+    /// Roots to trust in addition to the system's.
+    pub(super) ca: Option<RawFileRef>,
+    /// Dial this `host` or `host:port` instead of asking DNS for the service's name.
+    pub(super) connect: Option<String>,
+    /// Admits RFC 1918, CGNAT, unique-local and loopback addresses.
+    pub(super) allow_private: Option<bool>,
+}
+
+/// How a credential is had.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum RawCredential {
+    /// A fixed bearer token.
+    Bearer(SecretRef),
+    /// A fixed value in a header.
+    Header(RawHeader),
+    /// The service takes none.
+    None,
+    /// An access token from an authorization server.
+    Oauth(Box<RawOauth>),
+}
+
+/// A fixed value in a header.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawHeader {
+    /// Name of the header.
+    #[schemars(required)]
+    pub(super) name: Option<String>,
+    /// Its whole value.
+    #[schemars(required)]
+    pub(super) value: Option<SecretRef>,
+}
+
+/// An access token from an authorization server.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawOauth {
+    /// A name of `issuers`, or the issuer's URL.
+    #[schemars(required)]
+    pub(super) issuer: Option<String>,
+    /// Our name there.
+    #[schemars(required)]
+    pub(super) client_id: Option<String>,
+    /// How we prove that name.
+    #[schemars(required)]
+    pub(super) client_auth: Option<RawClientAuth>,
+    /// How tokens are had.
+    #[schemars(required)]
+    pub(super) grant: Option<RawGrant>,
+    /// Resource indicator (RFC 8707).
+    pub(super) resource: Option<String>,
+    /// `audience`, for servers that know that instead.
+    pub(super) audience: Option<String>,
+    /// Further parameters of the token request.
+    pub(super) parameters: Option<BTreeMap<String, Option<String>>>,
+    /// What ties the token to our key. Default: dpop.
+    pub(super) binding: Option<RawBinding>,
+    /// Longest use of one access token, from 1m to 30m. Default: 30m.
+    pub(super) max_token_age: Option<RawDuration>,
+}
+
+/// How the client proves its name.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum RawClientAuth {
+    /// A public client: its name alone.
+    None,
+    /// A signed assertion (RFC 7523).
+    PrivateKeyJwt(RawPrivateKeyJwt),
+    /// The client secret in Authorization: Basic.
+    SecretBasic(SecretRef),
+    /// The client secret in the form.
+    SecretPost(SecretRef),
+}
+
+/// A signed assertion.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawPrivateKeyJwt {
+    /// The private key, in PEM.
+    #[schemars(required)]
+    pub(super) key: Option<SecretRef>,
+    /// Its name in the client's key set.
+    pub(super) kid: Option<String>,
+}
+
+/// How tokens are had.
+#[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum RawGrant {
+    /// RFC 6749 §4.4.
+    ClientCredentials,
+}
+
+/// What ties a token to our key.
+#[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum RawBinding {
+    /// Nothing: whoever holds the token may use it.
+    Bearer,
+    /// DPoP (RFC 9449) at the issuer and at the API.
+    Dpop,
+    /// DPoP at the issuer only.
+    RefreshOnly,
+}
+
+/// What the agent holds instead of the credential.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawPlaceholder {
+    /// Environment variable that `env` sets for the agent.
+    pub(super) variable: Option<String>,
+    /// How it looks: text with `{random:N}`, N at least 22, or `{jwt}`.
+    pub(super) shape: Option<String>,
+    /// Whether requests must show it. Default: optional.
+    pub(super) mode: Option<RawPlaceholderMode>,
+}
+
+/// Whether requests must show the placeholder.
+#[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum RawPlaceholderMode {
+    /// The credential is attached whether or not it is there.
+    Optional,
+    /// Without it the request is refused.
+    Required,
+}
+
+/// A rule: exactly one of `allow` and `deny`.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawRule {
+    /// `METHODS PATH` of requests that may go out.
+    pub(super) allow: Option<String>,
+    /// `METHODS PATH` of requests that may not, whatever else allows them.
+    pub(super) deny: Option<String>,
+    /// Scopes of the token for these requests.
+    pub(super) scopes: Option<List<String>>,
+}
+
+/// How a service compares `htu`.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum RawHtu {
+    /// The path as it is sent.
+    AsSent,
+    /// With escapes of unreserved characters decoded.
+    DecodeUnreserved,
+    /// With every escape decoded.
+    PercentDecoded,
+    /// Without this prefix.
+    StripPrefix(String),
+}
+
+/// How long to wait for a service.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawTimeouts {
+    /// For a connection, DNS and TLS included. Default: 3s.
+    pub(super) connect: Option<RawDuration>,
+    /// For the head of the answer. Default: 60s.
+    pub(super) first_byte: Option<RawDuration>,
+    /// Between two pieces of a body. Default: 300s.
+    pub(super) idle: Option<RawDuration>,
+}
+
+/// Upper bounds.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawLimits {
+    /// Connections from agents. Default: 10000.
+    #[schemars(range(min = 1))]
+    pub(super) connections: Option<u32>,
+    /// Bounds of each agent.
+    pub(super) per_agent: Option<RawAgentLimits>,
+    /// Largest head of a request. Default: 64KiB.
+    pub(super) request_head: Option<RawSize>,
+}
+
+/// Bounds of each agent.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawAgentLimits {
+    /// Its connections. Default: 1024.
+    #[schemars(range(min = 1))]
+    pub(super) connections: Option<u32>,
+    /// Its requests under way on one connection. Default: 256.
+    #[schemars(range(min = 1))]
+    pub(super) streams: Option<u32>,
+}
+
+/// What happens between SIGTERM and the end.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawDrain {
+    /// How long requests under way may take to finish. Default: 30s.
+    pub(super) timeout: Option<RawDuration>,
+    /// How long new connections are still accepted. Default: 0s.
+    pub(super) pre_stop: Option<RawDuration>,
+}
+
+/// A time span: a whole number and `ms`, `s`, `m` or `h`.
+#[derive(Debug, Deserialize, JsonSchema)]
+pub(super) struct RawDuration(
+    #[schemars(regex(pattern = "^([0-9]+(ms|s|m|h)|0)$"))] pub(super) String,
+);
+
+/// A size in bytes: a whole number and `B`, `KiB` or `MiB`.
+#[derive(Debug, Deserialize, JsonSchema)]
+pub(super) struct RawSize(#[schemars(regex(pattern = "^[0-9]+(B|KiB|MiB)$"))] pub(super) String);
+
+/// Where a secret is found; never the secret itself.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum SecretRef {
+    /// An environment variable.
+    Env(String),
+    /// Standard output of a command, which runs in a cleared environment for at most 10 seconds.
+    Exec(Vec<String>),
+    /// A file, relative to the configuration file.
+    File(String),
+}
