@@ -39,7 +39,12 @@ impl Readiness {
     /// Ready as long as lines can be written, the CA is valid and nothing drains.
     #[must_use]
     pub fn new(audit: Audit, clock: Clock, ca_not_after: WallTime) -> Self {
-        Self { audit, clock, ca_not_after, draining: Arc::default() }
+        Self {
+            audit,
+            clock,
+            ca_not_after,
+            draining: Arc::default(),
+        }
     }
 
     /// From now on not ready: traffic goes elsewhere while what is here comes to its end.
@@ -76,7 +81,9 @@ pub struct Health {
 pub async fn serve(listener: TcpListener, health: Health) {
     let room = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
-        let Ok(permit) = room.clone().acquire_owned().await else { return };
+        let Ok(permit) = room.clone().acquire_owned().await else {
+            return;
+        };
         match listener.accept().await {
             Ok((stream, _)) => {
                 let health = health.clone();
@@ -123,7 +130,10 @@ fn answer(request: &Request<Incoming>, health: &Health) -> Response<Full<Bytes>>
             health.metrics.audit_dropped(health.audit.dropped());
             text(StatusCode::OK, health.metrics.encode())
         }
-        _ => text(StatusCode::NOT_FOUND, "known paths: /livez /readyz /metrics\n".into()),
+        _ => text(
+            StatusCode::NOT_FOUND,
+            "known paths: /livez /readyz /metrics\n".into(),
+        ),
     }
 }
 

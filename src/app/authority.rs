@@ -21,11 +21,17 @@ pub struct Custody {
 /// [`StartError::Ca`] where files are damaged, open to others, or cannot be written.
 pub fn custody(plan: &CaPlan, clock: &Clock) -> Result<Custody, StartError> {
     let (root, key) = match plan {
-        CaPlan::Dir(dir) => (Root::load_or_create(dir, clock)?, ca::load_or_create_instance_key(dir)?),
+        CaPlan::Dir(dir) => (
+            Root::load_or_create(dir, clock)?,
+            ca::load_or_create_instance_key(dir)?,
+        ),
         CaPlan::Given { cert_pem, key_pem } => (Root::from_pem(cert_pem, key_pem)?, in_memory()?),
         CaPlan::Memory => (Root::generate(clock, &[])?, in_memory()?),
     };
-    Ok(Custody { root, instance: InstanceKey::new(&key) })
+    Ok(Custody {
+        root,
+        instance: InstanceKey::new(&key),
+    })
 }
 
 /// A key that is new at each start.

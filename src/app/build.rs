@@ -37,13 +37,23 @@ pub async fn start(plan: Plan, clock: Clock) -> Result<Running, StartError> {
     let listeners = bind_all("listen.proxy", &addresses).await?;
     let health = bind_all("health", plan.health.as_slice()).await?;
     let proxies = local_addresses(&listeners)?;
-    let own: Vec<SocketAddr> = proxies.iter().copied().chain(local_addresses(&health)?).collect();
+    let own: Vec<SocketAddr> = proxies
+        .iter()
+        .copied()
+        .chain(local_addresses(&health)?)
+        .collect();
 
     let Custody { root, instance } = custody(&plan.ca, &clock)?;
     let metrics = Metrics::new();
     let (audit, writer) = Audit::start(plan.audit, clock.clone())?;
     let snapshot = Snapshot::build(plan.policy).map_err(|errors| {
-        StartError::Policy(errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))
+        StartError::Policy(
+            errors
+                .iter()
+                .map(ToString::to_string)
+                .collect::<Vec<_>>()
+                .join("; "),
+        )
     })?;
     let generation = snapshot.generation();
     metrics.config_generation(generation.0);
@@ -53,8 +63,14 @@ pub async fn start(plan: Plan, clock: Clock) -> Result<Running, StartError> {
     let roots = Roots::system(std::slice::from_ref(root.certificate_der()))?;
     let trust = ca::write_trust_files(&plan.runtime_dir, &root, roots.bundle())?;
     warn_about(&trust);
-    let upstream =
-        Upstream::new(UpstreamSettings { roots, own_listeners: own, limits: PoolLimits::default() }, clock.clone());
+    let upstream = Upstream::new(
+        UpstreamSettings {
+            roots,
+            own_listeners: own,
+            limits: PoolLimits::default(),
+        },
+        clock.clone(),
+    );
     let token_deps = tokens::Deps {
         clock: clock.clone(),
         audit: audit.clone(),
@@ -64,9 +80,21 @@ pub async fn start(plan: Plan, clock: Clock) -> Result<Running, StartError> {
     let (door, worker) = tokens::start(plan.tokens, token_deps)?;
 
     let placeholders = placeholders(&instance, &snapshot, &plan.services);
-    let seats = seats(&snapshot, &plan.services, &instance, &plan.proxy_tokens, proxies.first(), &trust);
-    let exchange_plan =
-        exchange::Plan::new(snapshot, plan.services, placeholders, plan.limits.agent_streams, &upstream)?;
+    let seats = seats(
+        &snapshot,
+        &plan.services,
+        &instance,
+        &plan.proxy_tokens,
+        proxies.first(),
+        &trust,
+    );
+    let exchange_plan = exchange::Plan::new(
+        snapshot,
+        plan.services,
+        placeholders,
+        plan.limits.agent_streams,
+        &upstream,
+    )?;
     let exchange = Arc::new(Exchange::new(Deps {
         plan: exchange_plan,
         source: door.clone(),
@@ -95,7 +123,11 @@ pub async fn start(plan: Plan, clock: Clock) -> Result<Running, StartError> {
     for listener in health {
         // The socket was made on the data runtime; its events must arrive where it is served.
         let listener = listener.into_std()?;
-        let state = Health { readiness: readiness.clone(), metrics: metrics.clone(), audit: audit.clone() };
+        let state = Health {
+            readiness: readiness.clone(),
+            metrics: metrics.clone(),
+            audit: audit.clone(),
+        };
         work.push(Box::pin(async move {
             if let Ok(listener) = TcpListener::from_std(listener) {
                 admin::serve(listener, state).await;
@@ -107,7 +139,10 @@ pub async fn start(plan: Plan, clock: Clock) -> Result<Running, StartError> {
     for listener in listeners {
         tokio::spawn(doors.clone().serve(listener));
     }
-    audit.event(Event::Started { version: env!("CARGO_PKG_VERSION"), generation });
+    audit.event(Event::Started {
+        version: env!("CARGO_PKG_VERSION"),
+        generation,
+    });
     Ok(Running {
         proxies,
         health: health_addresses.first().copied(),
@@ -125,17 +160,27 @@ pub async fn start(plan: Plan, clock: Clock) -> Result<Running, StartError> {
     })
 }
 
-async fn bind_all(what: &'static str, addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, StartError> {
+async fn bind_all(
+    what: &'static str,
+    addresses: &[SocketAddr],
+) -> Result<Vec<TcpListener>, StartError> {
     let mut bound = Vec::new();
     for address in addresses {
         let listener = TcpListener::bind(address).await;
-        bound.push(listener.map_err(|why| StartError::Bind { what, address: *address, why: why.kind() })?);
+        bound.push(listener.map_err(|why| StartError::Bind {
+            what,
+            address: *address,
+            why: why.kind(),
+        })?);
     }
     Ok(bound)
 }
 
 fn local_addresses(listeners: &[TcpListener]) -> Result<Vec<SocketAddr>, StartError> {
-    listeners.iter().map(|l| l.local_addr().map_err(StartError::from)).collect()
+    listeners
+        .iter()
+        .map(|l| l.local_addr().map_err(StartError::from))
+        .collect()
 }
 
 /// Our name in `Via`: stable for the installation, so that a loop over two processes of it is seen as well.
@@ -143,8 +188,18 @@ fn pseudonym(instance: &InstanceKey) -> String {
     let (Ok(agent), Ok(service)) = (AgentName::new("via"), ServiceName::new("via")) else {
         return "tokenward".to_owned();
     };
-    let derived = derive(instance, &agent, &service, &crate::credential::Shape::default());
-    let letters: String = derived.chars().filter(char::is_ascii_alphanumeric).skip(2).take(8).collect();
+    let derived = derive(
+        instance,
+        &agent,
+        &service,
+        &crate::credential::Shape::default(),
+    );
+    let letters: String = derived
+        .chars()
+        .filter(char::is_ascii_alphanumeric)
+        .skip(2)
+        .take(8)
+        .collect();
     format!("tokenward-{letters}")
 }
 
@@ -154,10 +209,16 @@ fn reachable<'a>(
     services: &'a [ServiceSettings],
     agent: &'a AgentName,
 ) -> impl Iterator<Item = &'a ServiceSettings> {
-    snapshot.services_of(agent).filter_map(|judged| services.iter().find(|s| s.name == judged.name))
+    snapshot
+        .services_of(agent)
+        .filter_map(|judged| services.iter().find(|s| s.name == judged.name))
 }
 
-fn placeholders(instance: &InstanceKey, snapshot: &Snapshot, services: &[ServiceSettings]) -> Placeholders {
+fn placeholders(
+    instance: &InstanceKey,
+    snapshot: &Snapshot,
+    services: &[ServiceSettings],
+) -> Placeholders {
     let pairs = snapshot.agents().flat_map(|agent| {
         reachable(snapshot, services, agent).map(move |s| (agent, &s.name, &s.placeholder.shape))
     });
@@ -173,7 +234,9 @@ fn seats(
     proxy: Option<&SocketAddr>,
     trust: &TrustFiles,
 ) -> Vec<Seat> {
-    let Some(proxy) = proxy else { return Vec::new() };
+    let Some(proxy) = proxy else {
+        return Vec::new();
+    };
     let seat = |agent: &AgentName| {
         let variables: Vec<(String, String)> = reachable(snapshot, services, agent)
             .filter_map(|s| {
@@ -182,15 +245,24 @@ fn seats(
             })
             .collect();
         let credential = tokens.get(agent).map(|token| (agent, token));
-        let access = Access { proxy: *proxy, credential, bundle: &trust.bundle };
-        Seat { agent: agent.clone(), environment: environment(&access, &variables) }
+        let access = Access {
+            proxy: *proxy,
+            credential,
+            bundle: &trust.bundle,
+        };
+        Seat {
+            agent: agent.clone(),
+            environment: environment(&access, &variables),
+        }
     };
     snapshot.agents().map(seat).collect()
 }
 
 fn warn_about(trust: &TrustFiles) {
     if trust.system_roots == 0 {
-        tracing::warn!("no system roots were found: hosts under `tunnel` will not verify for agents");
+        tracing::warn!(
+            "no system roots were found: hosts under `tunnel` will not verify for agents"
+        );
     }
     if trust.others_may_write {
         tracing::warn!("others may write into runtime_dir: mount it read-only into agents");

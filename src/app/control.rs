@@ -14,12 +14,14 @@ pub(super) type Work = Pin<Box<dyn Future<Output = ()> + Send>>;
 /// Runs `work` on a current-thread runtime until `stop`.
 pub(super) fn spawn(work: Vec<Work>, stop: CancellationToken) -> io::Result<JoinHandle<()>> {
     let runtime = Builder::new_current_thread().enable_all().build()?;
-    thread::Builder::new().name("control".into()).spawn(move || {
-        runtime.block_on(async move {
-            for future in work {
-                tokio::spawn(future);
-            }
-            stop.cancelled().await;
-        });
-    })
+    thread::Builder::new()
+        .name("control".into())
+        .spawn(move || {
+            runtime.block_on(async move {
+                for future in work {
+                    tokio::spawn(future);
+                }
+                stop.cancelled().await;
+            });
+        })
 }

@@ -49,7 +49,10 @@ pub struct Access<'a> {
 
 /// The variables, in the order in which they are printed.
 #[must_use]
-pub fn environment(access: &Access<'_>, placeholders: &[(String, String)]) -> Vec<(String, String)> {
+pub fn environment(
+    access: &Access<'_>,
+    placeholders: &[(String, String)],
+) -> Vec<(String, String)> {
     let proxy = proxy_url(access);
     let mut variables: Vec<(String, String)> = Vec::new();
     let mut set = |name: &str, value: &str| variables.push((name.to_owned(), value.to_owned()));
@@ -87,7 +90,9 @@ fn proxy_url(access: &Access<'_>) -> String {
 /// User information in a URL: everything but unreserved characters is escaped.
 fn percent(text: &str) -> String {
     let escape = |b: u8| match b {
-        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => char::from(b).to_string(),
+        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
+            char::from(b).to_string()
+        }
         _ => format!("%{b:02X}"),
     };
     text.bytes().map(escape).collect()
@@ -107,8 +112,16 @@ mod tests {
             bundle: Path::new("/run/tokenward/bundle.pem"),
         };
         let variables = environment(&access, &[("ITEMS_TOKEN".into(), "tw-x".into())]);
-        let value = |name: &str| variables.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str());
-        assert_eq!(value("https_proxy"), Some("http://coder:a%2Fb%3Ac@127.0.0.1:8080"));
+        let value = |name: &str| {
+            variables
+                .iter()
+                .find(|(n, _)| n == name)
+                .map(|(_, v)| v.as_str())
+        };
+        assert_eq!(
+            value("https_proxy"),
+            Some("http://coder:a%2Fb%3Ac@127.0.0.1:8080")
+        );
         assert_eq!(value("SSL_CERT_FILE"), Some("/run/tokenward/bundle.pem"));
         assert_eq!(value("NO_PROXY"), Some(""));
         assert_eq!(value("ITEMS_TOKEN"), Some("tw-x"));

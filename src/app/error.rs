@@ -14,7 +14,9 @@ pub enum StartError {
     #[error("audit: {0}")]
     Audit(#[from] crate::audit::AuditError),
     /// An address cannot be listened on.
-    #[error("{what}: cannot listen on {address}: {why}; choose another address or stop what listens there")]
+    #[error(
+        "{what}: cannot listen on {address}: {why}; choose another address or stop what listens there"
+    )]
     Bind {
         /// The key of the configuration.
         what: &'static str,

@@ -6,7 +6,13 @@ use clap::{Parser, Subcommand, ValueEnum};
 
 /// Lets AI agents call APIs without ever holding a credential.
 #[derive(Debug, Parser)]
-#[command(name = "tokenward", version, about, max_term_width = 100, subcommand_required = true)]
+#[command(
+    name = "tokenward",
+    version,
+    about,
+    max_term_width = 100,
+    subcommand_required = true
+)]
 pub(super) struct Args {
     /// The configuration file [default: ./tokenward.yaml, then /etc/tokenward/tokenward.yaml]
     #[arg(long, global = true, value_name = "FILE")]
@@ -74,7 +80,12 @@ pub(super) enum Verb {
         #[arg(long)]
         agent: Option<String>,
         /// The command and its arguments
-        #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "CMD")]
+        #[arg(
+            required = true,
+            trailing_var_arg = true,
+            allow_hyphen_values = true,
+            value_name = "CMD"
+        )]
         command: Vec<std::ffi::OsString>,
     },
     /// Print the JSON Schema of the configuration

@@ -18,13 +18,20 @@ pub(super) fn verify(args: &Args, file: &Path) -> Result<ExitCode, Failure> {
             if args.json {
                 out::data(&format!("{}\n", json!({ "ok": true, "lines": good.lines })));
             } else {
-                out::data(&format!("{}: the chain holds over {} lines\n", file.display(), good.lines));
+                out::data(&format!(
+                    "{}: the chain holds over {} lines\n",
+                    file.display(),
+                    good.lines
+                ));
             }
             Ok(ExitCode::SUCCESS)
         }
         Err(broken) => {
             if args.json {
-                out::data(&format!("{}\n", json!({ "ok": false, "what": broken.to_string() })));
+                out::data(&format!(
+                    "{}\n",
+                    json!({ "ok": false, "what": broken.to_string() })
+                ));
             }
             Err(Failure(format!("{}: {broken}", file.display())))
         }

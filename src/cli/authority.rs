@@ -23,7 +23,10 @@ pub(super) fn init(args: &Args, dir: Option<&Path>) -> Result<ExitCode, Failure>
     let root = Root::generate(&Clock::system(), &[]).map_err(Failure::of)?;
     root.save(&dir).map_err(Failure::of)?;
     ca::load_or_create_instance_key(&dir).map_err(Failure::of)?;
-    out::say(&format!("a new CA is in {}; give agents its certificate, never ca.key", dir.display()));
+    out::say(&format!(
+        "a new CA is in {}; give agents its certificate, never ca.key",
+        dir.display()
+    ));
     out::data(&root.certificate_pem());
     Ok(ExitCode::SUCCESS)
 }
@@ -36,7 +39,11 @@ pub(super) fn show(args: &Args) -> Result<ExitCode, Failure> {
 pub(super) fn bundle(args: &Args) -> Result<ExitCode, Failure> {
     let ours = certificate(args)?;
     let roots = crate::upstream::Roots::system(&[]).map_err(Failure::of)?;
-    let system = roots.bundle().map(std::fs::read_to_string).transpose().map_err(Failure::of)?;
+    let system = roots
+        .bundle()
+        .map(std::fs::read_to_string)
+        .transpose()
+        .map_err(Failure::of)?;
     out::data(&(system.unwrap_or_default() + &ours));
     Ok(ExitCode::SUCCESS)
 }

@@ -24,7 +24,13 @@ pub(super) fn check(args: &Args) -> Result<ExitCode, Failure> {
         }
     };
     let snapshot = Snapshot::build(plan.policy.clone()).map_err(|errors| {
-        Failure(errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
+        Failure(
+            errors
+                .iter()
+                .map(ToString::to_string)
+                .collect::<Vec<_>>()
+                .join("\n"),
+        )
     })?;
     if args.json {
         out::data(&format!("{:#}\n", as_json(&plan, &snapshot)));
@@ -33,14 +39,19 @@ pub(super) fn check(args: &Args) -> Result<ExitCode, Failure> {
             out::say(&format!("warning: {warning}"));
         }
         out::data(&for_people(&plan, &snapshot));
-        out::say("tokenward run: without isolation the command can read what you can read, secret files included");
+        out::say(
+            "tokenward run: without isolation the command can read what you can read, secret files included",
+        );
     }
     Ok(ExitCode::SUCCESS)
 }
 
 /// The binding of a service, in the word that status and audit use.
 fn binding(plan: &Plan, service: &ServiceSettings) -> &'static str {
-    plan.services.iter().find(|s| s.name == service.name).map_or("none", |s| s.binding.as_str())
+    plan.services
+        .iter()
+        .find(|s| s.name == service.name)
+        .map_or("none", |s| s.binding.as_str())
 }
 
 fn for_people(plan: &Plan, snapshot: &Snapshot) -> String {
@@ -48,16 +59,39 @@ fn for_people(plan: &Plan, snapshot: &Snapshot) -> String {
     for agent in snapshot.agents() {
         line(&mut text, &format!("agent {agent}"));
         for service in snapshot.services_of(agent) {
-            let hosts: Vec<String> = service.hosts.iter().map(|h| format!("{h}:{}", service.port)).collect();
-            line(&mut text, &format!("  {} ({}) at {}", service.name, binding(plan, service), hosts.join(", ")));
+            let hosts: Vec<String> = service
+                .hosts
+                .iter()
+                .map(|h| format!("{h}:{}", service.port))
+                .collect();
+            line(
+                &mut text,
+                &format!(
+                    "  {} ({}) at {}",
+                    service.name,
+                    binding(plan, service),
+                    hosts.join(", ")
+                ),
+            );
             for rule in &service.rules {
-                let scopes = if rule.scopes().is_empty() { String::new() } else { format!("  [{}]", rule.scopes()) };
+                let scopes = if rule.scopes().is_empty() {
+                    String::new()
+                } else {
+                    format!("  [{}]", rule.scopes())
+                };
                 line(&mut text, &format!("    {}{scopes}", rule.name()));
             }
         }
     }
     for host in &plan.policy.tunnel {
-        line(&mut text, &format!("everyone, blind and without credential: {}:{}", host.host(), host.port()));
+        line(
+            &mut text,
+            &format!(
+                "everyone, blind and without credential: {}:{}",
+                host.host(),
+                host.port()
+            ),
+        );
     }
     text
 }

@@ -12,25 +12,56 @@ use crate::exchange::absolute_authority;
 use crate::policy::{Facts, Outcome, Snapshot};
 use crate::vocab::RequestPath;
 
-pub(super) fn explain(args: &Args, method: &str, url: &str, agent: Option<&str>) -> Result<ExitCode, Failure> {
+pub(super) fn explain(
+    args: &Args,
+    method: &str,
+    url: &str,
+    agent: Option<&str>,
+) -> Result<ExitCode, Failure> {
     let plan = plan_without_secrets(args)?;
     let agent = env::chosen(&plan, agent)?;
     let bad = || Failure("the URL is not one; write it like https://api.example/v1/items".into());
     let uri: Uri = url.parse().map_err(|_| bad())?;
     let authority = absolute_authority(&uri).map_err(|_| bad())?;
     let path = RequestPath::parse(uri.path()).map_err(Failure::of)?;
-    let snapshot = Snapshot::build(plan.policy.clone())
-        .map_err(|errors| Failure(errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")))?;
-    let explanation = snapshot.explain(&Facts { agent: &agent, authority: &authority, method, path: &path });
+    let snapshot = Snapshot::build(plan.policy.clone()).map_err(|errors| {
+        Failure(
+            errors
+                .iter()
+                .map(ToString::to_string)
+                .collect::<Vec<_>>()
+                .join("\n"),
+        )
+    })?;
+    let explanation = snapshot.explain(&Facts {
+        agent: &agent,
+        authority: &authority,
+        method,
+        path: &path,
+    });
 
     let service = explanation.service.as_ref();
-    let binding = service.and_then(|name| plan.services.iter().find(|s| s.name == *name)).map(|s| s.binding.as_str());
+    let binding = service
+        .and_then(|name| plan.services.iter().find(|s| s.name == *name))
+        .map(|s| s.binding.as_str());
     let name = service.map_or("none", |s| s.as_str());
     let (allowed, verdict, rule, scopes, fix) = match &explanation.outcome {
-        Outcome::Allowed { rule, scopes, .. } => (true, "allowed", Some(rule.to_string()), scopes.to_string(), None),
+        Outcome::Allowed { rule, scopes, .. } => (
+            true,
+            "allowed",
+            Some(rule.to_string()),
+            scopes.to_string(),
+            None,
+        ),
         Outcome::Refused { code, rule, fix } => {
             let rule = rule.as_ref().map(|(rule, _)| rule.to_string());
-            (false, code.as_str(), rule, String::new(), fix.as_ref().map(ToString::to_string))
+            (
+                false,
+                code.as_str(),
+                rule,
+                String::new(),
+                fix.as_ref().map(ToString::to_string),
+            )
         }
         Outcome::Tunnelled => (true, "tunnelled", None, String::new(), None),
     };
@@ -42,7 +73,10 @@ pub(super) fn explain(args: &Args, method: &str, url: &str, agent: Option<&str>)
         out::data(&format!("{document:#}\n"));
     } else {
         let mut text = format!("{method} {url} by agent {agent}: {verdict}\n  service  {name}\n");
-        for (title, value) in [("rule", rule), ("scopes", (!scopes.is_empty()).then_some(scopes))] {
+        for (title, value) in [
+            ("rule", rule),
+            ("scopes", (!scopes.is_empty()).then_some(scopes)),
+        ] {
             if let Some(value) = value {
                 text.push_str(&format!("  {title:<8} {value}\n"));
             }
@@ -55,5 +89,9 @@ pub(super) fn explain(args: &Args, method: &str, url: &str, agent: Option<&str>)
         }
         out::data(&text);
     }
-    Ok(if allowed { ExitCode::SUCCESS } else { ExitCode::from(1) })
+    Ok(if allowed {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::from(1)
+    })
 }

@@ -14,12 +14,17 @@ const TIMEOUT: Duration = Duration::from_secs(2);
 
 pub(super) fn healthcheck(args: &Args) -> Result<ExitCode, Failure> {
     let plan = plan_without_secrets(args)?;
-    let address = plan.health.ok_or_else(|| Failure("`health` is off; write `health: 127.0.0.1:9091`".into()))?;
+    let address = plan
+        .health
+        .ok_or_else(|| Failure("`health` is off; write `health: 127.0.0.1:9091`".into()))?;
     let answer = ask(address).map_err(|e| Failure(format!("not ready: {e}")))?;
     if answer.starts_with("HTTP/1.1 200") {
         Ok(ExitCode::SUCCESS)
     } else {
-        Err(Failure(format!("not ready: {}", answer.lines().last().unwrap_or_default())))
+        Err(Failure(format!(
+            "not ready: {}",
+            answer.lines().last().unwrap_or_default()
+        )))
     }
 }
 

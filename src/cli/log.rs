@@ -10,9 +10,16 @@ use crate::config;
 pub(super) fn start(args: &Args) {
     let quiet = !matches!(args.verb, Verb::Serve);
     let default = if quiet { "warn" } else { "info" };
-    let wanted = args.log.clone().or_else(|| config::environment().log_filter());
-    let filter = wanted.and_then(|text| EnvFilter::try_new(text).ok()).unwrap_or_else(|| EnvFilter::new(default));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let wanted = args
+        .log
+        .clone()
+        .or_else(|| config::environment().log_filter());
+    let filter = wanted
+        .and_then(|text| EnvFilter::try_new(text).ok())
+        .unwrap_or_else(|| EnvFilter::new(default));
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
     let started = if out::person_reads() && !args.json {
         builder.with_target(false).try_init()
     } else {

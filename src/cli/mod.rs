@@ -43,20 +43,32 @@ pub fn run() -> ExitCode {
         Err(error) => {
             // `--help` and `--version` arrive here too, and are no errors.
             let code = if error.use_stderr() { 2 } else { 0 };
-            return if error.print().is_ok() { ExitCode::from(code) } else { ExitCode::from(1) };
+            return if error.print().is_ok() {
+                ExitCode::from(code)
+            } else {
+                ExitCode::from(1)
+            };
         }
     };
     log::start(&args);
     let outcome = match &args.verb {
-        Verb::Audit { verb: AuditVerb::Verify { file } } => audit::verify(&args, file),
-        Verb::Ca { verb: CaVerb::Init { dir } } => authority::init(&args, dir.as_deref()),
+        Verb::Audit {
+            verb: AuditVerb::Verify { file },
+        } => audit::verify(&args, file),
+        Verb::Ca {
+            verb: CaVerb::Init { dir },
+        } => authority::init(&args, dir.as_deref()),
         Verb::Ca { verb: CaVerb::Show } => authority::show(&args),
-        Verb::Ca { verb: CaVerb::Bundle } => authority::bundle(&args),
+        Verb::Ca {
+            verb: CaVerb::Bundle,
+        } => authority::bundle(&args),
         Verb::Check => check::check(&args),
         #[cfg(feature = "demo")]
         Verb::Demo { sabotage } => demo::demo(&args, *sabotage),
         Verb::Env { agent, format } => env::env(&args, agent.as_deref(), *format),
-        Verb::Explain { method, url, agent } => explain::explain(&args, method, url, agent.as_deref()),
+        Verb::Explain { method, url, agent } => {
+            explain::explain(&args, method, url, agent.as_deref())
+        }
         Verb::Healthcheck => healthcheck::healthcheck(&args),
         Verb::Run { agent, command } => return run::run(&args, agent.as_deref(), command),
         Verb::Schema => schema::schema(),

@@ -5,7 +5,11 @@ use std::io::{self, IsTerminal, Write};
 /// Writes data. A reader that went away (`| head`) is not an error.
 pub(super) fn data(text: &str) {
     let mut stdout = io::stdout().lock();
-    if stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).is_err() {
+    if stdout
+        .write_all(text.as_bytes())
+        .and_then(|()| stdout.flush())
+        .is_err()
+    {
         tracing::debug!("standard output is closed");
     }
 }

@@ -36,18 +36,25 @@ pub(super) fn run(args: &Args, agent: Option<&str>, command: &[OsString]) -> Exi
 }
 
 fn attempt(args: &Args, agent: Option<&str>, command: &[OsString]) -> Result<u8, Failure> {
-    let mut plan = config::load(&config_path(args)?, SecretReading::Resolve).map_err(Failure::of)?;
+    let mut plan =
+        config::load(&config_path(args)?, SecretReading::Resolve).map_err(Failure::of)?;
     let agent = env::chosen(&plan, agent)?;
     if out::person_reads() {
-        out::say("tokenward: the command runs as you and can read what you can read, secret files included");
+        out::say(
+            "tokenward: the command runs as you and can read what you can read, secret files included",
+        );
     }
     let private = PrivateDir::new()?;
     make_private(&mut plan, &private.0)?;
     let removed = Removed::of(&plan);
     data_runtime()?.block_on(async {
-        let running = app::start(plan, Clock::system()).await.map_err(Failure::of)?;
+        let running = app::start(plan, Clock::system())
+            .await
+            .map_err(Failure::of)?;
         let seat = running.seats().iter().find(|seat| seat.agent == agent);
-        let variables = seat.map(|seat| seat.environment.clone()).unwrap_or_default();
+        let variables = seat
+            .map(|seat| seat.environment.clone())
+            .unwrap_or_default();
         let code = supervise(command, &variables, &removed).await;
         stop(running).await;
         code
@@ -56,13 +63,22 @@ fn attempt(args: &Args, agent: Option<&str>, command: &[OsString]) -> Result<u8,
 
 /// The proxy of one command: a port of its own, no health listener, an audit file in the state directory.
 fn make_private(plan: &mut Plan, dir: &Path) -> Result<(), Failure> {
-    plan.listen.proxy = vec![ProxyAddress { addr: (std::net::Ipv4Addr::LOCALHOST, 0).into(), plaintext: false }];
+    plan.listen.proxy = vec![ProxyAddress {
+        addr: (std::net::Ipv4Addr::LOCALHOST, 0).into(),
+        plaintext: false,
+    }];
     plan.health = None;
     plan.runtime_dir = dir.to_path_buf();
     plan.drain.pre_stop = std::time::Duration::ZERO;
     let state = config::environment().state_dir();
-    let state = state.ok_or_else(|| Failure("neither XDG_STATE_HOME nor HOME is set; the audit file has no place".into()))?;
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(&state).map_err(Failure::of)?;
+    let state = state.ok_or_else(|| {
+        Failure("neither XDG_STATE_HOME nor HOME is set; the audit file has no place".into())
+    })?;
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(&state)
+        .map_err(Failure::of)?;
     plan.audit.sink = SinkSettings::File(state.join("audit.jsonl"));
     Ok(())
 }
@@ -72,7 +88,10 @@ struct Removed(Vec<String>);
 
 impl Removed {
     fn of(plan: &Plan) -> Self {
-        let ours = PROXY_VARIABLES.iter().chain(&TRUST_VARIABLES).map(|name| (*name).to_owned());
+        let ours = PROXY_VARIABLES
+            .iter()
+            .chain(&TRUST_VARIABLES)
+            .map(|name| (*name).to_owned());
         Self(plan.secret_variables.iter().cloned().chain(ours).collect())
     }
 
@@ -81,9 +100,18 @@ impl Removed {
     }
 }
 
-async fn supervise(command: &[OsString], variables: &[(String, String)], removed: &Removed) -> Result<u8, Failure> {
-    let (program, arguments) = command.split_first().ok_or_else(|| Failure("a command is needed".into()))?;
-    let inherited = config::environment().all().into_iter().filter(|(name, _)| !removed.holds(name));
+async fn supervise(
+    command: &[OsString],
+    variables: &[(String, String)],
+    removed: &Removed,
+) -> Result<u8, Failure> {
+    let (program, arguments) = command
+        .split_first()
+        .ok_or_else(|| Failure("a command is needed".into()))?;
+    let inherited = config::environment()
+        .all()
+        .into_iter()
+        .filter(|(name, _)| !removed.holds(name));
     // A cleared environment with named variables: taking one out of our own is not safe beside threads.
     let spawned = Command::new(program)
         .args(arguments)
@@ -95,8 +123,15 @@ async fn supervise(command: &[OsString], variables: &[(String, String)], removed
     match spawned {
         Ok(child) => wait(child).await,
         Err(error) => {
-            out::say(&format!("tokenward: {}: {error}", program.to_string_lossy()));
-            Ok(if error.kind() == std::io::ErrorKind::NotFound { NOT_FOUND } else { NOT_RUNNABLE })
+            out::say(&format!(
+                "tokenward: {}: {error}",
+                program.to_string_lossy()
+            ));
+            Ok(if error.kind() == std::io::ErrorKind::NotFound {
+                NOT_FOUND
+            } else {
+                NOT_RUNNABLE
+            })
         }
     }
 }
@@ -116,7 +151,10 @@ async fn wait(mut child: Child) -> Result<u8, Failure> {
 }
 
 fn pass_on(child: &Child) {
-    let pid = child.id().and_then(|id| i32::try_from(id).ok()).and_then(rustix::process::Pid::from_raw);
+    let pid = child
+        .id()
+        .and_then(|id| i32::try_from(id).ok())
+        .and_then(rustix::process::Pid::from_raw);
     if let Some(pid) = pid
         && let Err(error) = rustix::process::kill_process(pid, rustix::process::Signal::TERM)
     {
@@ -127,7 +165,8 @@ fn pass_on(child: &Child) {
 /// The command's code, or 128 + n for signal n.
 fn exit_code(status: ExitStatus) -> u8 {
     let code = status.code().or_else(|| status.signal().map(|n| 128 + n));
-    code.and_then(|code| u8::try_from(code).ok()).unwrap_or(FAILED)
+    code.and_then(|code| u8::try_from(code).ok())
+        .unwrap_or(FAILED)
 }
 
 async fn stop(running: Running) {
@@ -141,20 +180,32 @@ struct PrivateDir(PathBuf);
 
 impl PrivateDir {
     fn new() -> Result<Self, Failure> {
-        let mut random = [0; 8];
-        aws_lc_rs::rand::fill(&mut random).map_err(|_| Failure("the system has no randomness".into()))?;
-        let name = format!("tokenward-run-{:016x}", u64::from_be_bytes(random));
-        let path = std::env::temp_dir().join(name);
-        // 0755: the command may drop to another user and must still read the CA certificate. `mkdir` follows no link.
-        fs::DirBuilder::new().mode(0o755).create(&path).map_err(Failure::of)?;
-        Ok(Self(path))
+        // 0755: the command may drop to another user and must still read the CA certificate.
+        private_folder("tokenward-run", 0o755).map(Self)
     }
 }
 
 impl Drop for PrivateDir {
     fn drop(&mut self) {
-        if let Err(error) = fs::remove_dir_all(&self.0) {
-            tracing::debug!(%error, "the private directory could not be removed");
-        }
+        remove_folder(&self.0);
+    }
+}
+
+/// Makes a folder with an unguessable name in the system's temporary directory; `mkdir` follows no link.
+pub(super) fn private_folder(prefix: &str, mode: u32) -> Result<PathBuf, Failure> {
+    let mut random = [0; 8];
+    aws_lc_rs::rand::fill(&mut random)
+        .map_err(|_| Failure("the system has no randomness".into()))?;
+    let path = std::env::temp_dir().join(format!("{prefix}-{:016x}", u64::from_be_bytes(random)));
+    fs::DirBuilder::new()
+        .mode(mode)
+        .create(&path)
+        .map_err(Failure::of)?;
+    Ok(path)
+}
+
+pub(super) fn remove_folder(path: &Path) {
+    if let Err(error) = fs::remove_dir_all(path) {
+        tracing::debug!(%error, "a temporary folder could not be removed");
     }
 }

@@ -25,7 +25,9 @@ pub(super) fn serve(args: &Args) -> Result<ExitCode, Failure> {
         let runtime_dir = plan.runtime_dir.clone();
         let mut terminate = signal(SignalKind::terminate()).map_err(Failure::of)?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(Failure::of)?;
-        let running = app::start(plan, Clock::system()).await.map_err(Failure::of)?;
+        let running = app::start(plan, Clock::system())
+            .await
+            .map_err(Failure::of)?;
         write_environments(&running, &runtime_dir)?;
         let addresses: Vec<String> = running.proxies().iter().map(ToString::to_string).collect();
         tracing::info!(proxy = addresses.join(","), "listening");
@@ -43,7 +45,11 @@ pub(super) fn serve(args: &Args) -> Result<ExitCode, Failure> {
 /// The runtime of the data wing. At least two threads: one slow task must not stop the rest.
 pub(super) fn data_runtime() -> Result<Runtime, Failure> {
     let threads = std::thread::available_parallelism().map_or(2, |n| n.get().max(2));
-    Builder::new_multi_thread().worker_threads(threads).enable_all().build().map_err(Failure::of)
+    Builder::new_multi_thread()
+        .worker_threads(threads)
+        .enable_all()
+        .build()
+        .map_err(Failure::of)
 }
 
 /// The file that `--config` names, or the first default that exists.
@@ -80,7 +86,12 @@ fn write_environments(running: &Running, runtime_dir: &Path) -> Result<(), Failu
             .open(&part)
             .and_then(|mut file| file.write_all(text.as_bytes()))
             .and_then(|()| fs::rename(&part, &whole));
-        written.map_err(|e| Failure(format!("runtime_dir: the environment of agent {} cannot be written: {e}", seat.agent)))?;
+        written.map_err(|e| {
+            Failure(format!(
+                "runtime_dir: the environment of agent {} cannot be written: {e}",
+                seat.agent
+            ))
+        })?;
     }
     Ok(())
 }

@@ -53,10 +53,24 @@ impl Arrival {
     ///
     /// # Errors
     /// A refusal where the request names another destination, or could be read in two ways.
-    pub fn new(agent: Agent, authority: Authority, door: Door, request: Request<Incoming>) -> Result<Self, Refusal> {
+    pub fn new(
+        agent: Agent,
+        authority: Authority,
+        door: Door,
+        request: Request<Incoming>,
+    ) -> Result<Self, Refusal> {
         let (parts, body) = request.into_parts();
         let (path, query, intent) = judge(&parts, &authority, door)?;
-        Ok(Self { agent, authority, door, path, query, intent, parts, body })
+        Ok(Self {
+            agent,
+            authority,
+            door,
+            path,
+            query,
+            intent,
+            parts,
+            body,
+        })
     }
 }
 
@@ -86,12 +100,19 @@ fn checked_query(query: &str) -> Result<Box<str>, Code> {
         return Err(Code::UriTooLong);
     }
     let plain = query.bytes().all(|b| matches!(b, 0x21..=0x7e) && b != b'#');
-    if plain { Ok(query.into()) } else { Err(Code::BadRequest) }
+    if plain {
+        Ok(query.into())
+    } else {
+        Err(Code::BadRequest)
+    }
 }
 
 /// Inside a tunnel every name must be the tunnel's own (RFC 9110 §7.4): `Host`, `:authority`, an absolute target.
 fn same_authority(parts: &request::Parts, authority: &Authority) -> Result<(), Refusal> {
-    let scheme_fits = parts.uri.scheme_str().is_none_or(|s| s == authority.scheme().as_str());
+    let scheme_fits = parts
+        .uri
+        .scheme_str()
+        .is_none_or(|s| s == authority.scheme().as_str());
     if !scheme_fits {
         return Err(Code::BadRequest.into());
     }
@@ -120,7 +141,9 @@ fn only_host(headers: &HeaderMap) -> Result<Option<&str>, Refusal> {
     if lines.next().is_some() {
         return Err(Code::BadRequest.into());
     }
-    first.map(|value| value.to_str().map_err(|_| Code::BadRequest.into())).transpose()
+    first
+        .map(|value| value.to_str().map_err(|_| Code::BadRequest.into()))
+        .transpose()
 }
 
 /// One coding, `chunked`, or one length; nothing that a second parser might read differently (RFC 9112 §6).
@@ -131,12 +154,19 @@ fn framing(parts: &request::Parts) -> Result<(), Refusal> {
         if headers.contains_key(header::CONTENT_LENGTH) || codings.iter().nth(1).is_some() {
             return Err(Code::BadRequest.into());
         }
-        let chunked = codings.iter().all(|v| v.as_bytes().eq_ignore_ascii_case(b"chunked"));
+        let chunked = codings
+            .iter()
+            .all(|v| v.as_bytes().eq_ignore_ascii_case(b"chunked"));
         if !chunked {
             return Err(Code::UpgradeNotSupported.into());
         }
     }
-    if headers.get_all(header::CONTENT_LENGTH).iter().nth(1).is_some() {
+    if headers
+        .get_all(header::CONTENT_LENGTH)
+        .iter()
+        .nth(1)
+        .is_some()
+    {
         return Err(Code::BadRequest.into());
     }
     let mut expectations = headers.get_all(header::EXPECT).iter();
@@ -150,14 +180,24 @@ fn framing(parts: &request::Parts) -> Result<(), Refusal> {
 /// field is hop-by-hop and goes.
 fn intent(parts: &request::Parts) -> Result<Intent, Refusal> {
     let lists = |name: header::HeaderName, word: &str| {
-        let lines = parts.headers.get_all(name).iter().filter_map(|v| v.to_str().ok());
-        lines.flat_map(|line| line.split(',')).any(|item| item.trim().eq_ignore_ascii_case(word))
+        let lines = parts
+            .headers
+            .get_all(name)
+            .iter()
+            .filter_map(|v| v.to_str().ok());
+        lines
+            .flat_map(|line| line.split(','))
+            .any(|item| item.trim().eq_ignore_ascii_case(word))
     };
     let wished = lists(header::UPGRADE, "websocket") && lists(header::CONNECTION, "upgrade");
     if !wished || parts.version != Version::HTTP_11 {
         return Ok(Intent::Plain);
     }
-    let keys = parts.headers.get_all(header::SEC_WEBSOCKET_KEY).iter().count();
+    let keys = parts
+        .headers
+        .get_all(header::SEC_WEBSOCKET_KEY)
+        .iter()
+        .count();
     if parts.method != Method::GET || keys != 1 {
         return Err(Code::BadRequest.into());
     }
@@ -192,7 +232,13 @@ mod tests {
 
     fn in_tunnel(version: Version, uri: &str, fields: &[(&str, &str)]) -> Result<(), Code> {
         let authority = Authority::parse_connect("api.test:443").unwrap();
-        judge(&parts(version, "GET", uri, fields), &authority, Door::Connect).map(|_| ()).map_err(|r| r.code)
+        judge(
+            &parts(version, "GET", uri, fields),
+            &authority,
+            Door::Connect,
+        )
+        .map(|_| ())
+        .map_err(|r| r.code)
     }
 
     #[test]
@@ -203,12 +249,36 @@ mod tests {
             ("/a", &[("host", "API.test.:443")], Ok(())),
             ("https://api.test/a", &[("host", "api.test")], Ok(())),
             ("/a", &[("host", "evil.test")], Err(Code::AuthorityMismatch)),
-            ("/a", &[("host", "api.test:8443")], Err(Code::AuthorityMismatch)),
-            ("https://evil.test/a", &[("host", "api.test")], Err(Code::AuthorityMismatch)),
-            ("http://api.test/a", &[("host", "api.test")], Err(Code::BadRequest)),
-            ("/a", &[("host", "api.test"), ("host", "api.test")], Err(Code::BadRequest)),
-            ("/a", &[("host", "api.test, evil.test")], Err(Code::BadRequest)),
-            ("/a", &[("host", "api.test@evil.test")], Err(Code::BadRequest)),
+            (
+                "/a",
+                &[("host", "api.test:8443")],
+                Err(Code::AuthorityMismatch),
+            ),
+            (
+                "https://evil.test/a",
+                &[("host", "api.test")],
+                Err(Code::AuthorityMismatch),
+            ),
+            (
+                "http://api.test/a",
+                &[("host", "api.test")],
+                Err(Code::BadRequest),
+            ),
+            (
+                "/a",
+                &[("host", "api.test"), ("host", "api.test")],
+                Err(Code::BadRequest),
+            ),
+            (
+                "/a",
+                &[("host", "api.test, evil.test")],
+                Err(Code::BadRequest),
+            ),
+            (
+                "/a",
+                &[("host", "api.test@evil.test")],
+                Err(Code::BadRequest),
+            ),
             ("/a", &[("host", "api.test/")], Err(Code::BadRequest)),
             ("/a", &[("host", "")], Err(Code::BadRequest)),
             ("/a", &[], Err(Code::BadRequest)),
@@ -218,48 +288,112 @@ mod tests {
         }
         let h2 = Version::HTTP_2;
         assert_eq!(in_tunnel(h2, "https://api.test/a", &[]), Ok(()));
-        assert_eq!(in_tunnel(h2, "https://api.test/a", &[("host", "evil.test")]), Err(Code::AuthorityMismatch));
-        assert_eq!(in_tunnel(h2, "/a", &[("host", "evil.test")]), Err(Code::AuthorityMismatch));
+        assert_eq!(
+            in_tunnel(h2, "https://api.test/a", &[("host", "evil.test")]),
+            Err(Code::AuthorityMismatch)
+        );
+        assert_eq!(
+            in_tunnel(h2, "/a", &[("host", "evil.test")]),
+            Err(Code::AuthorityMismatch)
+        );
         assert_eq!(in_tunnel(h2, "/a", &[]), Err(Code::BadRequest));
-        assert_eq!(in_tunnel(h2, "ftp://api.test/a", &[]), Err(Code::BadRequest));
+        assert_eq!(
+            in_tunnel(h2, "ftp://api.test/a", &[]),
+            Err(Code::BadRequest)
+        );
     }
 
     #[test]
     fn ambiguous_framing_is_refused() {
         let host = ("host", "api.test");
         let table: [(&[(&str, &str)], Code); 7] = [
-            (&[host, ("transfer-encoding", "chunked"), ("content-length", "3")], Code::BadRequest),
-            (&[host, ("transfer-encoding", "chunked"), ("transfer-encoding", "chunked")], Code::BadRequest),
-            (&[host, ("transfer-encoding", "gzip, chunked")], Code::UpgradeNotSupported),
-            (&[host, ("content-length", "3"), ("content-length", "3")], Code::BadRequest),
-            (&[host, ("expect", "y 100-continue")], Code::ExpectationFailed),
-            (&[host, ("upgrade", "websocket"), ("connection", "upgrade")], Code::BadRequest),
+            (
+                &[
+                    host,
+                    ("transfer-encoding", "chunked"),
+                    ("content-length", "3"),
+                ],
+                Code::BadRequest,
+            ),
+            (
+                &[
+                    host,
+                    ("transfer-encoding", "chunked"),
+                    ("transfer-encoding", "chunked"),
+                ],
+                Code::BadRequest,
+            ),
+            (
+                &[host, ("transfer-encoding", "gzip, chunked")],
+                Code::UpgradeNotSupported,
+            ),
+            (
+                &[host, ("content-length", "3"), ("content-length", "3")],
+                Code::BadRequest,
+            ),
+            (
+                &[host, ("expect", "y 100-continue")],
+                Code::ExpectationFailed,
+            ),
+            (
+                &[host, ("upgrade", "websocket"), ("connection", "upgrade")],
+                Code::BadRequest,
+            ),
             (&[host, ("expect", "x")], Code::ExpectationFailed),
         ];
         for (fields, code) in table {
-            assert_eq!(in_tunnel(Version::HTTP_11, "/a", fields), Err(code), "{fields:?}");
+            assert_eq!(
+                in_tunnel(Version::HTTP_11, "/a", fields),
+                Err(code),
+                "{fields:?}"
+            );
         }
-        assert_eq!(in_tunnel(Version::HTTP_11, "/a", &[host, ("expect", "100-continue")]), Ok(()));
+        assert_eq!(
+            in_tunnel(Version::HTTP_11, "/a", &[host, ("expect", "100-continue")]),
+            Ok(())
+        );
     }
 
     #[test]
     fn targets_that_are_no_paths_are_refused() {
         for uri in ["*", "/a/../b", "//evil.test/x", "/a%2fb"] {
-            assert_eq!(in_tunnel(Version::HTTP_11, uri, &[("host", "api.test")]), Err(Code::BadRequest), "{uri}");
+            assert_eq!(
+                in_tunnel(Version::HTTP_11, uri, &[("host", "api.test")]),
+                Err(Code::BadRequest),
+                "{uri}"
+            );
         }
         let absolute = |uri: &str| absolute_authority(&uri.parse().unwrap()).map(|a| a.origin());
         assert_eq!(absolute("http://a.test/x").unwrap(), "http://a.test");
-        for uri in ["/x", "http://a@b.test/", "ftp://a.test/", "http://a..test/", "a.test:80"] {
+        for uri in [
+            "/x",
+            "http://a@b.test/",
+            "ftp://a.test/",
+            "http://a..test/",
+            "a.test:80",
+        ] {
             assert!(absolute(uri).is_err(), "{uri}");
         }
     }
 
     #[test]
     fn a_websocket_is_recognised_and_other_upgrades_are_not() {
-        let see = |fields: &[(&str, &str)]| intent(&parts(Version::HTTP_11, "GET", "/s", fields)).unwrap();
+        let see = |fields: &[(&str, &str)]| {
+            intent(&parts(Version::HTTP_11, "GET", "/s", fields)).unwrap()
+        };
         let key = ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==");
-        assert_eq!(see(&[("upgrade", "WebSocket"), ("connection", "keep-alive, Upgrade"), key]), Intent::WebSocket);
-        assert_eq!(see(&[("upgrade", "h2c"), ("connection", "upgrade")]), Intent::Plain);
+        assert_eq!(
+            see(&[
+                ("upgrade", "WebSocket"),
+                ("connection", "keep-alive, Upgrade"),
+                key
+            ]),
+            Intent::WebSocket
+        );
+        assert_eq!(
+            see(&[("upgrade", "h2c"), ("connection", "upgrade")]),
+            Intent::Plain
+        );
         assert_eq!(see(&[("upgrade", "websocket"), key]), Intent::Plain);
     }
 }

@@ -79,10 +79,23 @@ pub(super) async fn run(
     let mut lease = lend(exchange, crossing, line).await?;
     for _ in 0..ROUNDS {
         let (sent_nonce, outcome) = attempt(exchange, crossing, &mut bare, &lease, line).await?;
-        let round = Round { exchange, crossing, bare: &bare, lease: &lease, sent_nonce };
+        let round = Round {
+            exchange,
+            crossing,
+            bare: &bare,
+            lease: &lease,
+            sent_nonce,
+        };
         match round.judge(outcome, &mut spent)? {
             Next::Done(reply) => {
-                return Ok((reply, Used { lease, head: bare.head, upgrade: bare.upgrade }));
+                return Ok((
+                    reply,
+                    Used {
+                        lease,
+                        head: bare.head,
+                        upgrade: bare.upgrade,
+                    },
+                ));
             }
             Next::FreshLease => lease = lend(exchange, crossing, line).await?,
             Next::Again => {}
@@ -91,7 +104,11 @@ pub(super) async fn run(
     Err(Code::UpstreamRejectedCredential.into())
 }
 
-async fn lend(exchange: &Exchange, crossing: &Crossing<'_>, line: &mut Line) -> Result<Lease, Refusal> {
+async fn lend(
+    exchange: &Exchange,
+    crossing: &Crossing<'_>,
+    line: &mut Line,
+) -> Result<Lease, Refusal> {
     let waiting = Stopwatch::start();
     let lease = exchange.source.lease(crossing.permit).await;
     line.waited(waiting.elapsed());
@@ -112,19 +129,30 @@ async fn attempt(
 ) -> Result<Attempt, Refusal> {
     let Crossing { permit, service } = crossing;
     let settings = &service.settings;
-    let need = if bare.head.intent() == Intent::WebSocket { Protocol::Http1 } else { Protocol::Any };
+    let need = if bare.head.intent() == Intent::WebSocket {
+        Protocol::Http1
+    } else {
+        Protocol::Any
+    };
     let waiting = Stopwatch::start();
-    let connection =
-        exchange.upstream.connection(permit, &service.endpoint, need, settings.timeouts.connect).await;
+    let connection = exchange
+        .upstream
+        .connection(permit, &service.endpoint, need, settings.timeouts.connect)
+        .await;
     line.upstream_took(waiting.elapsed());
     let connection = connection.map_err(|why| {
         if why.code() == Code::DestinationIpProhibited {
-            exchange.event(Event::AddressProhibited { agent: permit.agent().clone(), service: permit.service().clone() });
+            exchange.event(Event::AddressProhibited {
+                agent: permit.agent().clone(),
+                service: permit.service().clone(),
+            });
         }
         Refusal::from(why.code())
     })?;
     let progress = line.progress();
-    let body = bare.body.take(&lease.facts().cancel, settings.timeouts.idle, &progress);
+    let body = bare
+        .body
+        .take(&lease.facts().cancel, settings.timeouts.idle, &progress);
     let body = body.ok_or(Code::DpopNonceRetry)?;
     let wire = Wire {
         version: connection.version(),
@@ -132,9 +160,24 @@ async fn attempt(
         htu: &settings.htu,
         pseudonym: &exchange.pseudonym,
     };
-    let iat = exchange.clock.wall().seconds().saturating_add(service.offset());
-    let stamp = Stamp { iat, jti: Jti::from_random(random()) };
-    let armed = credential::attach(&bare.head, body, lease, connection, &wire, &exchange.nonces, stamp)?;
+    let iat = exchange
+        .clock
+        .wall()
+        .seconds()
+        .saturating_add(service.offset());
+    let stamp = Stamp {
+        iat,
+        jti: Jti::from_random(random()),
+    };
+    let armed = credential::attach(
+        &bare.head,
+        body,
+        lease,
+        connection,
+        &wire,
+        &exchange.nonces,
+        stamp,
+    )?;
     line.attempted(armed.jti());
     if armed.jti().is_some() {
         exchange.metrics.dpop_proof(permit.service().as_str());
@@ -151,7 +194,11 @@ async fn attempt(
 
 /// Waits for an answer: `limit` from the moment the upstream stopped taking the body. While the body waits for the
 /// agent, the upstream owes nothing.
-async fn within<F: Future>(answer: F, limit: Duration, progress: &Arc<Progress>) -> Option<F::Output> {
+async fn within<F: Future>(
+    answer: F,
+    limit: Duration,
+    progress: &Arc<Progress>,
+) -> Option<F::Output> {
     tokio::pin!(answer);
     loop {
         let before = progress.frames.load(Ordering::Relaxed);
@@ -223,22 +270,36 @@ impl Round<'_> {
         let says = |error: &str| challenges.iter().any(|c| c.param("error") == Some(error));
         let bound = self.lease.thumbprint().is_some();
         if status == StatusCode::FORBIDDEN {
-            return if says("insufficient_scope") { refuse(Code::ScopeDenied) } else { Ok(Next::Done(reply)) };
+            return if says("insufficient_scope") {
+                refuse(Code::ScopeDenied)
+            } else {
+                Ok(Next::Done(reply))
+            };
         }
         if bound && asks_for_nonce(challenges) {
-            self.exchange.metrics.nonce_challenge(service.as_str(), crate::metrics::Peer::Api);
+            self.exchange
+                .metrics
+                .nonce_challenge(service.as_str(), crate::metrics::Peer::Api);
             // The same nonce again, or none, would be refused again.
             let useful = fresh.is_some() && fresh != self.sent_nonce;
             if spent.nonce || !useful {
                 return refuse(Code::DpopNonceLoop);
             }
             spent.nonce = true;
-            return if self.bare.body.can_be_sent() { Ok(Next::Again) } else { refuse(Code::DpopNonceRetry) };
+            return if self.bare.body.can_be_sent() {
+                Ok(Next::Again)
+            } else {
+                refuse(Code::DpopNonceRetry)
+            };
         }
         if bound && says("invalid_dpop_proof") {
             let again = !spent.proof && self.bare.body.can_be_sent();
             spent.proof = true;
-            return if again { Ok(Next::Again) } else { refuse(Code::DpopProofRejected) };
+            return if again {
+                Ok(Next::Again)
+            } else {
+                refuse(Code::DpopProofRejected)
+            };
         }
         if status == StatusCode::BAD_REQUEST {
             return Ok(Next::Done(reply));
@@ -248,12 +309,23 @@ impl Round<'_> {
         }
         if says("invalid_token") && self.lease.facts().expires.is_some() {
             let code = Code::UpstreamRejectedCredential;
-            self.exchange.event(Event::ServiceTokenRejected { grant: self.lease.facts().grant.clone(), code });
-            let feedback = if spent.lease { Feedback::InvalidTokenAgain } else { Feedback::InvalidToken };
+            self.exchange.event(Event::ServiceTokenRejected {
+                grant: self.lease.facts().grant.clone(),
+                code,
+            });
+            let feedback = if spent.lease {
+                Feedback::InvalidTokenAgain
+            } else {
+                Feedback::InvalidToken
+            };
             self.exchange.source.report(self.lease, feedback);
             let again = !spent.lease && self.bare.body.can_be_sent();
             spent.lease = true;
-            return if again { Ok(Next::FreshLease) } else { refuse(code) };
+            return if again {
+                Ok(Next::FreshLease)
+            } else {
+                refuse(code)
+            };
         }
         refuse(Code::UpstreamUnauthorized)
     }
@@ -263,9 +335,15 @@ impl Round<'_> {
         let thumbprint = self.lease.thumbprint()?;
         let mut lines = headers.get_all("dpop-nonce").iter();
         let (first, second) = (lines.next()?, lines.next());
-        let nonce = first.to_str().ok().and_then(Nonce::parse).filter(|_| second.is_none())?;
+        let nonce = first
+            .to_str()
+            .ok()
+            .and_then(Nonce::parse)
+            .filter(|_| second.is_none())?;
         let origin = self.crossing.permit.authority().origin();
-        self.exchange.nonces.note(&origin, thumbprint, nonce.clone());
+        self.exchange
+            .nonces
+            .note(&origin, thumbprint, nonce.clone());
         Some(nonce)
     }
 
@@ -273,22 +351,32 @@ impl Round<'_> {
         if self.lease.thumbprint().is_none() {
             return;
         }
-        let date = headers.get(header::DATE).and_then(|v| v.to_str().ok()).and_then(|v| httpdate::parse_http_date(v).ok());
+        let date = headers
+            .get(header::DATE)
+            .and_then(|v| v.to_str().ok())
+            .and_then(|v| httpdate::parse_http_date(v).ok());
         let since = date.and_then(|date| date.duration_since(std::time::UNIX_EPOCH).ok());
         if let Some(seconds) = since.and_then(|span| i64::try_from(span.as_secs()).ok()) {
             let Crossing { permit, service } = self.crossing;
             if service.saw_date(seconds, self.exchange.clock.wall().seconds()) {
-                self.exchange.metrics.clock_offset(permit.service().as_str(), service.offset());
+                self.exchange
+                    .metrics
+                    .clock_offset(permit.service().as_str(), service.offset());
             }
         }
     }
 }
 
 fn challenges(headers: &HeaderMap) -> Vec<Challenge> {
-    let lines = headers.get_all(header::WWW_AUTHENTICATE).iter().filter_map(|v| v.to_str().ok());
+    let lines = headers
+        .get_all(header::WWW_AUTHENTICATE)
+        .iter()
+        .filter_map(|v| v.to_str().ok());
     proof::parse_challenges(lines)
 }
 
 fn asks_for_nonce(challenges: &[Challenge]) -> bool {
-    challenges.iter().any(|c| c.scheme == "dpop" && c.param("error") == Some("use_dpop_nonce"))
+    challenges
+        .iter()
+        .any(|c| c.scheme == "dpop" && c.param("error") == Some("use_dpop_nonce"))
 }

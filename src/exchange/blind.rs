@@ -24,7 +24,10 @@ impl Exchange {
     /// A refusal where the address is not allowed or cannot be reached.
     pub async fn dial_blind(&self, authority: &Authority) -> Result<TcpStream, Refusal> {
         let limit: Duration = Timeouts::default().connect;
-        let dialled = self.upstream.dial(authority, &TargetSettings::default(), limit).await;
+        let dialled = self
+            .upstream
+            .dial(authority, &TargetSettings::default(), limit)
+            .await;
         dialled.map_err(|why| Refusal::from(why.code()))
     }
 

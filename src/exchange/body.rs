@@ -30,7 +30,13 @@ pub(super) struct Watch {
 impl Watch {
     pub(super) fn new(cancel: CancellationToken, idle: Duration, age: Option<Duration>) -> Self {
         let age = age.map(|span| Box::pin(sleep(span)));
-        Self { cancel, cancelled: None, idle, silence: None, age }
+        Self {
+            cancel,
+            cancelled: None,
+            idle,
+            silence: None,
+            age,
+        }
     }
 
     /// A frame moved: silence begins anew.
@@ -42,11 +48,15 @@ impl Watch {
 
     /// Asked only while there is nothing to move, so a body that flows costs no timer.
     fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<Stop> {
-        let cancelled = self.cancelled.get_or_insert_with(|| Box::pin(self.cancel.clone().cancelled_owned()));
+        let cancelled = self
+            .cancelled
+            .get_or_insert_with(|| Box::pin(self.cancel.clone().cancelled_owned()));
         if cancelled.as_mut().poll(cx).is_ready() {
             return Poll::Ready(Stop::Cancelled);
         }
-        let silence = self.silence.get_or_insert_with(|| Box::pin(sleep(self.idle)));
+        let silence = self
+            .silence
+            .get_or_insert_with(|| Box::pin(sleep(self.idle)));
         if silence.as_mut().poll(cx).is_ready() {
             return Poll::Ready(Stop::Silent);
         }
@@ -94,7 +104,11 @@ pub(super) struct Upload {
 
 impl Upload {
     pub(super) fn new(inner: Incoming, watch: Watch, progress: Arc<Progress>) -> Self {
-        Self { inner, watch, progress }
+        Self {
+            inner,
+            watch,
+            progress,
+        }
     }
 }
 
@@ -102,7 +116,10 @@ impl Body for Upload {
     type Data = Bytes;
     type Error = BodyError;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = &mut *self;
         if this.watch.ended() {
             return Poll::Ready(Some(Err(BodyError::Cancelled)));
@@ -115,7 +132,9 @@ impl Body for Upload {
             };
         };
         this.watch.moved();
-        this.progress.waits_for_agent.store(false, Ordering::Relaxed);
+        this.progress
+            .waits_for_agent
+            .store(false, Ordering::Relaxed);
         this.progress.frames.fetch_add(1, Ordering::Relaxed);
         Poll::Ready(match frame {
             Some(Ok(frame)) => Some(Ok(outgoing(frame, &this.progress))),
@@ -185,7 +204,9 @@ impl AgentBody {
 
     #[cfg(test)]
     pub(super) async fn text(self) -> String {
-        let Kind::Whole(bytes) = self.0 else { panic!("a streamed body") };
+        let Kind::Whole(bytes) = self.0 else {
+            panic!("a streamed body")
+        };
         String::from_utf8(bytes.unwrap_or_default().to_vec()).unwrap()
     }
 }
@@ -194,7 +215,10 @@ impl Body for AgentBody {
     type Data = Bytes;
     type Error = BodyError;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match &mut self.0 {
             Kind::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             Kind::Stream(download) => download.poll(cx),

@@ -28,7 +28,9 @@ impl Guarded {
     /// Hands the answer over; the line goes with whatever still flows.
     pub(super) fn into_response(self, line: Line) -> Response<AgentBody> {
         match self.0 {
-            Kind::Stream { parts, flow } => Response::from_parts(parts, AgentBody::stream(flow, line)),
+            Kind::Stream { parts, flow } => {
+                Response::from_parts(parts, AgentBody::stream(flow, line))
+            }
             Kind::Upgraded(switch) => switch.into_response(line),
         }
     }
@@ -48,8 +50,13 @@ const HOP_FIELDS: [&str; 9] = [
 ];
 
 /// Fields that invite the agent to leave the way through the proxy, or speak of our tokens.
-const NOT_FOR_AGENTS: [&str; 5] =
-    ["alt-svc", "authentication-info", "dpop-nonce", "x-accel-redirect", "x-sendfile"];
+const NOT_FOR_AGENTS: [&str; 5] = [
+    "alt-svc",
+    "authentication-info",
+    "dpop-nonce",
+    "x-accel-redirect",
+    "x-sendfile",
+];
 
 /// Removes what an agent must not get from a head or from trailers.
 pub(super) fn clean(headers: &mut HeaderMap, credentialed: bool) {
@@ -69,12 +76,21 @@ pub(super) fn clean(headers: &mut HeaderMap, credentialed: bool) {
     if credentialed {
         // A session cookie of an authenticated service is a token that would outlive every revocation, and a
         // challenge would start the agent's own login.
-        for name in ["set-cookie", "set-cookie2", "www-authenticate", "authorization", "dpop"] {
+        for name in [
+            "set-cookie",
+            "set-cookie2",
+            "www-authenticate",
+            "authorization",
+            "dpop",
+        ] {
             headers.remove(name);
         }
     }
-    let ours: Vec<HeaderName> =
-        headers.keys().filter(|name| name.as_str().starts_with("x-tokenward-")).cloned().collect();
+    let ours: Vec<HeaderName> = headers
+        .keys()
+        .filter(|name| name.as_str().starts_with("x-tokenward-"))
+        .cloned()
+        .collect();
     for name in ours {
         headers.remove(name);
     }
@@ -92,7 +108,11 @@ pub(super) fn guard(
 ) -> Result<Guarded, Refusal> {
     let status = reply.response.status();
     let credentialed = settings.slot != Slot::Nothing;
-    let watch = Watch::new(used.lease.facts().cancel.clone(), settings.timeouts.idle, settings.max_stream_age);
+    let watch = Watch::new(
+        used.lease.facts().cancel.clone(),
+        settings.timeouts.idle,
+        settings.max_stream_age,
+    );
     let kind = match (status, used.upgrade) {
         (StatusCode::SWITCHING_PROTOCOLS, Some(agent)) => {
             let mut switch = Switch::new(reply, &used.head, agent, watch)?;
@@ -102,12 +122,21 @@ pub(super) fn guard(
         (StatusCode::SWITCHING_PROTOCOLS | StatusCode::PROXY_AUTHENTICATION_REQUIRED, _) => {
             return Err(Refusal::from(Code::UpstreamProtocolError).answered(status));
         }
-        _ if status.as_u16() > 599 => return Err(Refusal::from(Code::UpstreamProtocolError).answered(status)),
+        _ if status.as_u16() > 599 => {
+            return Err(Refusal::from(Code::UpstreamProtocolError).answered(status));
+        }
         _ => {
             let (mut parts, inner) = reply.response.into_parts();
             clean(&mut parts.headers, credentialed);
             parts.extensions.clear();
-            Kind::Stream { parts, flow: Flow { inner, watch, credentialed } }
+            Kind::Stream {
+                parts,
+                flow: Flow {
+                    inner,
+                    watch,
+                    credentialed,
+                },
+            }
         }
     };
     line.allowed(status);
@@ -121,10 +150,24 @@ mod tests {
     fn cleaned(credentialed: bool) -> Vec<String> {
         let mut headers = HeaderMap::new();
         for name in [
-            "content-type", "set-cookie", "www-authenticate", "dpop-nonce", "alt-svc", "proxy-status", "x-tokenward-x",
-            "connection", "x-hop", "location", "etag", "upgrade",
+            "content-type",
+            "set-cookie",
+            "www-authenticate",
+            "dpop-nonce",
+            "alt-svc",
+            "proxy-status",
+            "x-tokenward-x",
+            "connection",
+            "x-hop",
+            "location",
+            "etag",
+            "upgrade",
         ] {
-            let value = if name == "connection" { "close, x-hop" } else { "v" };
+            let value = if name == "connection" {
+                "close, x-hop"
+            } else {
+                "v"
+            };
             headers.append(name.parse::<HeaderName>().unwrap(), value.parse().unwrap());
         }
         clean(&mut headers, credentialed);
@@ -136,6 +179,15 @@ mod tests {
     #[test]
     fn only_the_services_own_words_pass() {
         assert_eq!(cleaned(true), ["content-type", "etag", "location"]);
-        assert_eq!(cleaned(false), ["content-type", "etag", "location", "set-cookie", "www-authenticate"]);
+        assert_eq!(
+            cleaned(false),
+            [
+                "content-type",
+                "etag",
+                "location",
+                "set-cookie",
+                "www-authenticate"
+            ]
+        );
     }
 }

@@ -39,7 +39,10 @@ impl ReplayBudget {
 
 /// A request body between attempts.
 pub(super) enum Kept {
-    Buffered { bytes: Bytes, _room: OwnedSemaphorePermit },
+    Buffered {
+        bytes: Bytes,
+        _room: OwnedSemaphorePermit,
+    },
     Empty,
     Streaming(Option<Incoming>),
 }
@@ -59,20 +62,30 @@ impl Kept {
         if body.is_end_stream() {
             return Ok(Self::Empty);
         }
-        let declared = body.size_hint().exact().filter(|length| *length <= limit as u64);
-        let Some((length, room)) = declared.and_then(|length| Some((length, budget.reserve(length)?))) else {
+        let declared = body
+            .size_hint()
+            .exact()
+            .filter(|length| *length <= limit as u64);
+        let Some((length, room)) =
+            declared.and_then(|length| Some((length, budget.reserve(length)?)))
+        else {
             return Ok(Self::Streaming(Some(body)));
         };
         let mut bytes = BytesMut::with_capacity(usize::try_from(length).unwrap_or(0));
         loop {
-            let next = tokio::time::timeout(idle, body.frame()).await.map_err(|_| Code::RequestTimeout)?;
+            let next = tokio::time::timeout(idle, body.frame())
+                .await
+                .map_err(|_| Code::RequestTimeout)?;
             let Some(frame) = next else { break };
             if let Ok(data) = frame.map_err(|_| Code::BadRequest)?.into_data() {
                 bytes.extend_from_slice(&data);
             }
         }
         progress.bytes.store(bytes.len() as u64, Ordering::Relaxed);
-        Ok(Self::Buffered { bytes: bytes.freeze(), _room: room })
+        Ok(Self::Buffered {
+            bytes: bytes.freeze(),
+            _room: room,
+        })
     }
 
     /// Whether another attempt could send it.
@@ -89,13 +102,20 @@ impl Kept {
     ) -> Option<OutBody> {
         let never = |e: std::convert::Infallible| match e {};
         match self {
-            Self::Buffered { bytes, .. } => {
-                Some(Full::new(bytes.clone()).map_err(move |e| -> BodyError { never(e) }).boxed_unsync())
-            }
-            Self::Empty => Some(Empty::new().map_err(move |e| -> BodyError { never(e) }).boxed_unsync()),
+            Self::Buffered { bytes, .. } => Some(
+                Full::new(bytes.clone())
+                    .map_err(move |e| -> BodyError { never(e) })
+                    .boxed_unsync(),
+            ),
+            Self::Empty => Some(
+                Empty::new()
+                    .map_err(move |e| -> BodyError { never(e) })
+                    .boxed_unsync(),
+            ),
             Self::Streaming(body) => {
                 let watch = Watch::new(cancel.clone(), idle, None);
-                body.take().map(|body| Upload::new(body, watch, progress.clone()).boxed_unsync())
+                body.take()
+                    .map(|body| Upload::new(body, watch, progress.clone()).boxed_unsync())
             }
         }
     }
@@ -105,4 +125,3 @@ impl Kept {
         matches!(self, Self::Empty)
     }
 }
-

@@ -57,12 +57,31 @@ impl Plan {
         let mut compiled = HashMap::new();
         for settings in services {
             let service = settings.name.clone();
-            let endpoint =
-                upstream.endpoint(&settings.target).map_err(|why| PlanError { service: service.clone(), why })?;
-            compiled.insert(service, Service { settings, endpoint, offset: AtomicI64::new(0) });
+            let endpoint = upstream
+                .endpoint(&settings.target)
+                .map_err(|why| PlanError {
+                    service: service.clone(),
+                    why,
+                })?;
+            compiled.insert(
+                service,
+                Service {
+                    settings,
+                    endpoint,
+                    offset: AtomicI64::new(0),
+                },
+            );
         }
-        let shares = snapshot.agents().map(|agent| (agent.clone(), Arc::new(Semaphore::new(streams)))).collect();
-        Ok(Self { snapshot, services: compiled, placeholders, shares })
+        let shares = snapshot
+            .agents()
+            .map(|agent| (agent.clone(), Arc::new(Semaphore::new(streams))))
+            .collect();
+        Ok(Self {
+            snapshot,
+            services: compiled,
+            placeholders,
+            shares,
+        })
     }
 
     /// The policy of this generation.
@@ -78,7 +97,10 @@ impl Plan {
     /// One exchange's share of what its agent may have open.
     pub(super) fn share(&self, agent: &AgentName) -> Result<OwnedSemaphorePermit, Code> {
         let share = self.shares.get(agent).ok_or(Code::Internal)?;
-        share.clone().try_acquire_owned().map_err(|_| Code::AgentRateLimited)
+        share
+            .clone()
+            .try_acquire_owned()
+            .map_err(|_| Code::AgentRateLimited)
     }
 }
 
@@ -91,7 +113,11 @@ impl Service {
     /// whether what we follow changed.
     pub(super) fn saw_date(&self, date: i64, now: i64) -> bool {
         let offset = date - now;
-        let followed = if offset.abs() <= OFFSET_NOISE { 0 } else { offset.clamp(-OFFSET_MAX, OFFSET_MAX) };
+        let followed = if offset.abs() <= OFFSET_NOISE {
+            0
+        } else {
+            offset.clamp(-OFFSET_MAX, OFFSET_MAX)
+        };
         self.offset.swap(followed, Ordering::Relaxed) != followed
     }
 }

@@ -38,7 +38,13 @@ pub struct Line {
 }
 
 impl Line {
-    pub(super) fn open<B>(record: Record, metrics: Metrics, id: RequestId, form: Form, request: &Request<B>) -> Self {
+    pub(super) fn open<B>(
+        record: Record,
+        metrics: Metrics,
+        id: RequestId,
+        form: Form,
+        request: &Request<B>,
+    ) -> Self {
         let mut line = Self {
             record,
             metrics,
@@ -101,7 +107,10 @@ impl Line {
             Seen::Placeholder => Some("present"),
             Seen::Stranger => Some("stranger"),
         };
-        facts.stripped = removed.iter().map(|name| name.as_str().to_owned()).collect();
+        facts.stripped = removed
+            .iter()
+            .map(|name| name.as_str().to_owned())
+            .collect();
     }
 
     pub(super) fn leased(&mut self, lease: &Lease) {
@@ -188,6 +197,14 @@ impl Drop for Line {
         let agent = facts.agent.as_ref().map_or("", AgentName::as_str);
         let service = facts.service.as_ref().map_or("", |s| s.as_str());
         let code = facts.code.map_or("", |c| c.as_str());
-        self.metrics.request(agent, service, facts.decision.as_str(), code, took, overhead, upstream);
+        self.metrics.request(
+            agent,
+            service,
+            facts.decision.as_str(),
+            code,
+            took,
+            overhead,
+            upstream,
+        );
     }
 }

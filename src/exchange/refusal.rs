@@ -54,19 +54,34 @@ impl Refusal {
 
 impl From<Code> for Refusal {
     fn from(code: Code) -> Self {
-        Self { code, service: None, rule: None, retry_after: None, oauth_error: None, upstream_status: None }
+        Self {
+            code,
+            service: None,
+            rule: None,
+            retry_after: None,
+            oauth_error: None,
+            upstream_status: None,
+        }
     }
 }
 
 impl From<Denial> for Refusal {
     fn from(denial: Denial) -> Self {
-        Self { service: denial.service, rule: denial.rule, ..Self::from(denial.code) }
+        Self {
+            service: denial.service,
+            rule: denial.rule,
+            ..Self::from(denial.code)
+        }
     }
 }
 
 impl From<Unavailable> for Refusal {
     fn from(why: Unavailable) -> Self {
-        Self { retry_after: why.retry_after, oauth_error: why.oauth_error, ..Self::from(why.code) }
+        Self {
+            retry_after: why.retry_after,
+            oauth_error: why.oauth_error,
+            ..Self::from(why.code)
+        }
     }
 }
 

@@ -21,14 +21,22 @@ impl Form {
     /// Reads from a request's head what its refusal would have to look like.
     #[must_use]
     pub fn of(headers: &HeaderMap, version: Version) -> Self {
-        let kind = headers.get(header::CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
-        Self { grpc: kind.starts_with(b"application/grpc"), version }
+        let kind = headers
+            .get(header::CONTENT_TYPE)
+            .map_or(&b""[..], HeaderValue::as_bytes);
+        Self {
+            grpc: kind.starts_with(b"application/grpc"),
+            version,
+        }
     }
 
     /// For requests whose head was never read.
     #[must_use]
     pub fn plain(version: Version) -> Self {
-        Self { grpc: false, version }
+        Self {
+            grpc: false,
+            version,
+        }
     }
 }
 
@@ -49,13 +57,24 @@ pub fn respond(refusal: &Refusal, id: RequestId, form: Form) -> Response<AgentBo
         put(headers, "retry-after", &seconds.to_string());
     }
     if code == Code::AgentUnauthenticated {
-        put(headers, "proxy-authenticate", "Basic realm=\"tokenward\", charset=\"UTF-8\"");
+        put(
+            headers,
+            "proxy-authenticate",
+            "Basic realm=\"tokenward\", charset=\"UTF-8\"",
+        );
     }
     if code == Code::MethodNotSupported {
-        put(headers, "allow", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
+        put(
+            headers,
+            "allow",
+            "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS",
+        );
     }
     // What was ambiguous may have been read to the wrong end: the connection has no second request.
-    let ends = matches!(code, Code::BadRequest | Code::AuthorityMismatch | Code::RequestTimeout | Code::HeadTooLarge);
+    let ends = matches!(
+        code,
+        Code::BadRequest | Code::AuthorityMismatch | Code::RequestTimeout | Code::HeadTooLarge
+    );
     if ends && form.version != Version::HTTP_2 {
         put(headers, "connection", "close");
     }
@@ -92,7 +111,11 @@ fn problem(refusal: &Refusal, id: RequestId) -> Response<AgentBody> {
     }
     let mut response = Response::new(AgentBody::whole(Bytes::from(document.to_string())));
     *response.status_mut() = StatusCode::from_u16(code.status()).unwrap_or(StatusCode::BAD_GATEWAY);
-    put(response.headers_mut(), "content-type", "application/problem+json");
+    put(
+        response.headers_mut(),
+        "content-type",
+        "application/problem+json",
+    );
     put(response.headers_mut(), "cache-control", "no-store");
     response
 }
@@ -100,12 +123,22 @@ fn problem(refusal: &Refusal, id: RequestId) -> Response<AgentBody> {
 /// One sentence more than the title where there is something to do.
 fn detail(code: Code) -> &'static str {
     match code {
-        Code::PolicyDenied => "Nothing was sent. An operator can add a rule; `tokenward explain` prints the line.",
-        Code::DestinationDenied => "Nothing was sent. An operator can add the host to a service of this agent.",
-        Code::PlaceholderRequired => "Send the placeholder from the environment that `tokenward env` prints.",
-        Code::DpopNonceRetry => "The body was streamed and not kept, so only the caller can send it again.",
+        Code::PolicyDenied => {
+            "Nothing was sent. An operator can add a rule; `tokenward explain` prints the line."
+        }
+        Code::DestinationDenied => {
+            "Nothing was sent. An operator can add the host to a service of this agent."
+        }
+        Code::PlaceholderRequired => {
+            "Send the placeholder from the environment that `tokenward env` prints."
+        }
+        Code::DpopNonceRetry => {
+            "The body was streamed and not kept, so only the caller can send it again."
+        }
         Code::DpopProofRejected => "Check the clock offset and the service's `htu` setting.",
-        Code::ReauthorizationRequired => "An operator has to run `tokenward login` for this service.",
+        Code::ReauthorizationRequired => {
+            "An operator has to run `tokenward login` for this service."
+        }
         Code::TlsRequired => "Use https.",
         code => code.title(),
     }
@@ -134,7 +167,10 @@ fn trailers_only(refusal: &Refusal) -> Response<AgentBody> {
 
 fn proxy_status(refusal: &Refusal) -> String {
     let code = refusal.code;
-    let mut text = format!("tokenward; error={}; details=\"{code}\"", code.proxy_error().as_str());
+    let mut text = format!(
+        "tokenward; error={}; details=\"{code}\"",
+        code.proxy_error().as_str()
+    );
     if let Some(status) = refusal.upstream_status {
         text.push_str(&format!("; received-status={status}"));
     }
@@ -162,15 +198,25 @@ mod tests {
             let response = answer(&Refusal::from(*code), Form::plain(Version::HTTP_11));
             assert_eq!(response.status().as_u16(), code.status());
             let status = response.headers()["proxy-status"].to_str().unwrap();
-            assert!(status.starts_with("tokenward; error=") && status.contains(code.as_str()), "{status}");
-            assert_eq!(response.headers().contains_key("retry-after"), code.retryable(), "{code}");
+            assert!(
+                status.starts_with("tokenward; error=") && status.contains(code.as_str()),
+                "{status}"
+            );
+            assert_eq!(
+                response.headers().contains_key("retry-after"),
+                code.retryable(),
+                "{code}"
+            );
         }
     }
 
     #[test]
     fn grpc_callers_get_trailers_only() {
         let mut headers = HeaderMap::new();
-        headers.insert("content-type", HeaderValue::from_static("application/grpc+proto"));
+        headers.insert(
+            "content-type",
+            HeaderValue::from_static("application/grpc+proto"),
+        );
         let form = Form::of(&headers, Version::HTTP_2);
         let response = answer(&Refusal::from(Code::PolicyDenied), form);
         assert_eq!(response.status(), 200);
@@ -182,20 +228,32 @@ mod tests {
     async fn the_document_is_a_problem_of_rfc_9457() {
         let refusal = Refusal::from(Code::AsUnavailable).about(&ServiceName::new("items").unwrap());
         let response = answer(&refusal, Form::plain(Version::HTTP_11));
-        assert_eq!(response.headers()["content-type"], "application/problem+json");
+        assert_eq!(
+            response.headers()["content-type"],
+            "application/problem+json"
+        );
         let body = response.into_body().text().await;
         let document: serde_json::Value = serde_json::from_str(&body).unwrap();
         assert_eq!(document["type"], "urn:tokenward:problem:as-unavailable");
         assert_eq!(document["service"], "items");
         assert_eq!(document["retryable"], true);
-        assert_eq!(document["instance"], "urn:uuid:01010101-0101-4101-8101-010101010101");
+        assert_eq!(
+            document["instance"],
+            "urn:uuid:01010101-0101-4101-8101-010101010101"
+        );
     }
 
     #[test]
     fn an_ambiguous_request_has_no_successor_on_its_connection() {
-        let response = answer(&Refusal::from(Code::BadRequest), Form::plain(Version::HTTP_11));
+        let response = answer(
+            &Refusal::from(Code::BadRequest),
+            Form::plain(Version::HTTP_11),
+        );
         assert_eq!(response.headers()["connection"], "close");
-        let h2 = answer(&Refusal::from(Code::BadRequest), Form::plain(Version::HTTP_2));
+        let h2 = answer(
+            &Refusal::from(Code::BadRequest),
+            Form::plain(Version::HTTP_2),
+        );
         assert!(!h2.headers().contains_key("connection"));
     }
 }

@@ -92,7 +92,11 @@ impl Exchange {
     /// # Errors
     /// A refusal where no service of the agent has the destination.
     pub fn admits(&self, agent: &Agent, authority: &Authority) -> Result<Admission, Refusal> {
-        self.plan.load().snapshot.admits(agent.name(), authority).map_err(Refusal::from)
+        self.plan
+            .load()
+            .snapshot
+            .admits(agent.name(), authority)
+            .map_err(Refusal::from)
     }
 
     /// Opens the line of a request: its place in the audit queue is reserved here, before anything is decided.
@@ -104,7 +108,11 @@ impl Exchange {
         let form = Form::of(request.headers(), request.version());
         match self.audit.open(id) {
             Ok(record) => Ok(Line::open(record, self.metrics.clone(), id, form, request)),
-            Err(_) => Err(Box::new(respond(&Refusal::from(Code::AuditUnavailable), id, form))),
+            Err(_) => Err(Box::new(respond(
+                &Refusal::from(Code::AuditUnavailable),
+                id,
+                form,
+            ))),
         }
     }
 
@@ -113,14 +121,19 @@ impl Exchange {
     pub fn refuse(&self, mut line: Line, refusal: &Refusal) -> Response<AgentBody> {
         line.refused(refusal);
         if refusal.code == Code::AgentUnauthenticated {
-            self.event(Event::AgentAuthFailed { listener: line.door() });
+            self.event(Event::AgentAuthFailed {
+                listener: line.door(),
+            });
         }
         respond(refusal, line.id(), line.form())
     }
 
     /// Carries one request to its end. Whatever goes wrong inside ends this request alone.
     pub async fn answer(&self, arrival: Arrival, mut line: Line) -> Response<AgentBody> {
-        match AssertUnwindSafe(self.walk(arrival, &mut line)).catch_unwind().await {
+        match AssertUnwindSafe(self.walk(arrival, &mut line))
+            .catch_unwind()
+            .await
+        {
             Ok(Ok(guarded)) => guarded.into_response(line),
             Ok(Err(refusal)) => self.refuse(line, &refusal),
             Err(_panic) => {
@@ -138,10 +151,21 @@ impl Exchange {
 
         let service = plan.service(&permit)?;
         let about = |refusal: Refusal| refusal.about(permit.service());
-        line.hold(plan.share(permit.agent()).map_err(|code| about(code.into()))?);
-        let bare = self.bare(&plan, service, arrival, &permit, line).await.map_err(about)?;
-        let crossing = Crossing { permit: &permit, service };
-        let (reply, used) = attempts::run(self, &crossing, bare, line).await.map_err(about)?;
+        line.hold(
+            plan.share(permit.agent())
+                .map_err(|code| about(code.into()))?,
+        );
+        let bare = self
+            .bare(&plan, service, arrival, &permit, line)
+            .await
+            .map_err(about)?;
+        let crossing = Crossing {
+            permit: &permit,
+            service,
+        };
+        let (reply, used) = attempts::run(self, &crossing, bare, line)
+            .await
+            .map_err(about)?;
 
         guard(reply, used, &service.settings, line).map_err(about)
     }
@@ -179,11 +203,16 @@ impl Exchange {
             placeholders: &plan.placeholders,
             pseudonym: &self.pseudonym,
         };
-        let upgrade = (arrival.intent == Intent::WebSocket).then(|| hyper::upgrade::on(&mut arrival.parts));
+        let upgrade =
+            (arrival.intent == Intent::WebSocket).then(|| hyper::upgrade::on(&mut arrival.parts));
         let query = arrival.query.as_deref();
-        let stripped = credential::strip(&arrival.parts, arrival.path, query, arrival.intent, &bench);
+        let stripped =
+            credential::strip(&arrival.parts, arrival.path, query, arrival.intent, &bench);
         if let Err(credential::StripError(Code::PlaceholderMismatch)) = &stripped {
-            self.event(Event::PlaceholderMisused { agent: permit.agent().clone(), service: permit.service().clone() });
+            self.event(Event::PlaceholderMisused {
+                agent: permit.agent().clone(),
+                service: permit.service().clone(),
+            });
         }
         let stripped = stripped?;
         line.stripped(stripped.seen, &stripped.removed);
@@ -192,9 +221,20 @@ impl Exchange {
         }
         let reading = Stopwatch::start();
         let idle = settings.timeouts.idle;
-        let body = Kept::of(arrival.body, settings.replay_buffer, &self.budget, idle, &line.progress()).await?;
+        let body = Kept::of(
+            arrival.body,
+            settings.replay_buffer,
+            &self.budget,
+            idle,
+            &line.progress(),
+        )
+        .await?;
         line.waited(reading.elapsed());
-        Ok(Bare { head: stripped.head, body, upgrade })
+        Ok(Bare {
+            head: stripped.head,
+            body,
+            upgrade,
+        })
     }
 
     /// Notes a security event, in the audit file and in the metrics.

@@ -37,19 +37,43 @@ impl Switch {
     ///
     /// # Errors
     /// A refusal where the answer is not for this handshake: a wrong `Sec-WebSocket-Accept`, another protocol.
-    pub(super) fn new(mut reply: Reply, head: &BareHead, agent: OnUpgrade, watch: Watch) -> Result<Self, Refusal> {
+    pub(super) fn new(
+        mut reply: Reply,
+        head: &BareHead,
+        agent: OnUpgrade,
+        watch: Watch,
+    ) -> Result<Self, Refusal> {
         let upstream = hyper::upgrade::on(&mut reply.response);
         let headers = reply.response.headers().clone();
-        let key = head.field(&header::SEC_WEBSOCKET_KEY).map_or(&b""[..], HeaderValue::as_bytes);
-        let accepted = headers.get(header::SEC_WEBSOCKET_ACCEPT).is_some_and(|v| v.as_bytes() == accept(key).as_bytes());
-        let websocket = headers.get(header::UPGRADE).is_some_and(|v| v.as_bytes().eq_ignore_ascii_case(b"websocket"));
-        let offered = head.field(&header::SEC_WEBSOCKET_PROTOCOL).and_then(|v| v.to_str().ok()).unwrap_or_default();
+        let key = head
+            .field(&header::SEC_WEBSOCKET_KEY)
+            .map_or(&b""[..], HeaderValue::as_bytes);
+        let accepted = headers
+            .get(header::SEC_WEBSOCKET_ACCEPT)
+            .is_some_and(|v| v.as_bytes() == accept(key).as_bytes());
+        let websocket = headers
+            .get(header::UPGRADE)
+            .is_some_and(|v| v.as_bytes().eq_ignore_ascii_case(b"websocket"));
+        let offered = head
+            .field(&header::SEC_WEBSOCKET_PROTOCOL)
+            .and_then(|v| v.to_str().ok())
+            .unwrap_or_default();
         let chosen = headers.get(header::SEC_WEBSOCKET_PROTOCOL);
-        let known = chosen.is_none_or(|c| offered.split(',').any(|o| o.trim().as_bytes() == c.as_bytes()));
+        let known = chosen.is_none_or(|c| {
+            offered
+                .split(',')
+                .any(|o| o.trim().as_bytes() == c.as_bytes())
+        });
         if !(accepted && websocket && known) {
-            return Err(Refusal::from(Code::UpstreamProtocolError).answered(StatusCode::SWITCHING_PROTOCOLS));
+            return Err(Refusal::from(Code::UpstreamProtocolError)
+                .answered(StatusCode::SWITCHING_PROTOCOLS));
         }
-        Ok(Self { headers, agent, upstream, watch })
+        Ok(Self {
+            headers,
+            agent,
+            upstream,
+            watch,
+        })
     }
 
     pub(super) fn headers(&mut self) -> &mut HeaderMap {
@@ -58,13 +82,26 @@ impl Switch {
 
     /// Answers the agent and carries bytes in a task of its own, which owns the line.
     pub(super) fn into_response(self, mut line: Line) -> Response<AgentBody> {
-        let Self { mut headers, agent, upstream, watch } = self;
+        let Self {
+            mut headers,
+            agent,
+            upstream,
+            watch,
+        } = self;
         headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
         headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
         headers.remove(header::CONTENT_LENGTH);
         tokio::spawn(async move {
-            let (Ok(agent), Ok(upstream)) = (agent.await, upstream.await) else { return };
-            carry(TokioIo::new(agent), TokioIo::new(upstream), watch, &mut line).await;
+            let (Ok(agent), Ok(upstream)) = (agent.await, upstream.await) else {
+                return;
+            };
+            carry(
+                TokioIo::new(agent),
+                TokioIo::new(upstream),
+                watch,
+                &mut line,
+            )
+            .await;
         });
         let mut response = Response::new(AgentBody::empty());
         *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
@@ -90,7 +127,12 @@ where
     let (agent_in, agent_out) = tokio::io::split(agent);
     let (upstream_in, upstream_out) = tokio::io::split(upstream);
     let (sent, received) = (AtomicU64::new(0), AtomicU64::new(0));
-    let flows = async { tokio::try_join!(copy(agent_in, upstream_out, &sent), copy(upstream_in, agent_out, &received)) };
+    let flows = async {
+        tokio::try_join!(
+            copy(agent_in, upstream_out, &sent),
+            copy(upstream_in, agent_out, &received)
+        )
+    };
     tokio::pin!(flows);
     loop {
         let before = sent.load(Ordering::Relaxed) + received.load(Ordering::Relaxed);
@@ -111,7 +153,10 @@ where
             }
         }
     }
-    line.carried(sent.load(Ordering::Relaxed), received.load(Ordering::Relaxed));
+    line.carried(
+        sent.load(Ordering::Relaxed),
+        received.load(Ordering::Relaxed),
+    );
 }
 
 /// Copies one direction to its end, and passes the end on.
@@ -136,6 +181,9 @@ mod tests {
 
     #[test]
     fn the_accept_value_is_that_of_rfc_6455() {
-        assert_eq!(accept(b"dGhlIHNhbXBsZSBub25jZQ=="), "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+        assert_eq!(
+            accept(b"dGhlIHNhbXBsZSBub25jZQ=="),
+            "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
+        );
     }
 }

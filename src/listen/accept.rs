@@ -69,7 +69,13 @@ impl Doors {
     /// Puts the doors together; nothing listens yet.
     #[must_use]
     pub fn new(setup: DoorsSetup) -> Arc<Self> {
-        let DoorsSetup { exchange, agents, leaves, metrics, limits } = setup;
+        let DoorsSetup {
+            exchange,
+            agents,
+            leaves,
+            metrics,
+            limits,
+        } = setup;
         Arc::new(Self {
             exchange,
             agents: ArcSwap::from_pointee(agents),
@@ -127,9 +133,13 @@ impl Doors {
     pub(super) fn share(&self, agent: &Agent) -> Result<OwnedSemaphorePermit, Code> {
         // Keyed by names from the configuration, so the map cannot grow by what callers send.
         let mut shares = self.shares.lock().unwrap_or_else(PoisonError::into_inner);
-        let share =
-            shares.entry(agent.name().clone()).or_insert_with(|| Arc::new(Semaphore::new(self.limits.per_agent)));
-        share.clone().try_acquire_owned().map_err(|_| Code::AgentRateLimited)
+        let share = shares
+            .entry(agent.name().clone())
+            .or_insert_with(|| Arc::new(Semaphore::new(self.limits.per_agent)));
+        share
+            .clone()
+            .try_acquire_owned()
+            .map_err(|_| Code::AgentRateLimited)
     }
 
     /// Stops accepting, lets every exchange that has begun come to its end, and answers whether all did in time.

@@ -33,14 +33,21 @@ impl Doors {
         agent: Result<Agent, Refusal>,
         room: Arc<OwnedSemaphorePermit>,
     ) -> Response<AgentBody> {
-        let target = request.uri().authority().map_or("", http::uri::Authority::as_str);
-        let authority = Authority::parse_connect(target).map_err(|_| Refusal::from(Code::BadRequest));
+        let target = request
+            .uri()
+            .authority()
+            .map_or("", http::uri::Authority::as_str);
+        let authority =
+            Authority::parse_connect(target).map_err(|_| Refusal::from(Code::BadRequest));
         let named = agent.as_ref().ok().map(Agent::name).cloned();
         let admitted = self.admit(agent, authority.as_ref());
         let upgrade = hyper::upgrade::on(&mut request);
         match admitted {
             Ok((agent, authority, Admission::Intercept(_), share)) => {
-                let room = Room { _connection: room, _share: share };
+                let room = Room {
+                    _connection: room,
+                    _share: share,
+                };
                 let tasks = self.tasks.clone();
                 tasks.spawn(async move {
                     if let Some(io) = opened(upgrade).await {
@@ -50,8 +57,12 @@ impl Doors {
                 Response::new(AgentBody::empty())
             }
             Ok((_, authority, Admission::Tunnel, share)) => {
-                let room = Room { _connection: room, _share: share };
-                self.blind(&request, named.as_ref(), authority, upgrade, room).await
+                let room = Room {
+                    _connection: room,
+                    _share: share,
+                };
+                self.blind(&request, named.as_ref(), authority, upgrade, room)
+                    .await
             }
             Err(refusal) => match self.exchange.open(&request) {
                 Ok(mut line) => {
@@ -106,5 +117,9 @@ impl Doors {
 }
 
 async fn opened(upgrade: OnUpgrade) -> Option<TokioIo<hyper::upgrade::Upgraded>> {
-    tokio::time::timeout(OPEN_TIMEOUT, upgrade).await.ok()?.ok().map(TokioIo::new)
+    tokio::time::timeout(OPEN_TIMEOUT, upgrade)
+        .await
+        .ok()?
+        .ok()
+        .map(TokioIo::new)
 }

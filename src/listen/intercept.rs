@@ -36,11 +36,18 @@ const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
 
 impl Doors {
     /// Serves the requests of one tunnel.
-    pub(super) async fn intercept<I>(self: Arc<Self>, io: I, agent: Agent, authority: Authority, room: Room)
-    where
+    pub(super) async fn intercept<I>(
+        self: Arc<Self>,
+        io: I,
+        agent: Agent,
+        authority: Authority,
+        room: Room,
+    ) where
         I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        let Some(stream) = self.handshake(io, &agent, &authority).await else { return };
+        let Some(stream) = self.handshake(io, &agent, &authority).await else {
+            return;
+        };
         let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
         let doors = self.clone();
         let caller = Arc::new((agent, authority));
@@ -57,15 +64,28 @@ impl Doors {
     }
 
     /// The TLS handshake: the name is compared before a leaf is looked for.
-    async fn handshake<I>(&self, mut io: I, agent: &Agent, authority: &Authority) -> Option<TlsStream<I>>
+    async fn handshake<I>(
+        &self,
+        mut io: I,
+        agent: &Agent,
+        authority: &Authority,
+    ) -> Option<TlsStream<I>>
     where
         I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        let hello = tokio::time::timeout(HELLO_TIMEOUT, hello::read(&mut io)).await.ok()?.ok()??;
+        let hello = tokio::time::timeout(HELLO_TIMEOUT, hello::read(&mut io))
+            .await
+            .ok()?
+            .ok()??;
         if !names_host(hello.client_hello().server_name(), authority.host()) {
-            self.exchange.event(Event::SniMismatch { agent: agent.name().clone() });
+            self.exchange.event(Event::SniMismatch {
+                agent: agent.name().clone(),
+            });
             let refused = hello::refuse_name(&mut io).await;
-            tracing::debug!(refused = refused.is_ok(), "a tunnel asked for another name than it was opened for");
+            tracing::debug!(
+                refused = refused.is_ok(),
+                "a tunnel asked for another name than it was opened for"
+            );
             return None;
         }
         let config = match self.config(authority.host()).await {
@@ -104,7 +124,12 @@ impl Doors {
     async fn serve_http2<I, S>(&self, io: I, service: S)
     where
         I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
-        S: hyper::service::Service<Request<Incoming>, Response = Response<AgentBody>, Error = Infallible> + Send + 'static,
+        S: hyper::service::Service<
+                Request<Incoming>,
+                Response = Response<AgentBody>,
+                Error = Infallible,
+            > + Send
+            + 'static,
         S::Future: Send + 'static,
     {
         let head = u32::try_from(self.limits.request_head).unwrap_or(u32::MAX);
@@ -131,7 +156,12 @@ impl Doors {
     }
 
     /// One request inside a tunnel.
-    async fn inside(&self, request: Request<Incoming>, agent: &Agent, authority: &Authority) -> Response<AgentBody> {
+    async fn inside(
+        &self,
+        request: Request<Incoming>,
+        agent: &Agent,
+        authority: &Authority,
+    ) -> Response<AgentBody> {
         let mut line = match self.exchange.open(&request) {
             Ok(line) => line,
             Err(answer) => return *answer,

@@ -26,7 +26,12 @@ pub(super) const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 
 impl Doors {
     /// Serves one connection of the proxy port.
-    pub(super) async fn proxy_connection(self: Arc<Self>, stream: TcpStream, peer: SocketAddr, room: OwnedSemaphorePermit) {
+    pub(super) async fn proxy_connection(
+        self: Arc<Self>,
+        stream: TcpStream,
+        peer: SocketAddr,
+        room: OwnedSemaphorePermit,
+    ) {
         let on_loopback = peer.ip().to_canonical().is_loopback();
         let room = Arc::new(room);
         let doors = self.clone();
@@ -41,7 +46,12 @@ impl Doors {
     pub(super) async fn serve_http1<I, S>(&self, io: I, service: S)
     where
         I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
-        S: hyper::service::Service<Request<Incoming>, Response = Response<AgentBody>, Error = Infallible> + Send + 'static,
+        S: hyper::service::Service<
+                Request<Incoming>,
+                Response = Response<AgentBody>,
+                Error = Infallible,
+            > + Send
+            + 'static,
         S::Future: Send,
     {
         let connection = http1::Builder::new()
@@ -70,7 +80,10 @@ impl Doors {
         on_loopback: bool,
         room: Arc<OwnedSemaphorePermit>,
     ) -> Response<AgentBody> {
-        let agent = self.agents.load().identify(request.headers().get(PROXY_AUTHORIZATION), on_loopback);
+        let agent = self
+            .agents
+            .load()
+            .identify(request.headers().get(PROXY_AUTHORIZATION), on_loopback);
         let agent = agent.map_err(|_| Refusal::from(Code::AgentUnauthenticated));
         if request.method() == Method::CONNECT {
             self.connect(request, agent, room).await
@@ -80,13 +93,21 @@ impl Doors {
     }
 
     /// `GET http://host/path`: the caller is named with each request.
-    async fn absolute(&self, request: Request<Incoming>, agent: Result<Agent, Refusal>) -> Response<AgentBody> {
+    async fn absolute(
+        &self,
+        request: Request<Incoming>,
+        agent: Result<Agent, Refusal>,
+    ) -> Response<AgentBody> {
         let mut line = match self.exchange.open(&request) {
             Ok(line) => line,
             Err(answer) => return *answer,
         };
         let authority = absolute_authority(request.uri());
-        line.at(Door::Absolute, agent.as_ref().ok().map(Agent::name), authority.as_ref().ok());
+        line.at(
+            Door::Absolute,
+            agent.as_ref().ok().map(Agent::name),
+            authority.as_ref().ok(),
+        );
         let arrival = agent.and_then(|agent| {
             let authority = authority?;
             match self.exchange.admits(&agent, &authority)? {
