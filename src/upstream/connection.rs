@@ -78,7 +78,7 @@ pub(super) struct Http1Line {
     pub(super) wire: Http1Wire,
     pub(super) pool: Arc<Pool>,
     pub(super) key: Key,
-    pub(super) endpoint: u64,
+    pub(super) shelf: u64,
     pub(super) reused: bool,
 }
 

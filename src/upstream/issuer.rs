@@ -203,7 +203,9 @@ impl From<SendError> for IssuerError {
 /// Calls one issuer.
 pub struct IssuerClient {
     pool: Arc<Pool>,
-    endpoint: Arc<Endpoint>,
+    pub(super) endpoint: Arc<Endpoint>,
+    /// Longest wait for the whole of one call; tests are less patient.
+    pub(super) total: Duration,
 }
 
 impl IssuerClient {
@@ -216,6 +218,7 @@ impl IssuerClient {
         Ok(Self {
             pool: upstream.0.pool.sibling(LIMITS),
             endpoint,
+            total: TOTAL_MAX,
         })
     }
 
@@ -224,7 +227,7 @@ impl IssuerClient {
     /// # Errors
     /// [`IssuerError`]. A status that says no is an answer, not an error.
     pub async fn send(&self, request: IssuerRequest<'_>) -> Result<IssuerReply, IssuerError> {
-        timeout(TOTAL_MAX, self.exchange(&request))
+        timeout(self.total, self.exchange(&request))
             .await
             .unwrap_or(Err(IssuerError::Timeout))
     }

@@ -73,7 +73,7 @@ impl Default for PoolLimits {
 pub struct Key {
     /// `None` for calls of our own to an issuer, which have a pool of their own besides.
     owner: Option<(AgentName, ServiceName)>,
-    authority: Authority,
+    pub(super) authority: Authority,
 }
 
 impl Key {
@@ -118,6 +118,8 @@ pub(super) struct Pool {
 #[derive(Default)]
 struct Kept {
     shelves: HashMap<Key, Shelf>,
+    /// Shelves made so far.
+    made: u64,
     /// HTTP/1.1 connections on all shelves.
     idle: usize,
 }
@@ -125,7 +127,11 @@ struct Kept {
 /// What is kept under one key, all for one endpoint.
 #[derive(Default)]
 struct Shelf {
+    /// Its number, from 1. A connection goes back to the shelf that it was made for and to no later one, so that what
+    /// was in use when its owner's connections were closed is not kept.
+    id: u64,
     endpoint: u64,
+    used: Moment,
     http1: Vec<Idle>,
     http2: Vec<Arc<Http2Shared>>,
     /// What the server chose the last time.
@@ -142,19 +148,27 @@ struct Idle {
 
 enum Taken {
     Line(Line),
-    Open(Option<Opening>),
+    Open(Place),
     Wait(OwnedNotified),
+}
+
+/// Where a new connection will belong.
+struct Place {
+    /// 0 is no shelf at all.
+    shelf: u64,
+    opening: Option<Opening>,
 }
 
 /// Keeps others from opening more of the same, until the connection can be shared or has failed.
 struct Opening {
     pool: Arc<Pool>,
     key: Key,
+    shelf: u64,
 }
 
 impl Drop for Opening {
     fn drop(&mut self) {
-        if let Some(shelf) = self.pool.kept().shelves.get_mut(&self.key) {
+        if let Some(shelf) = self.pool.kept().shelf(&self.key, self.shelf) {
             shelf.opening = shelf.opening.saturating_sub(1);
             shelf.opened.notify_waiters();
         }
@@ -227,9 +241,9 @@ impl Pool {
             loop {
                 match self.take(key, endpoint.id(), need, may_wait)? {
                     Taken::Line(line) => return Ok(Connection::new(line, true)),
-                    Taken::Open(opening) => {
+                    Taken::Open(place) => {
                         let stream = self.dial(key, endpoint, deadline, &progress).await?;
-                        let line = self.open(key, endpoint, need, opening, stream).await?;
+                        let line = self.open(key, endpoint, need, place, stream).await?;
                         return Ok(Connection::new(line, false));
                     }
                     Taken::Wait(opened) => may_wait = timeout(SHARE_WAIT, opened).await.is_ok(),
@@ -253,23 +267,24 @@ impl Pool {
         let mut kept = self.kept();
         let kept = &mut *kept;
         let shelf = kept.shelves.entry(key.clone()).or_default();
+        shelf.used = now;
         if shelf.endpoint < endpoint {
             kept.idle -= shelf.clear();
-            shelf.endpoint = endpoint;
+            kept.made += 1;
+            (shelf.endpoint, shelf.id) = (endpoint, kept.made);
         }
-        let current = shelf.endpoint == endpoint;
+        if shelf.endpoint > endpoint {
+            // A request of an older generation: it is carried, and its connection is not kept.
+            return Ok(Taken::Open(Place {
+                shelf: 0,
+                opening: None,
+            }));
+        }
         let multiplexed = need == Protocol::Any && key.authority.scheme() == Scheme::Https;
-        if multiplexed && current {
-            shelf.http2.retain(|shared| !shared.sender.is_closed());
-            let place = shelf
-                .http2
-                .iter()
-                .find_map(|s| s.meter.greeted().then(|| s.place())?);
-            if let Some(line) = place {
-                return Ok(Taken::Line(Line::Http2(line)));
-            }
+        if let Some(line) = multiplexed.then(|| shelf.http2_line()).flatten() {
+            return Ok(Taken::Line(Line::Http2(line)));
         }
-        while let Some(idle) = current.then(|| shelf.http1.pop()).flatten() {
+        while let Some(idle) = shelf.http1.pop() {
             kept.idle -= 1;
             let fresh = now.since(idle.since) < self.limits.idle_for;
             if fresh && idle.wire.sender.is_ready() {
@@ -277,26 +292,27 @@ impl Pool {
                     wire: idle.wire,
                     pool: self.clone(),
                     key: key.clone(),
-                    endpoint,
+                    shelf: shelf.id,
                     reused: true,
                 })));
             }
         }
-        let shareable = multiplexed && current && shelf.known != Some(Version::HTTP_11);
+        let shareable = multiplexed && shelf.known != Some(Version::HTTP_11);
         if shareable && shelf.opening > 0 && may_wait {
             return Ok(Taken::Wait(shelf.opened.clone().notified_owned()));
         }
         if multiplexed && shelf.http2.len() >= self.limits.per_key {
             return Err(UpstreamError::Limit);
         }
-        let opening = shareable.then(|| {
-            shelf.opening += 1;
-            Opening {
+        shelf.opening += usize::from(shareable);
+        Ok(Taken::Open(Place {
+            shelf: shelf.id,
+            opening: shareable.then(|| Opening {
                 pool: self.clone(),
                 key: key.clone(),
-            }
-        });
-        Ok(Taken::Open(opening))
+                shelf: shelf.id,
+            }),
+        }))
     }
 
     /// Looks up and dials.
@@ -329,14 +345,14 @@ impl Pool {
         key: &Key,
         endpoint: &Arc<Endpoint>,
         need: Protocol,
-        opening: Option<Opening>,
+        place: Place,
         raw: Raw,
     ) -> Result<Line, UpstreamError> {
         let Raw { stream, open } = raw;
         let authority = &key.authority;
         if authority.scheme() == Scheme::Http {
             return self
-                .start_http1(key, endpoint, Stream::Plain(stream), open)
+                .start_http1(key, place.shelf, Stream::Plain(stream), open)
                 .await;
         }
         let stream = endpoint.handshake(authority.host(), need, stream).await?;
@@ -348,21 +364,21 @@ impl Pool {
             Version::HTTP_11
         };
         if need == Protocol::Any
-            && let Some(shelf) = self.kept().shelves.get_mut(key)
+            && let Some(shelf) = self.kept().shelf(key, place.shelf)
         {
             shelf.known = Some(version);
         }
         if http2 {
-            self.start_http2(key, endpoint, stream, open, opening).await
+            self.start_http2(key, place, stream, open).await
         } else {
-            self.start_http1(key, endpoint, stream, open).await
+            self.start_http1(key, place.shelf, stream, open).await
         }
     }
 
     async fn start_http1(
         self: &Arc<Self>,
         key: &Key,
-        endpoint: &Arc<Endpoint>,
+        shelf: u64,
         stream: Stream,
         open: Open,
     ) -> Result<Line, UpstreamError> {
@@ -381,7 +397,7 @@ impl Pool {
             wire: Http1Wire { sender, meter },
             pool: self.clone(),
             key: key.clone(),
-            endpoint: endpoint.id(),
+            shelf,
             reused: false,
         }))
     }
@@ -389,10 +405,9 @@ impl Pool {
     async fn start_http2(
         self: &Arc<Self>,
         key: &Key,
-        endpoint: &Arc<Endpoint>,
+        place: Place,
         stream: Stream,
         open: Open,
-        opening: Option<Opening>,
     ) -> Result<Line, UpstreamError> {
         let (stream, meter) = Counted::new(stream);
         let handshake = http2::Builder::new(self.tasks.clone())
@@ -414,13 +429,10 @@ impl Pool {
             idle_since: AtomicU64::new(self.clock.now().0),
             clock: self.clock.clone(),
         });
-        if let Some(shelf) = self.kept().shelves.get_mut(key)
-            && shelf.endpoint == endpoint.id()
-            && !self.closing.is_cancelled()
-        {
+        if let Some(shelf) = self.kept().shelf(key, place.shelf) {
             shelf.http2.push(shared.clone());
         }
-        let mut opening = opening;
+        let mut opening = place.opening;
         self.tasks.spawn(async move {
             let _open = open;
             // Polled at every request and once when the peer's SETTINGS came: its stream limit is known from then on.
@@ -447,16 +459,16 @@ impl Pool {
         let since = pool.clock.now();
         let mut kept = pool.kept();
         let kept = &mut *kept;
-        let Some(shelf) = kept.shelves.get_mut(&line.key) else {
-            return;
-        };
-        let room = kept.idle < pool.limits.idle && shelf.http1.len() < pool.limits.per_key;
-        if room && shelf.endpoint == line.endpoint && !pool.closing.is_cancelled() {
-            kept.idle += 1;
+        let full = kept.idle >= pool.limits.idle;
+        if let Some(shelf) = kept.shelf(&line.key, line.shelf)
+            && !full
+            && shelf.http1.len() < pool.limits.per_key
+        {
             shelf.http1.push(Idle {
                 wire: line.wire,
                 since,
             });
+            kept.idle += 1;
         }
     }
 
@@ -474,8 +486,18 @@ impl Pool {
         self.kept().retain(|_, _| false);
     }
 
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        self.kept().shelves.is_empty()
+    }
+
+    #[cfg(test)]
+    pub(super) fn connections(&self) -> usize {
+        self.open.load(Ordering::Acquire)
+    }
+
     /// Closes what is dead or was unused for long.
-    fn sweep(&self) {
+    pub(super) fn sweep(&self) {
         let now = self.clock.now();
         let idle_for = self.limits.idle_for;
         let mut kept = self.kept();
@@ -494,7 +516,7 @@ impl Pool {
         }
         kept.idle -= closed;
         kept.shelves
-            .retain(|_, shelf| shelf.opening > 0 || !shelf.is_empty());
+            .retain(|_, shelf| !shelf.is_empty() || now.since(shelf.used) < idle_for);
     }
 
     /// Starts the task that sweeps, once.
@@ -524,7 +546,7 @@ impl Pool {
         if before < self.limits.connections {
             return Ok(open);
         }
-        self.kept().retain(|_, shelf| shelf.opening > 0);
+        self.kept().close_unused();
         Err(UpstreamError::Limit)
     }
 
@@ -535,6 +557,20 @@ impl Pool {
 }
 
 impl Kept {
+    fn shelf(&mut self, key: &Key, id: u64) -> Option<&mut Shelf> {
+        self.shelves.get_mut(key).filter(|shelf| shelf.id == id)
+    }
+
+    fn close_unused(&mut self) {
+        for shelf in self.shelves.values_mut() {
+            shelf.http1.clear();
+            shelf
+                .http2
+                .retain(|shared| shared.streams.load(Ordering::Acquire) > 0);
+        }
+        self.idle = 0;
+    }
+
     fn retain(&mut self, keep: impl Fn(&Key, &Shelf) -> bool) {
         let mut closed = 0;
         self.shelves.retain(|key, shelf| {
@@ -549,6 +585,13 @@ impl Kept {
 }
 
 impl Shelf {
+    /// A place on a living connection that the peer's SETTINGS have arrived on.
+    fn http2_line(&mut self) -> Option<Http2Line> {
+        self.http2.retain(|shared| !shared.sender.is_closed());
+        let mut greeted = self.http2.iter().filter(|shared| shared.meter.greeted());
+        greeted.find_map(Http2Shared::place)
+    }
+
     /// Closes all; how many were HTTP/1.1.
     fn clear(&mut self) -> usize {
         self.http2.clear();

@@ -1,1 +1,8 @@
+//! Over real sockets, against servers that say exactly what a test wants said.
 
+mod http1;
+mod http2;
+mod issuer;
+mod kit;
+mod pool;
+mod trust;
