@@ -1,1 +1,7 @@
-fn main() {}
+//! The `tokenward` command.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    tokenward::cli::run()
+}

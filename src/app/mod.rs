@@ -1,1 +1,18 @@
-//! The `app` room.
+//! Puts the house together: the only room that sees both wings and introduces them to each other.
+//!
+//! Two runtimes: the control wing (tokens, health) has a thread of its own, so that neither a burst of requests delays
+//! a token nor a slow issuer delays a request. Invariant: what `start` returned listens; what failed left nothing
+//! behind that listens.
+
+mod authority;
+mod build;
+mod control;
+mod environment;
+mod error;
+mod running;
+
+pub use authority::{Custody, custody};
+pub use build::start;
+pub use environment::{Access, PROXY_VARIABLES, TRUST_VARIABLES, environment};
+pub use error::StartError;
+pub use running::Running;

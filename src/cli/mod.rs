@@ -1,1 +1,84 @@
-//! The `cli` room.
+//! The command line: one file a verb. Data goes to standard output, logs to standard error.
+//!
+//! Exit codes: 0 ok, 1 refused or failed, 2 wrong usage; `run` exits as its command does. Only here may an error be a
+//! mere text: it goes to a person.
+
+mod args;
+mod audit;
+mod authority;
+mod check;
+#[cfg(feature = "demo")]
+mod demo;
+mod env;
+mod explain;
+mod healthcheck;
+mod log;
+mod out;
+mod run;
+mod schema;
+mod serve;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use args::{Args, AuditVerb, CaVerb, Verb};
+
+/// Why a verb failed: one message for a person.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Failure(String);
+
+impl Failure {
+    fn of(error: impl std::fmt::Display) -> Self {
+        Self(error.to_string())
+    }
+}
+
+/// Parses the command line and does what it says.
+#[must_use]
+pub fn run() -> ExitCode {
+    let args = match Args::try_parse() {
+        Ok(args) => args,
+        Err(error) => {
+            // `--help` and `--version` arrive here too, and are no errors.
+            let code = if error.use_stderr() { 2 } else { 0 };
+            return if error.print().is_ok() {
+                ExitCode::from(code)
+            } else {
+                ExitCode::from(1)
+            };
+        }
+    };
+    log::start(&args);
+    let outcome = match &args.verb {
+        Verb::Audit {
+            verb: AuditVerb::Verify { file },
+        } => audit::verify(&args, file),
+        Verb::Ca {
+            verb: CaVerb::Init { dir },
+        } => authority::init(&args, dir.as_deref()),
+        Verb::Ca { verb: CaVerb::Show } => authority::show(&args),
+        Verb::Ca {
+            verb: CaVerb::Bundle,
+        } => authority::bundle(&args),
+        Verb::Check => check::check(&args),
+        #[cfg(feature = "demo")]
+        Verb::Demo { sabotage } => demo::demo(&args, *sabotage),
+        Verb::Env { agent, format } => env::env(&args, agent.as_deref(), *format),
+        Verb::Explain { method, url, agent } => {
+            explain::explain(&args, method, url, agent.as_deref())
+        }
+        Verb::Healthcheck => healthcheck::healthcheck(&args),
+        Verb::Run { agent, command } => return run::run(&args, agent.as_deref(), command),
+        Verb::Schema => schema::schema(),
+        Verb::Serve => serve::serve(&args),
+    };
+    match outcome {
+        Ok(code) => code,
+        Err(failure) => {
+            out::say(&format!("tokenward: {failure}"));
+            ExitCode::from(1)
+        }
+    }
+}

@@ -23,4 +23,4 @@ pub use placeholder::{
 };
 pub use slot::Slot;
 pub use source::{BoxFuture, Feedback, Source, Unavailable};
-pub use strip::{BareHead, Bench, Intent, Seen, StripError, Stripped, strip};
+pub use strip::{BareHead, Bench, Intent, Seen, StripError, Stripped, strip, strip_trailers};

@@ -138,14 +138,13 @@ const ROLE_FIELDS: [&str; 17] = [
 ];
 
 /// Hop-by-hop fields (RFC 9110 §7.6.1), framing, and what we write ourselves.
-const HOP_FIELDS: [&str; 9] = [
+const HOP_FIELDS: [&str; 8] = [
     "connection",
     "content-length",
     "expect",
     "host",
     "keep-alive",
     "te",
-    "trailer",
     "transfer-encoding",
     "upgrade",
 ];
@@ -242,6 +241,26 @@ fn may_pass(name: &HeaderName) -> bool {
         || name.starts_with("x-forwarded-")
         || name.starts_with("x-tokenward-");
     !underscore && !role && !HOP_FIELDS.contains(&name)
+}
+
+/// What remains of an agent's trailers: they may not bring in what the head may not (RFC 9110 §6.5.1).
+#[must_use]
+pub fn strip_trailers(trailers: HeaderMap) -> HeaderMap {
+    let mut kept = HeaderMap::new();
+    let mut last = None;
+    for (name, value) in trailers {
+        // The iterator names a field once and leaves its further values unnamed.
+        if name.is_some() {
+            last = name;
+        }
+        if let Some(name) = &last {
+            let credential = CREDENTIALS.contains(&name.as_str()) || *name == header::COOKIE;
+            if !credential && may_pass(name) {
+                kept.append(name.clone(), value);
+            }
+        }
+    }
+    kept
 }
 
 /// Names that `Connection` declares hop-by-hop. They are taken from the agent's fields before ours are set, so

@@ -1,5 +1,32 @@
-//! The `exchange` room.
+//! The life of a request, from arrival to the last byte of the answer.
+//!
+//! [`Exchange::answer`] is the whole story; `story.rs` reads top to bottom like the list in ARCHITECTURE.md, and each
+//! stage takes the type that only the stage before can make: [`Arrival`] → `Permit` → `BareHead` → `Lease` → `Armed` →
+//! `Guarded`.
+//!
+//! The room knows nothing of OAuth, stores or configuration files, and not how the request came in: all doors yield an
+//! [`Arrival`]. Invariants: one policy snapshot per request; every request ends in exactly one record; a failure of any
+//! stage refuses; nothing is buffered without a bound.
 
+mod arrival;
+mod attempts;
+mod blind;
+mod body;
+mod guard;
+mod kept;
+mod plan;
+mod record;
+mod refusal;
+mod respond;
 mod settings;
+mod story;
+mod upgrade;
 
+pub use arrival::{Arrival, Door, absolute_authority};
+pub use body::AgentBody;
+pub use plan::{Plan, PlanError};
+pub use record::Line;
+pub use refusal::Refusal;
+pub use respond::respond;
 pub use settings::{ServiceSettings, Timeouts};
+pub use story::{Deps, Exchange};

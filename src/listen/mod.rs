@@ -1,1 +1,16 @@
-//! The `listen` room.
+//! The doors: how requests come in. Every door ends in one type, `Arrival`, and from there on nobody asks how it came.
+//!
+//! One port takes CONNECT and absolute form. A tunnel is intercepted with a leaf minted for its own authority, after
+//! policy admitted that authority; SNI, `Host` and `:authority` must all name it. The room knows nothing of
+//! credentials. Serves RFC 9110 §9.3.6 (CONNECT), RFC 9112 §3.2.2 (absolute form), RFC 8446 (as a TLS server).
+//!
+//! Invariants: every wait before a request has a deadline; connections are counted, in all and per agent; a tunnel
+//! whose first bytes are no TLS handshake for the admitted name is closed without an upstream being dialled.
+
+mod accept;
+mod connect;
+mod hello;
+mod intercept;
+mod proxy;
+
+pub use accept::{Doors, DoorsSetup, Limits};

@@ -65,6 +65,25 @@ impl fmt::Display for WallTime {
     }
 }
 
+/// Measures a span in full resolution; for metrics, never for decisions.
+#[derive(Debug, Clone, Copy)]
+pub struct Stopwatch(Instant);
+
+impl Stopwatch {
+    /// Starts measuring.
+    #[must_use]
+    #[expect(clippy::disallowed_methods, reason = "this file is where time enters")]
+    pub fn start() -> Self {
+        Self(Instant::now())
+    }
+
+    /// Time since the start.
+    #[must_use]
+    pub fn elapsed(&self) -> Duration {
+        self.0.elapsed()
+    }
+}
+
 /// Where time comes from. Cheap to clone; all clones tell the same time.
 #[derive(Clone)]
 pub struct Clock(Kind);

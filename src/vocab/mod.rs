@@ -13,7 +13,7 @@ mod secret;
 
 pub use authority::{Authority, AuthorityError, Host, Scheme};
 pub use binding::Binding;
-pub use clock::{Clock, Moment, WallTime};
+pub use clock::{Clock, Moment, Stopwatch, WallTime};
 pub use code::{Code, Fault, ProxyError, Remedy};
 pub use names::{AgentName, Generation, GrantId, NameError, RequestId, RuleName, ServiceName};
 pub use path::{PathError, RequestPath};

@@ -1,0 +1,46 @@
+//! Why the proxy did not start, in words for the operator.
+
+use std::io;
+use std::net::SocketAddr;
+
+use crate::ca::CaError;
+use crate::exchange::PlanError;
+use crate::upstream::RootsError;
+
+/// Why the proxy did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The audit file.
+    #[error("audit: {0}")]
+    Audit(#[from] crate::audit::AuditError),
+    /// An address cannot be listened on.
+    #[error(
+        "{what}: cannot listen on {address}: {why}; choose another address or stop what listens there"
+    )]
+    Bind {
+        /// The key of the configuration.
+        what: &'static str,
+        /// The address.
+        address: SocketAddr,
+        /// The system's word.
+        why: io::ErrorKind,
+    },
+    /// The interception CA.
+    #[error("ca: {0}")]
+    Ca(#[from] CaError),
+    /// A thread or a runtime.
+    #[error("the system refused a thread: {0}")]
+    Io(#[from] io::Error),
+    /// The snapshot, which the configuration's check had accepted.
+    #[error("policy: {0}")]
+    Policy(String),
+    /// A service that cannot be reached as configured.
+    #[error(transparent)]
+    Service(#[from] PlanError),
+    /// No trusted roots.
+    #[error("trusted roots: {0}")]
+    Roots(#[from] RootsError),
+    /// The token room.
+    #[error("tokens: {0}")]
+    Tokens(#[from] crate::tokens::SetupError),
+}

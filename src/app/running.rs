@@ -1,0 +1,99 @@
+//! A proxy that listens, and how it ends.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::admin::Readiness;
+use crate::audit::{Audit, Event, Writer};
+use crate::ca::TrustFiles;
+use crate::config::DrainPlan;
+use crate::listen::Doors;
+use crate::tokens::Door;
+use crate::upstream::Upstream;
+use crate::vocab::AgentName;
+
+/// How long connections to upstreams may take to close.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// What one agent is given.
+pub struct Seat {
+    /// Who.
+    pub agent: AgentName,
+    /// The variables of its environment.
+    pub environment: Vec<(String, String)>,
+}
+
+/// A proxy at work.
+pub struct Running {
+    pub(super) proxies: Vec<SocketAddr>,
+    pub(super) health: Option<SocketAddr>,
+    pub(super) trust: TrustFiles,
+    pub(super) seats: Vec<Seat>,
+    pub(super) doors: Arc<Doors>,
+    pub(super) door: Arc<Door>,
+    pub(super) upstream: Upstream,
+    pub(super) audit: Audit,
+    pub(super) writer: Writer,
+    pub(super) readiness: Readiness,
+    pub(super) stop: CancellationToken,
+    pub(super) control: JoinHandle<()>,
+    pub(super) drain: DrainPlan,
+}
+
+impl Running {
+    /// Where the proxy listens.
+    #[must_use]
+    pub fn proxies(&self) -> &[SocketAddr] {
+        &self.proxies
+    }
+
+    /// Where health and metrics are.
+    #[must_use]
+    pub fn health(&self) -> Option<SocketAddr> {
+        self.health
+    }
+
+    /// The public trust files.
+    #[must_use]
+    pub fn trust(&self) -> &TrustFiles {
+        &self.trust
+    }
+
+    /// What each agent is given.
+    #[must_use]
+    pub fn seats(&self) -> &[Seat] {
+        &self.seats
+    }
+
+    /// The state of every grant.
+    #[must_use]
+    pub fn door(&self) -> &Arc<Door> {
+        &self.door
+    }
+
+    /// Ends in order: not ready, no new connections, exchanges finish, lines are written. Answers whether every
+    /// exchange came to its end in time.
+    pub async fn shut_down(self) -> bool {
+        self.readiness.drain();
+        tokio::time::sleep(self.drain.pre_stop).await;
+        let finished = self.doors.drain(self.drain.timeout).await;
+        let closed = tokio::time::timeout(CLOSE_TIMEOUT, self.upstream.drain()).await;
+        tracing::debug!(closed = closed.is_ok(), "upstream connections closed");
+        self.audit.event(Event::Stopped);
+        self.stop.cancel();
+        let (control, writer) = (self.control, self.writer);
+        drop((self.doors, self.audit));
+        let ended = tokio::task::spawn_blocking(move || {
+            writer.finish();
+            control.join().is_ok()
+        });
+        if !matches!(ended.await, Ok(true)) {
+            tracing::error!("the control thread ended in a panic");
+        }
+        finished
+    }
+}

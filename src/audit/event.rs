@@ -1,0 +1,338 @@
+//! What happens outside requests: the life of tokens, and things an operator must learn of.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::line::{HOST_MAX, Members, is_host, scrub};
+use crate::vocab::{
+    AgentName, Binding, Code, Generation, GrantId, RequestId, ScopeSet, ServiceName,
+};
+
+/// An event of the audit file. `token_id` is the number that request lines call `lease`, and is written under that
+/// name, so that a token's whole life can be found by it.
+#[derive(Debug, Clone)]
+pub enum Event {
+    /// Somebody failed to prove which agent it is.
+    AgentAuthFailed {
+        /// The door.
+        listener: &'static str,
+    },
+    /// A new policy is in force.
+    ConfigReloaded {
+        /// Its number.
+        generation: Generation,
+    },
+    /// A changed configuration was not accepted; the old one stays.
+    ConfigRefused {
+        /// The number of the one that stays.
+        generation: Generation,
+    },
+    /// An API's answer held the credential that was sent to it.
+    CredentialReflected {
+        /// The request whose answer it was.
+        request: RequestId,
+        /// Who asked.
+        agent: AgentName,
+        /// Whose credential.
+        service: ServiceName,
+    },
+    /// The issuer offered a weaker token than configured; it was not used.
+    DowngradeRefused {
+        /// The grant.
+        grant: GrantId,
+    },
+    /// A placeholder was found where it does not belong.
+    PlaceholderMisused {
+        /// Who sent it.
+        agent: AgentName,
+        /// Where to.
+        service: ServiceName,
+    },
+    /// The issuer granted other scopes than asked for.
+    ScopeChanged {
+        /// The grant.
+        grant: GrantId,
+        /// What was asked for.
+        requested: ScopeSet,
+        /// What was granted.
+        granted: ScopeSet,
+    },
+    /// A destination turned out to be one of our own listeners.
+    SelfConnect {
+        /// Who asked.
+        agent: AgentName,
+        /// The name that led here.
+        host: String,
+    },
+    /// The API did not accept a token that should have been good.
+    ServiceTokenRejected {
+        /// The grant.
+        grant: GrantId,
+        /// The token.
+        token_id: u64,
+    },
+    /// The process begins to serve.
+    Started {
+        /// Its version.
+        version: &'static str,
+        /// The policy in force.
+        generation: Generation,
+    },
+    /// The process has drained.
+    Stopped,
+    /// A response that does not end by itself was begun.
+    StreamOpened {
+        /// The request; its own line comes when the stream ends.
+        request: RequestId,
+        /// Who asked.
+        agent: AgentName,
+        /// Of which service.
+        service: ServiceName,
+    },
+    /// A token was given up before it expired.
+    TokenDropped {
+        /// The grant.
+        grant: GrantId,
+        /// The token.
+        token_id: u64,
+        /// Why, in a word.
+        reason: &'static str,
+    },
+    /// A token was had.
+    TokenIssued {
+        /// The grant.
+        grant: GrantId,
+        /// Its scopes.
+        scopes: ScopeSet,
+        /// How long it lives.
+        expires_in: Duration,
+        /// How it is bound.
+        binding: Binding,
+        /// To which key.
+        jkt: Option<Arc<str>>,
+        /// Its number.
+        token_id: u64,
+    },
+    /// A token was had in place of another.
+    TokenRefreshed {
+        /// The grant.
+        grant: GrantId,
+        /// Its scopes.
+        scopes: ScopeSet,
+        /// How long it lives.
+        expires_in: Duration,
+        /// How it is bound.
+        binding: Binding,
+        /// To which key.
+        jkt: Option<Arc<str>>,
+        /// Its number.
+        token_id: u64,
+    },
+    /// No token could be had.
+    TokenRequestFailed {
+        /// The grant.
+        grant: GrantId,
+        /// The problem that agents are told.
+        code: Code,
+        /// The issuer's error, from the closed list of known ones.
+        oauth_error: Option<&'static str>,
+    },
+}
+
+impl Event {
+    /// The value of `event`.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::AgentAuthFailed { .. } => "auth.agent_failed",
+            Self::ConfigReloaded { .. } => "config.reloaded",
+            Self::ConfigRefused { .. } => "config.refused",
+            Self::CredentialReflected { .. } => "credential.reflected",
+            Self::DowngradeRefused { .. } => "downgrade.refused",
+            Self::PlaceholderMisused { .. } => "placeholder.misused",
+            Self::ScopeChanged { .. } => "scope.changed",
+            Self::SelfConnect { .. } => "connect.self_refused",
+            Self::ServiceTokenRejected { .. } => "token.rejected",
+            Self::Started { .. } => "process.started",
+            Self::Stopped => "process.stopped",
+            Self::StreamOpened { .. } => "stream.opened",
+            Self::TokenDropped { .. } => "token.dropped",
+            Self::TokenIssued { .. } => "token.issued",
+            Self::TokenRefreshed { .. } => "token.refreshed",
+            Self::TokenRequestFailed { .. } => "token.request_failed",
+        }
+    }
+
+    #[expect(clippy::too_many_lines, reason = "a table: one arm an event")]
+    pub(super) fn members(&self) -> Members {
+        let mut line = Members::default();
+        match self {
+            Self::AgentAuthFailed { listener } => line.text("listener", listener),
+            Self::ConfigReloaded { generation } | Self::ConfigRefused { generation } => {
+                line.number("generation", generation.0);
+            }
+            Self::CredentialReflected {
+                request,
+                agent,
+                service,
+            }
+            | Self::StreamOpened {
+                request,
+                agent,
+                service,
+            } => {
+                line.shown("request", request);
+                parties(&mut line, agent, service);
+            }
+            Self::DowngradeRefused { grant } => of_grant(&mut line, grant),
+            Self::PlaceholderMisused { agent, service } => parties(&mut line, agent, service),
+            Self::ScopeChanged {
+                grant,
+                requested,
+                granted,
+            } => {
+                of_grant(&mut line, grant);
+                line.list("requested", requested.iter().map(|s| s.as_str()));
+                line.list("granted", granted.iter().map(|s| s.as_str()));
+            }
+            Self::SelfConnect { agent, host } => {
+                line.text("agent", agent.as_str());
+                line.text("host", &scrub(host, HOST_MAX, is_host));
+            }
+            Self::ServiceTokenRejected { grant, token_id } => {
+                of_grant(&mut line, grant);
+                line.number("lease", *token_id);
+            }
+            Self::Started {
+                version,
+                generation,
+            } => {
+                line.text("version", version);
+                line.number("generation", generation.0);
+            }
+            Self::Stopped => {}
+            Self::TokenDropped {
+                grant,
+                token_id,
+                reason,
+            } => {
+                of_grant(&mut line, grant);
+                line.number("lease", *token_id);
+                line.text("reason", reason);
+            }
+            Self::TokenIssued {
+                grant,
+                scopes,
+                expires_in,
+                binding,
+                jkt,
+                token_id,
+            }
+            | Self::TokenRefreshed {
+                grant,
+                scopes,
+                expires_in,
+                binding,
+                jkt,
+                token_id,
+            } => {
+                of_grant(&mut line, grant);
+                line.list("scopes", scopes.iter().map(|s| s.as_str()));
+                line.text("binding", binding.as_str());
+                line.text("jkt", jkt.as_deref().unwrap_or_default());
+                line.number("lease", *token_id);
+                line.number("expires_in", expires_in.as_secs());
+            }
+            Self::TokenRequestFailed {
+                grant,
+                code,
+                oauth_error,
+            } => {
+                of_grant(&mut line, grant);
+                line.text("code", code.as_str());
+                line.text("fault", code.fault().as_str());
+                line.text("oauth_error", oauth_error.unwrap_or_default());
+            }
+        }
+        line
+    }
+}
+
+fn of_grant(line: &mut Members, grant: &GrantId) {
+    parties(line, &grant.agent, &grant.service);
+}
+
+fn parties(line: &mut Members, agent: &AgentName, service: &ServiceName) {
+    line.text("agent", agent.as_str());
+    line.text("service", service.as_str());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn grant() -> GrantId {
+        GrantId {
+            service: ServiceName::new("items").unwrap(),
+            agent: AgentName::fallback(),
+        }
+    }
+
+    #[test]
+    fn a_tokens_life_is_found_by_its_lease() {
+        let issued = Event::TokenIssued {
+            grant: grant(),
+            scopes: ScopeSet::parse("b a").unwrap(),
+            expires_in: Duration::from_secs(1800),
+            binding: Binding::Dpop,
+            jkt: Some("thumb".into()),
+            token_id: 7,
+        };
+        assert_eq!(issued.name(), "token.issued");
+        assert_eq!(
+            issued.members().as_str(),
+            concat!(
+                r#","agent":"default","service":"items","scopes":["a","b"],"binding":"dpop","jkt":"thumb","#,
+                r#""lease":7,"expires_in":1800"#
+            )
+        );
+        let dropped = Event::TokenDropped {
+            grant: grant(),
+            token_id: 7,
+            reason: "invalid_token",
+        };
+        assert_eq!(
+            dropped.members().as_str(),
+            r#","agent":"default","service":"items","lease":7,"reason":"invalid_token""#
+        );
+    }
+
+    #[test]
+    fn a_failure_names_whose_it_is() {
+        let failed = Event::TokenRequestFailed {
+            grant: grant(),
+            code: Code::ClientMisconfigured,
+            oauth_error: Some("invalid_client"),
+        };
+        assert_eq!(
+            failed.members().as_str(),
+            concat!(
+                r#","agent":"default","service":"items","code":"client-misconfigured","fault":"tokenward","#,
+                r#""oauth_error":"invalid_client""#
+            )
+        );
+        assert_eq!(Event::Stopped.members().as_str(), "");
+    }
+
+    #[test]
+    fn a_name_that_led_to_us_is_escaped() {
+        let event = Event::SelfConnect {
+            agent: AgentName::fallback(),
+            host: "a\u{1b}[2J\n".to_owned(),
+        };
+        assert_eq!(
+            event.members().as_str(),
+            r#","agent":"default","host":"a\\x1b[2J\\x0a""#
+        );
+    }
+}

@@ -1,0 +1,189 @@
+//! The handle that rooms hold, and the record of one request.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use tokio::sync::mpsc::{self, OwnedPermit, Sender};
+
+use super::line::Members;
+use super::sink::{AuditError, Outlet, Settings, WhenFull, outlet};
+use super::writer::{self, Shared, Writer};
+use super::{Event, RequestFacts};
+use crate::vocab::{Clock, Code, RequestId, WallTime};
+
+/// Bounds of the queue's length, whatever the configuration says.
+const CAPACITY_MAX: usize = 1 << 20;
+
+/// Takes records and events. Cheap to clone.
+#[derive(Clone)]
+pub struct Audit {
+    queue: Sender<Entry>,
+    shared: Arc<Shared>,
+    when_full: WhenFull,
+    clock: Clock,
+}
+
+/// There is no place for a line, or the sink takes none: the request must not use a credential.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("there is no room for the audit line")]
+pub struct AuditUnavailable;
+
+impl AuditUnavailable {
+    /// What the agent is told.
+    #[must_use]
+    pub fn code(self) -> Code {
+        Code::AuditUnavailable
+    }
+}
+
+impl Audit {
+    /// Opens the sink and starts the thread that writes.
+    ///
+    /// # Errors
+    /// [`AuditError`] where the sink cannot be opened or its end is not an audit line of ours.
+    pub fn start(settings: Settings, clock: Clock) -> Result<(Self, Writer), AuditError> {
+        let outlet = outlet(&settings.sink)?;
+        Self::with_outlet(outlet, &settings, clock, None)
+    }
+
+    pub(super) fn with_outlet(
+        outlet: Box<dyn Outlet>,
+        settings: &Settings,
+        clock: Clock,
+        retry: Option<std::time::Duration>,
+    ) -> Result<(Self, Writer), AuditError> {
+        let (queue, entries) = mpsc::channel(settings.capacity.clamp(1, CAPACITY_MAX));
+        let shared = Arc::new(Shared::default());
+        let writer = writer::start(entries, outlet, Arc::clone(&shared), clock.clone(), retry)?;
+        let audit = Self {
+            queue,
+            shared,
+            when_full: settings.when_full,
+            clock,
+        };
+        Ok((audit, writer))
+    }
+
+    /// Opens the record of a request and reserves the place of its line now: behind this call a credential may be
+    /// used, for the line can no longer be refused its place.
+    ///
+    /// # Errors
+    /// [`AuditUnavailable`] where there is no place or the sink takes no lines, unless that is only to be counted.
+    pub fn open(&self, id: RequestId) -> Result<Record, AuditUnavailable> {
+        let refuse = self.when_full == WhenFull::Refuse;
+        if refuse && self.failed() {
+            return Err(AuditUnavailable);
+        }
+        let place = self.queue.clone().try_reserve_owned().ok();
+        if refuse && place.is_none() {
+            return Err(AuditUnavailable);
+        }
+        Ok(Record {
+            id,
+            facts: Box::default(),
+            place,
+            shared: Arc::clone(&self.shared),
+            clock: self.clock.clone(),
+        })
+    }
+
+    /// Writes an event. Never waits: one that finds no place is counted.
+    pub fn event(&self, event: Event) {
+        let entry = Entry::Event(self.clock.wall(), Box::new(event));
+        if self.queue.try_send(entry).is_err() {
+            self.shared.dropped.fetch_add(1, Ordering::AcqRel);
+        }
+    }
+
+    /// How many lines were never written. Noted in the file as well, once it takes lines again.
+    #[must_use]
+    pub fn dropped(&self) -> u64 {
+        self.shared.dropped.load(Ordering::Acquire)
+    }
+
+    /// Whether the sink takes no lines at the moment.
+    #[must_use]
+    pub fn failed(&self) -> bool {
+        self.shared.failed.load(Ordering::Acquire)
+    }
+}
+
+impl fmt::Debug for Audit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Audit")
+            .field("failed", &self.failed())
+            .field("dropped", &self.dropped())
+            .finish_non_exhaustive()
+    }
+}
+
+/// The record of one request. Its line is written when it is dropped, and only then: also when the agent vanishes,
+/// the task is cancelled or panics. Whoever holds it last decides when a request has ended.
+pub struct Record {
+    id: RequestId,
+    facts: Box<RequestFacts>,
+    /// None where lines are only counted and there was no room.
+    place: Option<OwnedPermit<Entry>>,
+    shared: Arc<Shared>,
+    clock: Clock,
+}
+
+impl Record {
+    /// The request's name.
+    #[must_use]
+    pub fn id(&self) -> RequestId {
+        self.id
+    }
+
+    /// What is known of the request.
+    pub fn facts(&mut self) -> &mut RequestFacts {
+        &mut self.facts
+    }
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        let Some(place) = self.place.take() else {
+            self.shared.dropped.fetch_add(1, Ordering::AcqRel);
+            return;
+        };
+        let mut facts = std::mem::take(&mut self.facts);
+        facts.bound();
+        let _queue = place.send(Entry::Request(self.clock.wall(), self.id, facts));
+    }
+}
+
+impl fmt::Debug for Record {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Record({})", self.id)
+    }
+}
+
+/// A line on its way to the audit thread, which does the rest of the work.
+pub(super) enum Entry {
+    Event(WallTime, Box<Event>),
+    Request(WallTime, RequestId, Box<RequestFacts>),
+}
+
+impl Entry {
+    pub(super) fn time(&self) -> WallTime {
+        match self {
+            Self::Event(time, _) | Self::Request(time, ..) => *time,
+        }
+    }
+
+    pub(super) fn name(&self) -> &'static str {
+        match self {
+            Self::Event(_, event) => event.name(),
+            Self::Request(..) => "request",
+        }
+    }
+
+    pub(super) fn members(&self) -> Members {
+        match self {
+            Self::Event(_, event) => event.members(),
+            Self::Request(_, id, facts) => facts.members(*id),
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! What can be typed. Only verbs that work are here, so `--help` promises nothing else.
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand, ValueEnum};
+
+/// Lets AI agents call APIs without ever holding a credential.
+#[derive(Debug, Parser)]
+#[command(
+    name = "tokenward",
+    version,
+    about,
+    max_term_width = 100,
+    subcommand_required = true
+)]
+pub(super) struct Args {
+    /// The configuration file [default: ./tokenward.yaml, then /etc/tokenward/tokenward.yaml]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(super) config: Option<PathBuf>,
+
+    /// Machine-readable output
+    #[arg(long, global = true)]
+    pub(super) json: bool,
+
+    /// Which log lines are written to standard error, e.g. `debug` or `tokenward=trace` [default: info]
+    #[arg(long, global = true, value_name = "FILTER")]
+    pub(super) log: Option<String>,
+
+    #[command(subcommand)]
+    pub(super) verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Verb {
+    /// Check an audit file
+    Audit {
+        #[command(subcommand)]
+        verb: AuditVerb,
+    },
+    /// The interception CA; only certificates are ever printed
+    Ca {
+        #[command(subcommand)]
+        verb: CaVerb,
+    },
+    /// Check the configuration, then print who can reach what
+    Check,
+    /// Show the whole job on this machine: no configuration, no accounts, no network
+    #[cfg(feature = "demo")]
+    Demo {
+        /// Break one thing on purpose; the demo must then fail
+        #[arg(long, hide = true, value_enum)]
+        sabotage: Option<Sabotage>,
+    },
+    /// Print the environment that an agent needs
+    Env {
+        /// Which agent
+        #[arg(long)]
+        agent: Option<String>,
+        /// In which form
+        #[arg(long, value_enum, default_value = "sh")]
+        format: Format,
+    },
+    /// Say what would happen to a request, and what would allow it; no network
+    Explain {
+        /// The method, e.g. GET
+        method: String,
+        /// The URL, e.g. https://api.example/v1/items
+        url: String,
+        /// Which agent
+        #[arg(long)]
+        agent: Option<String>,
+    },
+    /// Exit 0 if the running proxy is ready
+    Healthcheck,
+    /// Start a private proxy and run a command with the environment of `env`
+    ///
+    /// The command runs as you and can read what you can read.
+    Run {
+        /// Which agent the command is
+        #[arg(long)]
+        agent: Option<String>,
+        /// The command and its arguments
+        #[arg(
+            required = true,
+            trailing_var_arg = true,
+            allow_hyphen_values = true,
+            value_name = "CMD"
+        )]
+        command: Vec<std::ffi::OsString>,
+    },
+    /// Print the JSON Schema of the configuration
+    Schema,
+    /// Run the proxy until SIGTERM
+    Serve,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum AuditVerb {
+    /// Check the hash chain of an audit file
+    Verify {
+        /// The file
+        file: PathBuf,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum CaVerb {
+    /// Print the system's roots and the CA certificate, for clients that take one bundle
+    Bundle,
+    /// Make the CA where the configuration keeps it
+    Init {
+        /// Make it in this directory instead
+        #[arg(long, value_name = "DIR")]
+        dir: Option<PathBuf>,
+    },
+    /// Print the CA certificate
+    Show,
+}
+
+/// Forms in which `env` prints.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Format {
+    /// export NAME='value'
+    Sh,
+    /// set -gx NAME 'value'
+    Fish,
+    /// $Env:NAME = 'value'
+    Powershell,
+    /// NAME="value"
+    Dotenv,
+    /// One object
+    Json,
+    /// --env NAME=value, for `docker run`
+    Docker,
+    /// A list of name and value, for a container's `env`
+    K8s,
+}
+
+/// What `demo --sabotage` breaks.
+#[cfg(feature = "demo")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Sabotage {
+    /// The API takes tokens without proof
+    ApiDpop,
+    /// The policy allows what should be denied
+    Deny,
+    /// What the agent sent reaches the API
+    Strip,
+}

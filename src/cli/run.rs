@@ -1,0 +1,211 @@
+//! `run`: a private proxy for one command, which gets placeholders and nothing else.
+
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{ExitCode, ExitStatus};
+
+use tokio::process::{Child, Command};
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::args::Args;
+use super::serve::{config_path, data_runtime};
+use super::{Failure, env, out};
+use crate::app::{self, PROXY_VARIABLES, Running, TRUST_VARIABLES};
+use crate::audit::SinkSettings;
+use crate::config::{self, Plan, ProxyAddress, SecretReading};
+use crate::vocab::Clock;
+
+/// We ourselves failed.
+const FAILED: u8 = 125;
+/// The command was found and cannot be run.
+const NOT_RUNNABLE: u8 = 126;
+/// The command was not found.
+const NOT_FOUND: u8 = 127;
+
+pub(super) fn run(args: &Args, agent: Option<&str>, command: &[OsString]) -> ExitCode {
+    match attempt(args, agent, command) {
+        Ok(code) => ExitCode::from(code),
+        Err(failure) => {
+            out::say(&format!("tokenward: {failure}"));
+            ExitCode::from(FAILED)
+        }
+    }
+}
+
+fn attempt(args: &Args, agent: Option<&str>, command: &[OsString]) -> Result<u8, Failure> {
+    let mut plan =
+        config::load(&config_path(args)?, SecretReading::Resolve).map_err(Failure::of)?;
+    let agent = env::chosen(&plan, agent)?;
+    if out::person_reads() {
+        out::say(
+            "tokenward: the command runs as you and can read what you can read, secret files included",
+        );
+    }
+    let private = PrivateDir::new()?;
+    make_private(&mut plan, &private.0)?;
+    let removed = Removed::of(&plan);
+    data_runtime()?.block_on(async {
+        let running = app::start(plan, Clock::system())
+            .await
+            .map_err(Failure::of)?;
+        let seat = running.seats().iter().find(|seat| seat.agent == agent);
+        let variables = seat
+            .map(|seat| seat.environment.clone())
+            .unwrap_or_default();
+        let code = supervise(command, &variables, &removed).await;
+        stop(running).await;
+        code
+    })
+}
+
+/// The proxy of one command: a port of its own, no health listener, an audit file in the state directory.
+fn make_private(plan: &mut Plan, dir: &Path) -> Result<(), Failure> {
+    plan.listen.proxy = vec![ProxyAddress {
+        addr: (std::net::Ipv4Addr::LOCALHOST, 0).into(),
+        plaintext: false,
+    }];
+    plan.health = None;
+    plan.runtime_dir = dir.to_path_buf();
+    plan.drain.pre_stop = std::time::Duration::ZERO;
+    let state = config::environment().state_dir();
+    let state = state.ok_or_else(|| {
+        Failure("neither XDG_STATE_HOME nor HOME is set; the audit file has no place".into())
+    })?;
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(&state)
+        .map_err(Failure::of)?;
+    plan.audit.sink = SinkSettings::File(state.join("audit.jsonl"));
+    Ok(())
+}
+
+/// Variables that the command does not inherit.
+struct Removed(Vec<String>);
+
+impl Removed {
+    fn of(plan: &Plan) -> Self {
+        let ours = PROXY_VARIABLES
+            .iter()
+            .chain(&TRUST_VARIABLES)
+            .map(|name| (*name).to_owned());
+        Self(plan.secret_variables.iter().cloned().chain(ours).collect())
+    }
+
+    fn holds(&self, name: &OsStr) -> bool {
+        self.0.iter().any(|removed| name == removed.as_str())
+    }
+}
+
+async fn supervise(
+    command: &[OsString],
+    variables: &[(String, String)],
+    removed: &Removed,
+) -> Result<u8, Failure> {
+    let (program, arguments) = command
+        .split_first()
+        .ok_or_else(|| Failure("a command is needed".into()))?;
+    let inherited = config::environment()
+        .all()
+        .into_iter()
+        .filter(|(name, _)| !removed.holds(name));
+    // A cleared environment with named variables: taking one out of our own is not safe beside threads.
+    let spawned = Command::new(program)
+        .args(arguments)
+        .env_clear()
+        .envs(inherited)
+        .envs(variables.iter().map(|(name, value)| (name, value)))
+        .kill_on_drop(true)
+        .spawn();
+    match spawned {
+        Ok(child) => wait(child).await,
+        Err(error) => {
+            out::say(&format!(
+                "tokenward: {}: {error}",
+                program.to_string_lossy()
+            ));
+            Ok(if error.kind() == std::io::ErrorKind::NotFound {
+                NOT_FOUND
+            } else {
+                NOT_RUNNABLE
+            })
+        }
+    }
+}
+
+/// Waits for the command. A terminal sends its signals to the command as well; SIGTERM came to us alone and is passed
+/// on, so that the command can end in order.
+async fn wait(mut child: Child) -> Result<u8, Failure> {
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(Failure::of)?;
+    let mut terminate = signal(SignalKind::terminate()).map_err(Failure::of)?;
+    loop {
+        tokio::select! {
+            status = child.wait() => return status.map(exit_code).map_err(Failure::of),
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => pass_on(&child),
+        }
+    }
+}
+
+fn pass_on(child: &Child) {
+    let pid = child
+        .id()
+        .and_then(|id| i32::try_from(id).ok())
+        .and_then(rustix::process::Pid::from_raw);
+    if let Some(pid) = pid
+        && let Err(error) = rustix::process::kill_process(pid, rustix::process::Signal::TERM)
+    {
+        tracing::warn!(%error, "SIGTERM could not be passed on");
+    }
+}
+
+/// The command's code, or 128 + n for signal n.
+fn exit_code(status: ExitStatus) -> u8 {
+    let code = status.code().or_else(|| status.signal().map(|n| 128 + n));
+    code.and_then(|code| u8::try_from(code).ok())
+        .unwrap_or(FAILED)
+}
+
+async fn stop(running: Running) {
+    if !running.shut_down().await {
+        tracing::warn!("some exchanges were cut when the command had ended");
+    }
+}
+
+/// A directory for the trust files, removed at the end.
+struct PrivateDir(PathBuf);
+
+impl PrivateDir {
+    fn new() -> Result<Self, Failure> {
+        // 0755: the command may drop to another user and must still read the CA certificate.
+        private_folder("tokenward-run", 0o755).map(Self)
+    }
+}
+
+impl Drop for PrivateDir {
+    fn drop(&mut self) {
+        remove_folder(&self.0);
+    }
+}
+
+/// Makes a folder with an unguessable name in the system's temporary directory; `mkdir` follows no link.
+pub(super) fn private_folder(prefix: &str, mode: u32) -> Result<PathBuf, Failure> {
+    let mut random = [0; 8];
+    aws_lc_rs::rand::fill(&mut random)
+        .map_err(|_| Failure("the system has no randomness".into()))?;
+    let path = std::env::temp_dir().join(format!("{prefix}-{:016x}", u64::from_be_bytes(random)));
+    fs::DirBuilder::new()
+        .mode(mode)
+        .create(&path)
+        .map_err(Failure::of)?;
+    Ok(path)
+}
+
+pub(super) fn remove_folder(path: &Path) {
+    if let Err(error) = fs::remove_dir_all(path) {
+        tracing::debug!(%error, "a temporary folder could not be removed");
+    }
+}

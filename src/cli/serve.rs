@@ -1,0 +1,97 @@
+//! `serve`: the proxy until SIGTERM or SIGINT, then the drain.
+
+use std::fs;
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::process::ExitCode;
+
+use tokio::runtime::{Builder, Runtime};
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::args::Args;
+use super::{Failure, env};
+use crate::app::{self, Running};
+use crate::ca;
+use crate::config::{self, Plan, SecretReading};
+use crate::vocab::Clock;
+
+pub(super) fn serve(args: &Args) -> Result<ExitCode, Failure> {
+    let plan = config::load(&config_path(args)?, SecretReading::Resolve).map_err(Failure::of)?;
+    for warning in &plan.warnings {
+        tracing::warn!(warning = %warning, "the configuration works and deserves a second look");
+    }
+    data_runtime()?.block_on(async {
+        let runtime_dir = plan.runtime_dir.clone();
+        let mut terminate = signal(SignalKind::terminate()).map_err(Failure::of)?;
+        let mut interrupt = signal(SignalKind::interrupt()).map_err(Failure::of)?;
+        let running = app::start(plan, Clock::system())
+            .await
+            .map_err(Failure::of)?;
+        write_environments(&running, &runtime_dir)?;
+        let addresses: Vec<String> = running.proxies().iter().map(ToString::to_string).collect();
+        tracing::info!(proxy = addresses.join(","), "listening");
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::info!("draining");
+        let finished = running.shut_down().await;
+        tracing::info!(finished, "stopped");
+        Ok(ExitCode::SUCCESS)
+    })
+}
+
+/// The runtime of the data wing. At least two threads: one slow task must not stop the rest.
+pub(super) fn data_runtime() -> Result<Runtime, Failure> {
+    let threads = std::thread::available_parallelism().map_or(2, |n| n.get().max(2));
+    Builder::new_multi_thread()
+        .worker_threads(threads)
+        .enable_all()
+        .build()
+        .map_err(Failure::of)
+}
+
+/// The file that `--config` names, or the first default that exists.
+pub(super) fn config_path(args: &Args) -> Result<std::path::PathBuf, Failure> {
+    if let Some(path) = &args.config {
+        return Ok(path.clone());
+    }
+    let defaults = ["tokenward.yaml", "/etc/tokenward/tokenward.yaml"];
+    let found = defaults.iter().map(Path::new).find(|path| path.exists());
+    found.map(Path::to_path_buf).ok_or_else(|| {
+        Failure("no configuration: neither ./tokenward.yaml nor /etc/tokenward/tokenward.yaml exists; name one with --config FILE, or see the whole job with `tokenward demo`".into())
+    })
+}
+
+/// Reads the configuration without the values of its secrets.
+pub(super) fn plan_without_secrets(args: &Args) -> Result<Plan, Failure> {
+    config::load(&config_path(args)?, SecretReading::Skip).map_err(Failure::of)
+}
+
+/// Each agent's own folder gets its environment, readable by its owner alone.
+fn write_environments(running: &Running, runtime_dir: &Path) -> Result<(), Failure> {
+    for seat in running.seats() {
+        let dir = ca::agent_dir(runtime_dir, &seat.agent).map_err(Failure::of)?;
+        let text = env::print(&seat.environment, super::args::Format::Dotenv);
+        // Written beside and renamed, so that an agent that starts now reads a whole file; `create_new` follows no link.
+        let (part, whole) = (dir.join(".env.part"), dir.join("env"));
+        if part.exists() {
+            fs::remove_file(&part).map_err(Failure::of)?;
+        }
+        let written = fs::OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&part)
+            .and_then(|mut file| file.write_all(text.as_bytes()))
+            .and_then(|()| fs::rename(&part, &whole));
+        written.map_err(|e| {
+            Failure(format!(
+                "runtime_dir: the environment of agent {} cannot be written: {e}",
+                seat.agent
+            ))
+        })?;
+    }
+    Ok(())
+}

@@ -1,0 +1,399 @@
+//! A request whose caller, destination and meaning are fixed. Called into being by the doors under `listen/` alone.
+//!
+//! hyper's parser is lenient where servers differ (several `Host` fields, absolute form inside a tunnel, odd codings);
+//! whatever two programs could read in two ways ends here, before policy is asked.
+
+use http::header::{self, HeaderMap};
+use http::{Method, Request, Uri, Version, request};
+use hyper::body::Incoming;
+
+use super::refusal::Refusal;
+use crate::agent::Agent;
+use crate::credential::Intent;
+use crate::vocab::{Authority, Code, PathError, RequestPath, Scheme};
+
+/// Longest query, in bytes.
+const QUERY_MAX: usize = 32 * 1024;
+
+/// Which way a request came in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Door {
+    /// In absolute form on the proxy listener.
+    Absolute,
+    /// Through a CONNECT tunnel that we intercept.
+    Connect,
+}
+
+impl Door {
+    /// The word in labels and audit lines.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Absolute => "absolute",
+            Self::Connect => "connect",
+        }
+    }
+}
+
+/// A request that is ready to be judged.
+pub struct Arrival {
+    pub(super) agent: Agent,
+    pub(super) authority: Authority,
+    pub(super) door: Door,
+    pub(super) path: RequestPath,
+    pub(super) query: Option<Box<str>>,
+    pub(super) intent: Intent,
+    pub(super) parts: request::Parts,
+    pub(super) body: Incoming,
+}
+
+impl Arrival {
+    /// Fixes what a request means. `authority` is where its connection leads, from one place only: the CONNECT target,
+    /// or the absolute target itself.
+    ///
+    /// # Errors
+    /// A refusal where the request names another destination, or could be read in two ways.
+    pub fn new(
+        agent: Agent,
+        authority: Authority,
+        door: Door,
+        request: Request<Incoming>,
+    ) -> Result<Self, Refusal> {
+        let (parts, body) = request.into_parts();
+        let (path, query, intent) = judge(&parts, &authority, door)?;
+        Ok(Self {
+            agent,
+            authority,
+            door,
+            path,
+            query,
+            intent,
+            parts,
+            body,
+        })
+    }
+}
+
+type Meaning = (RequestPath, Option<Box<str>>, Intent);
+
+fn judge(parts: &request::Parts, authority: &Authority, door: Door) -> Result<Meaning, Refusal> {
+    if matches!(parts.method, Method::CONNECT | Method::TRACE) {
+        return Err(Code::MethodNotSupported.into());
+    }
+    framing(parts)?;
+    match door {
+        Door::Connect => same_authority(parts, authority)?,
+        // RFC 9112 §3.2.2: the absolute target counts and `Host` is replaced; it must still be one field at most.
+        Door::Absolute => drop(only_host(&parts.headers)?),
+    }
+    let target = parts.uri.path_and_query().ok_or(Code::BadRequest)?;
+    let path = RequestPath::parse(target.path()).map_err(|e| match e {
+        PathError::TooLong => Code::UriTooLong,
+        PathError::Ambiguous | PathError::Malformed => Code::BadRequest,
+    })?;
+    let query = target.query().map(checked_query).transpose()?;
+    Ok((path, query, intent(parts)?))
+}
+
+fn checked_query(query: &str) -> Result<Box<str>, Code> {
+    if query.len() > QUERY_MAX {
+        return Err(Code::UriTooLong);
+    }
+    let plain = query.bytes().all(|b| matches!(b, 0x21..=0x7e) && b != b'#');
+    if plain {
+        Ok(query.into())
+    } else {
+        Err(Code::BadRequest)
+    }
+}
+
+/// Inside a tunnel every name must be the tunnel's own (RFC 9110 §7.4): `Host`, `:authority`, an absolute target.
+fn same_authority(parts: &request::Parts, authority: &Authority) -> Result<(), Refusal> {
+    let scheme_fits = parts
+        .uri
+        .scheme_str()
+        .is_none_or(|s| s == authority.scheme().as_str());
+    if !scheme_fits {
+        return Err(Code::BadRequest.into());
+    }
+    let host = only_host(&parts.headers)?;
+    let target = parts.uri.authority().map(http::uri::Authority::as_str);
+    if host.is_none() && target.is_none() {
+        return Err(Code::BadRequest.into());
+    }
+    // On HTTP/1.1 the field is not optional, absolute target or not (RFC 9112 §3.2).
+    if parts.version != Version::HTTP_2 && host.is_none() {
+        return Err(Code::BadRequest.into());
+    }
+    for name in [host, target].into_iter().flatten() {
+        let named = Authority::parse(authority.scheme(), name).map_err(|_| Code::BadRequest)?;
+        if named != *authority {
+            return Err(Code::AuthorityMismatch.into());
+        }
+    }
+    Ok(())
+}
+
+/// The one `Host` field, where there is one.
+fn only_host(headers: &HeaderMap) -> Result<Option<&str>, Refusal> {
+    let mut lines = headers.get_all(header::HOST).iter();
+    let first = lines.next();
+    if lines.next().is_some() {
+        return Err(Code::BadRequest.into());
+    }
+    first
+        .map(|value| value.to_str().map_err(|_| Code::BadRequest.into()))
+        .transpose()
+}
+
+/// One coding, `chunked`, or one length; nothing that a second parser might read differently (RFC 9112 §6).
+fn framing(parts: &request::Parts) -> Result<(), Refusal> {
+    let headers = &parts.headers;
+    let codings = headers.get_all(header::TRANSFER_ENCODING);
+    if codings.iter().next().is_some() {
+        if headers.contains_key(header::CONTENT_LENGTH) || codings.iter().nth(1).is_some() {
+            return Err(Code::BadRequest.into());
+        }
+        let chunked = codings
+            .iter()
+            .all(|v| v.as_bytes().eq_ignore_ascii_case(b"chunked"));
+        if !chunked {
+            return Err(Code::UpgradeNotSupported.into());
+        }
+    }
+    if headers
+        .get_all(header::CONTENT_LENGTH)
+        .iter()
+        .nth(1)
+        .is_some()
+    {
+        return Err(Code::BadRequest.into());
+    }
+    let mut expectations = headers.get_all(header::EXPECT).iter();
+    if expectations.any(|v| !v.as_bytes().eq_ignore_ascii_case(b"100-continue")) {
+        return Err(Code::ExpectationFailed.into());
+    }
+    Ok(())
+}
+
+/// A WebSocket handshake is recognised; any other upgrade is a wish that the server may ignore, and so do we: the
+/// field is hop-by-hop and goes.
+fn intent(parts: &request::Parts) -> Result<Intent, Refusal> {
+    let lists = |name: header::HeaderName, word: &str| {
+        let lines = parts
+            .headers
+            .get_all(name)
+            .iter()
+            .filter_map(|v| v.to_str().ok());
+        lines
+            .flat_map(|line| line.split(','))
+            .any(|item| item.trim().eq_ignore_ascii_case(word))
+    };
+    let wished = lists(header::UPGRADE, "websocket") && lists(header::CONNECTION, "upgrade");
+    if !wished || parts.version != Version::HTTP_11 {
+        return Ok(Intent::Plain);
+    }
+    let keys = parts
+        .headers
+        .get_all(header::SEC_WEBSOCKET_KEY)
+        .iter()
+        .count();
+    if parts.method != Method::GET || keys != 1 {
+        return Err(Code::BadRequest.into());
+    }
+    Ok(Intent::WebSocket)
+}
+
+/// The authority of an absolute target on the proxy listener.
+///
+/// # Errors
+/// A refusal where the target is not in absolute form, or its authority is not canonical.
+pub fn absolute_authority(target: &Uri) -> Result<Authority, Refusal> {
+    let scheme = match target.scheme_str() {
+        Some("http") => Scheme::Http,
+        Some("https") => Scheme::Https,
+        _ => return Err(Code::BadRequest.into()),
+    };
+    let text = target.authority().ok_or(Code::BadRequest)?.as_str();
+    Authority::parse(scheme, text).map_err(|_| Code::BadRequest.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parts(version: Version, method: &str, uri: &str, fields: &[(&str, &str)]) -> request::Parts {
+        let mut builder = Request::builder().version(version).method(method).uri(uri);
+        for (name, value) in fields {
+            builder = builder.header(*name, *value);
+        }
+        builder.body(()).unwrap().into_parts().0
+    }
+
+    fn in_tunnel(version: Version, uri: &str, fields: &[(&str, &str)]) -> Result<(), Code> {
+        let authority = Authority::parse_connect("api.test:443").unwrap();
+        judge(
+            &parts(version, "GET", uri, fields),
+            &authority,
+            Door::Connect,
+        )
+        .map(|_| ())
+        .map_err(|r| r.code)
+    }
+
+    #[test]
+    fn every_name_must_be_the_tunnels() {
+        let h1 = Version::HTTP_11;
+        let table: [(&str, &[(&str, &str)], Result<(), Code>); 13] = [
+            ("/a", &[("host", "api.test")], Ok(())),
+            ("/a", &[("host", "API.test.:443")], Ok(())),
+            ("https://api.test/a", &[("host", "api.test")], Ok(())),
+            ("/a", &[("host", "evil.test")], Err(Code::AuthorityMismatch)),
+            (
+                "/a",
+                &[("host", "api.test:8443")],
+                Err(Code::AuthorityMismatch),
+            ),
+            (
+                "https://evil.test/a",
+                &[("host", "api.test")],
+                Err(Code::AuthorityMismatch),
+            ),
+            (
+                "http://api.test/a",
+                &[("host", "api.test")],
+                Err(Code::BadRequest),
+            ),
+            (
+                "/a",
+                &[("host", "api.test"), ("host", "api.test")],
+                Err(Code::BadRequest),
+            ),
+            (
+                "/a",
+                &[("host", "api.test, evil.test")],
+                Err(Code::BadRequest),
+            ),
+            (
+                "/a",
+                &[("host", "api.test@evil.test")],
+                Err(Code::BadRequest),
+            ),
+            ("/a", &[("host", "api.test/")], Err(Code::BadRequest)),
+            ("/a", &[("host", "")], Err(Code::BadRequest)),
+            ("/a", &[], Err(Code::BadRequest)),
+        ];
+        for (uri, fields, expected) in table {
+            assert_eq!(in_tunnel(h1, uri, fields), expected, "{uri} {fields:?}");
+        }
+        let h2 = Version::HTTP_2;
+        assert_eq!(in_tunnel(h2, "https://api.test/a", &[]), Ok(()));
+        assert_eq!(
+            in_tunnel(h2, "https://api.test/a", &[("host", "evil.test")]),
+            Err(Code::AuthorityMismatch)
+        );
+        assert_eq!(
+            in_tunnel(h2, "/a", &[("host", "evil.test")]),
+            Err(Code::AuthorityMismatch)
+        );
+        assert_eq!(in_tunnel(h2, "/a", &[]), Err(Code::BadRequest));
+        assert_eq!(
+            in_tunnel(h2, "ftp://api.test/a", &[]),
+            Err(Code::BadRequest)
+        );
+    }
+
+    #[test]
+    fn ambiguous_framing_is_refused() {
+        let host = ("host", "api.test");
+        let table: [(&[(&str, &str)], Code); 7] = [
+            (
+                &[
+                    host,
+                    ("transfer-encoding", "chunked"),
+                    ("content-length", "3"),
+                ],
+                Code::BadRequest,
+            ),
+            (
+                &[
+                    host,
+                    ("transfer-encoding", "chunked"),
+                    ("transfer-encoding", "chunked"),
+                ],
+                Code::BadRequest,
+            ),
+            (
+                &[host, ("transfer-encoding", "gzip, chunked")],
+                Code::UpgradeNotSupported,
+            ),
+            (
+                &[host, ("content-length", "3"), ("content-length", "3")],
+                Code::BadRequest,
+            ),
+            (
+                &[host, ("expect", "y 100-continue")],
+                Code::ExpectationFailed,
+            ),
+            (
+                &[host, ("upgrade", "websocket"), ("connection", "upgrade")],
+                Code::BadRequest,
+            ),
+            (&[host, ("expect", "x")], Code::ExpectationFailed),
+        ];
+        for (fields, code) in table {
+            assert_eq!(
+                in_tunnel(Version::HTTP_11, "/a", fields),
+                Err(code),
+                "{fields:?}"
+            );
+        }
+        assert_eq!(
+            in_tunnel(Version::HTTP_11, "/a", &[host, ("expect", "100-continue")]),
+            Ok(())
+        );
+    }
+
+    #[test]
+    fn targets_that_are_no_paths_are_refused() {
+        for uri in ["*", "/a/../b", "//evil.test/x", "/a%2fb"] {
+            assert_eq!(
+                in_tunnel(Version::HTTP_11, uri, &[("host", "api.test")]),
+                Err(Code::BadRequest),
+                "{uri}"
+            );
+        }
+        let absolute = |uri: &str| absolute_authority(&uri.parse().unwrap()).map(|a| a.origin());
+        assert_eq!(absolute("http://a.test/x").unwrap(), "http://a.test");
+        for uri in [
+            "/x",
+            "http://a@b.test/",
+            "ftp://a.test/",
+            "http://a..test/",
+            "a.test:80",
+        ] {
+            assert!(absolute(uri).is_err(), "{uri}");
+        }
+    }
+
+    #[test]
+    fn a_websocket_is_recognised_and_other_upgrades_are_not() {
+        let see = |fields: &[(&str, &str)]| {
+            intent(&parts(Version::HTTP_11, "GET", "/s", fields)).unwrap()
+        };
+        let key = ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==");
+        assert_eq!(
+            see(&[
+                ("upgrade", "WebSocket"),
+                ("connection", "keep-alive, Upgrade"),
+                key
+            ]),
+            Intent::WebSocket
+        );
+        assert_eq!(
+            see(&[("upgrade", "h2c"), ("connection", "upgrade")]),
+            Intent::Plain
+        );
+        assert_eq!(see(&[("upgrade", "websocket"), key]), Intent::Plain);
+    }
+}

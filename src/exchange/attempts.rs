@@ -1,0 +1,382 @@
+//! Lease → connection → attach → send → judge, at most three times.
+//!
+//! A request is sent again at most once for each of three reasons, and at most twice in all, always with a new proof:
+//! a nonce challenge (RFC 9449 §9), `invalid_token` with a new lease (RFC 6750 §3.1), and what was provably not
+//! processed. A body that began to flow and was not kept is never sent again.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use http::header::{self, HeaderMap};
+use http::{Method, StatusCode};
+use hyper::upgrade::OnUpgrade;
+use tower::ServiceExt;
+
+use super::body::Progress;
+use super::kept::Kept;
+use super::plan::Service;
+use super::record::Line;
+use super::refusal::Refusal;
+use super::story::{Exchange, random};
+use crate::audit::Event;
+use crate::credential::{self, BareHead, Feedback, Intent, Lease, Stamp, Wire};
+use crate::policy::Permit;
+use crate::proof::{self, Challenge, Jti, Nonce};
+use crate::upstream::{Protocol, Reply, SendError};
+use crate::vocab::{Code, Stopwatch};
+
+/// Most times that one request goes out.
+const ROUNDS: usize = 3;
+
+/// What stays the same over all attempts.
+pub(super) struct Crossing<'a> {
+    pub(super) permit: &'a Permit,
+    pub(super) service: &'a Service,
+}
+
+/// A request without credentials, ready to be sent.
+pub(super) struct Bare {
+    pub(super) head: BareHead,
+    pub(super) body: Kept,
+    pub(super) upgrade: Option<OnUpgrade>,
+}
+
+/// What went out with the attempt that was answered.
+pub(super) struct Used {
+    pub(super) lease: Lease,
+    pub(super) head: BareHead,
+    pub(super) upgrade: Option<OnUpgrade>,
+}
+
+/// Reasons to send again that are used up.
+#[derive(Default)]
+struct Spent {
+    nonce: bool,
+    lease: bool,
+    proof: bool,
+    unprocessed: bool,
+}
+
+/// What to do with an attempt's outcome.
+enum Next {
+    Again,
+    Done(Reply),
+    FreshLease,
+}
+
+/// Sends a request until an answer stands.
+///
+/// # Errors
+/// A refusal where no credential, no connection or no acceptable answer can be had.
+pub(super) async fn run(
+    exchange: &Exchange,
+    crossing: &Crossing<'_>,
+    mut bare: Bare,
+    line: &mut Line,
+) -> Result<(Reply, Used), Refusal> {
+    let mut spent = Spent::default();
+    let mut lease = lend(exchange, crossing, line).await?;
+    for _ in 0..ROUNDS {
+        let (sent_nonce, outcome) = attempt(exchange, crossing, &mut bare, &lease, line).await?;
+        let round = Round {
+            exchange,
+            crossing,
+            bare: &bare,
+            lease: &lease,
+            sent_nonce,
+        };
+        match round.judge(outcome, &mut spent)? {
+            Next::Done(reply) => {
+                return Ok((
+                    reply,
+                    Used {
+                        lease,
+                        head: bare.head,
+                        upgrade: bare.upgrade,
+                    },
+                ));
+            }
+            Next::FreshLease => lease = lend(exchange, crossing, line).await?,
+            Next::Again => {}
+        }
+    }
+    Err(Code::UpstreamRejectedCredential.into())
+}
+
+async fn lend(
+    exchange: &Exchange,
+    crossing: &Crossing<'_>,
+    line: &mut Line,
+) -> Result<Lease, Refusal> {
+    let waiting = Stopwatch::start();
+    let lease = exchange.source.lease(crossing.permit).await;
+    line.waited(waiting.elapsed());
+    let lease = lease?;
+    line.leased(&lease);
+    Ok(lease)
+}
+
+type Attempt = (Option<Nonce>, Result<Reply, SendError>);
+
+/// One attempt: the connection first, so that the proof is signed when the head can be written at once.
+async fn attempt(
+    exchange: &Exchange,
+    crossing: &Crossing<'_>,
+    bare: &mut Bare,
+    lease: &Lease,
+    line: &mut Line,
+) -> Result<Attempt, Refusal> {
+    let Crossing { permit, service } = crossing;
+    let settings = &service.settings;
+    let need = if bare.head.intent() == Intent::WebSocket {
+        Protocol::Http1
+    } else {
+        Protocol::Any
+    };
+    let waiting = Stopwatch::start();
+    let connection = exchange
+        .upstream
+        .connection(permit, &service.endpoint, need, settings.timeouts.connect)
+        .await;
+    line.upstream_took(waiting.elapsed());
+    let connection = connection.map_err(|why| {
+        if why.code() == Code::DestinationIpProhibited {
+            exchange.event(Event::AddressProhibited {
+                agent: permit.agent().clone(),
+                service: permit.service().clone(),
+            });
+        }
+        Refusal::from(why.code())
+    })?;
+    let progress = line.progress();
+    let body = bare
+        .body
+        .take(&lease.facts().cancel, settings.timeouts.idle, &progress);
+    let body = body.ok_or(Code::DpopNonceRetry)?;
+    let wire = Wire {
+        version: connection.version(),
+        authority: permit.authority(),
+        htu: &settings.htu,
+        pseudonym: &exchange.pseudonym,
+    };
+    let iat = exchange
+        .clock
+        .wall()
+        .seconds()
+        .saturating_add(service.offset());
+    let stamp = Stamp {
+        iat,
+        jti: Jti::from_random(random()),
+    };
+    let armed = credential::attach(
+        &bare.head,
+        body,
+        lease,
+        connection,
+        &wire,
+        &exchange.nonces,
+        stamp,
+    )?;
+    line.attempted(armed.jti());
+    if armed.jti().is_some() {
+        exchange.metrics.dpop_proof(permit.service().as_str());
+    }
+    let nonce = armed.nonce().cloned();
+
+    let waiting = Stopwatch::start();
+    let sending = exchange.upstream.client().oneshot(armed);
+    let outcome = within(sending, settings.timeouts.first_byte, &progress).await;
+    line.upstream_took(waiting.elapsed());
+    let outcome = outcome.ok_or(Code::UpstreamTimeout)?;
+    Ok((nonce, outcome))
+}
+
+/// Waits for an answer: `limit` from the moment the upstream stopped taking the body. While the body waits for the
+/// agent, the upstream owes nothing.
+async fn within<F: Future>(
+    answer: F,
+    limit: Duration,
+    progress: &Arc<Progress>,
+) -> Option<F::Output> {
+    tokio::pin!(answer);
+    loop {
+        let before = progress.frames.load(Ordering::Relaxed);
+        if let Ok(output) = tokio::time::timeout(limit, &mut answer).await {
+            return Some(output);
+        }
+        let moved = progress.frames.load(Ordering::Relaxed) != before;
+        if !moved && !progress.waits_for_agent.load(Ordering::Relaxed) {
+            return None;
+        }
+    }
+}
+
+/// One attempt as it is judged.
+struct Round<'a> {
+    exchange: &'a Exchange,
+    crossing: &'a Crossing<'a>,
+    bare: &'a Bare,
+    lease: &'a Lease,
+    sent_nonce: Option<Nonce>,
+}
+
+impl Round<'_> {
+    fn judge(&self, outcome: Result<Reply, SendError>, spent: &mut Spent) -> Result<Next, Refusal> {
+        let reply = match outcome {
+            Ok(reply) => reply,
+            Err(error) => return self.after_failure(&error, spent),
+        };
+        let status = reply.response.status();
+        let headers = reply.response.headers();
+        self.note_date(headers);
+        let fresh = self.note_nonce(headers);
+        if !self.crossing.permit.credentialed() {
+            return Ok(Next::Done(reply));
+        }
+        match status {
+            StatusCode::UNAUTHORIZED | StatusCode::BAD_REQUEST | StatusCode::FORBIDDEN => {
+                let challenges = challenges(headers);
+                self.after_challenge(reply, &challenges, fresh, spent)
+            }
+            _ => Ok(Next::Done(reply)),
+        }
+    }
+
+    /// Nothing was answered. Only what was provably not processed goes out again (RFC 9110 §9.2.2).
+    fn after_failure(&self, error: &SendError, spent: &mut Spent) -> Result<Next, Refusal> {
+        let idempotent = matches!(
+            *self.bare.head.method(),
+            Method::GET | Method::HEAD | Method::OPTIONS | Method::PUT | Method::DELETE
+        );
+        let safe = error.unprocessed() || (error.reused_idle_died() && idempotent);
+        if safe && !spent.unprocessed && self.bare.body.can_be_sent() {
+            spent.unprocessed = true;
+            return Ok(Next::Again);
+        }
+        Err(error.code().into())
+    }
+
+    fn after_challenge(
+        &self,
+        reply: Reply,
+        challenges: &[Challenge],
+        fresh: Option<Nonce>,
+        spent: &mut Spent,
+    ) -> Result<Next, Refusal> {
+        let status = reply.response.status();
+        let refuse = |code: Code| Err(Refusal::from(code).answered(status));
+        let service = self.crossing.permit.service();
+        let says = |error: &str| challenges.iter().any(|c| c.param("error") == Some(error));
+        let bound = self.lease.thumbprint().is_some();
+        if status == StatusCode::FORBIDDEN {
+            return if says("insufficient_scope") {
+                refuse(Code::ScopeDenied)
+            } else {
+                Ok(Next::Done(reply))
+            };
+        }
+        if bound && asks_for_nonce(challenges) {
+            self.exchange
+                .metrics
+                .nonce_challenge(service.as_str(), crate::metrics::Peer::Api);
+            // The same nonce again, or none, would be refused again.
+            let useful = fresh.is_some() && fresh != self.sent_nonce;
+            if spent.nonce || !useful {
+                return refuse(Code::DpopNonceLoop);
+            }
+            spent.nonce = true;
+            return if self.bare.body.can_be_sent() {
+                Ok(Next::Again)
+            } else {
+                refuse(Code::DpopNonceRetry)
+            };
+        }
+        if bound && says("invalid_dpop_proof") {
+            let again = !spent.proof && self.bare.body.can_be_sent();
+            spent.proof = true;
+            return if again {
+                Ok(Next::Again)
+            } else {
+                refuse(Code::DpopProofRejected)
+            };
+        }
+        if status == StatusCode::BAD_REQUEST {
+            return Ok(Next::Done(reply));
+        }
+        if says("insufficient_user_authentication") {
+            return refuse(Code::StepupRequired);
+        }
+        if says("invalid_token") && self.lease.facts().expires.is_some() {
+            let code = Code::UpstreamRejectedCredential;
+            self.exchange.event(Event::ServiceTokenRejected {
+                grant: self.lease.facts().grant.clone(),
+                code,
+            });
+            let feedback = if spent.lease {
+                Feedback::InvalidTokenAgain
+            } else {
+                Feedback::InvalidToken
+            };
+            self.exchange.source.report(self.lease, feedback);
+            let again = !spent.lease && self.bare.body.can_be_sent();
+            spent.lease = true;
+            return if again {
+                Ok(Next::FreshLease)
+            } else {
+                refuse(code)
+            };
+        }
+        refuse(Code::UpstreamUnauthorized)
+    }
+
+    /// The newest nonce of the origin, whatever the status of the answer that brings it (RFC 9449 §8.2).
+    fn note_nonce(&self, headers: &HeaderMap) -> Option<Nonce> {
+        let thumbprint = self.lease.thumbprint()?;
+        let mut lines = headers.get_all("dpop-nonce").iter();
+        let (first, second) = (lines.next()?, lines.next());
+        let nonce = first
+            .to_str()
+            .ok()
+            .and_then(Nonce::parse)
+            .filter(|_| second.is_none())?;
+        let origin = self.crossing.permit.authority().origin();
+        self.exchange
+            .nonces
+            .note(&origin, thumbprint, nonce.clone());
+        Some(nonce)
+    }
+
+    fn note_date(&self, headers: &HeaderMap) {
+        if self.lease.thumbprint().is_none() {
+            return;
+        }
+        let date = headers
+            .get(header::DATE)
+            .and_then(|v| v.to_str().ok())
+            .and_then(|v| httpdate::parse_http_date(v).ok());
+        let since = date.and_then(|date| date.duration_since(std::time::UNIX_EPOCH).ok());
+        if let Some(seconds) = since.and_then(|span| i64::try_from(span.as_secs()).ok()) {
+            let Crossing { permit, service } = self.crossing;
+            if service.saw_date(seconds, self.exchange.clock.wall().seconds()) {
+                self.exchange
+                    .metrics
+                    .clock_offset(permit.service().as_str(), service.offset());
+            }
+        }
+    }
+}
+
+fn challenges(headers: &HeaderMap) -> Vec<Challenge> {
+    let lines = headers
+        .get_all(header::WWW_AUTHENTICATE)
+        .iter()
+        .filter_map(|v| v.to_str().ok());
+    proof::parse_challenges(lines)
+}
+
+fn asks_for_nonce(challenges: &[Challenge]) -> bool {
+    challenges
+        .iter()
+        .any(|c| c.scheme == "dpop" && c.param("error") == Some("use_dpop_nonce"))
+}

@@ -1,0 +1,43 @@
+//! Hosts that the configuration passes through blind: no interception, never a credential; the address rules and the
+//! audit line are those of every other request.
+
+use std::time::Duration;
+
+use http::StatusCode;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio_util::sync::CancellationToken;
+
+use super::body::Watch;
+use super::record::Line;
+use super::refusal::Refusal;
+use super::settings::Timeouts;
+use super::story::Exchange;
+use super::upgrade::carry;
+use crate::upstream::TargetSettings;
+use crate::vocab::Authority;
+
+impl Exchange {
+    /// Dials a blind host under the ordinary address rules.
+    ///
+    /// # Errors
+    /// A refusal where the address is not allowed or cannot be reached.
+    pub async fn dial_blind(&self, authority: &Authority) -> Result<TcpStream, Refusal> {
+        let limit: Duration = Timeouts::default().connect;
+        let dialled = self
+            .upstream
+            .dial(authority, &TargetSettings::default(), limit)
+            .await;
+        dialled.map_err(|why| Refusal::from(why.code()))
+    }
+
+    /// Carries bytes both ways until both sides have ended.
+    pub async fn carry_blind<I>(&self, agent: I, upstream: TcpStream, mut line: Line)
+    where
+        I: AsyncRead + AsyncWrite,
+    {
+        line.allowed(StatusCode::OK);
+        let watch = Watch::new(CancellationToken::new(), Timeouts::default().idle, None);
+        carry(agent, upstream, watch, &mut line).await;
+    }
+}

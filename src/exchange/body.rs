@@ -1,0 +1,279 @@
+//! Bodies on their way through: watched for silence, age and cancellation, counted, and never collected.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use tokio::time::{Instant, Sleep, sleep};
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+
+use super::guard;
+use super::record::Line;
+use crate::credential::{self, BodyError};
+use crate::upstream::ReplyBody;
+
+/// Ends a body that falls silent, grows too old, or whose lease is revoked.
+pub(super) struct Watch {
+    cancel: CancellationToken,
+    cancelled: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
+    idle: Duration,
+    silence: Option<Pin<Box<Sleep>>>,
+    age: Option<Pin<Box<Sleep>>>,
+}
+
+impl Watch {
+    pub(super) fn new(cancel: CancellationToken, idle: Duration, age: Option<Duration>) -> Self {
+        let age = age.map(|span| Box::pin(sleep(span)));
+        Self {
+            cancel,
+            cancelled: None,
+            idle,
+            silence: None,
+            age,
+        }
+    }
+
+    /// A frame moved: silence begins anew.
+    pub(super) fn moved(&mut self) {
+        if let Some(timer) = &mut self.silence {
+            timer.as_mut().reset(Instant::now() + self.idle);
+        }
+    }
+
+    /// Asked only while there is nothing to move, so a body that flows costs no timer.
+    fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<Stop> {
+        let cancelled = self
+            .cancelled
+            .get_or_insert_with(|| Box::pin(self.cancel.clone().cancelled_owned()));
+        if cancelled.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Stop::Cancelled);
+        }
+        let silence = self
+            .silence
+            .get_or_insert_with(|| Box::pin(sleep(self.idle)));
+        if silence.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Stop::Silent);
+        }
+        match &mut self.age {
+            Some(age) if age.as_mut().poll(cx).is_ready() => Poll::Ready(Stop::Cancelled),
+            _ => Poll::Pending,
+        }
+    }
+
+    /// Waits for a reason to end.
+    pub(super) async fn end(&mut self) -> Stop {
+        std::future::poll_fn(|cx| self.poll_end(cx)).await
+    }
+
+    /// Whether an exchange that never pauses must end all the same.
+    fn ended(&self) -> bool {
+        self.cancel.is_cancelled() || self.age.as_ref().is_some_and(|age| age.is_elapsed())
+    }
+}
+
+/// Why a watch ended something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stop {
+    Cancelled,
+    Silent,
+}
+
+/// What the sender can see of an upload that is under way.
+#[derive(Default)]
+pub(super) struct Progress {
+    /// Bytes that the agent has sent.
+    pub(super) bytes: AtomicU64,
+    /// Frames moved; a change means that the upstream is taking the body.
+    pub(super) frames: AtomicU64,
+    /// The body waits for the agent, not for the upstream.
+    pub(super) waits_for_agent: AtomicBool,
+}
+
+/// The agent's body on its way to the upstream.
+pub(super) struct Upload {
+    inner: Incoming,
+    watch: Watch,
+    progress: Arc<Progress>,
+}
+
+impl Upload {
+    pub(super) fn new(inner: Incoming, watch: Watch, progress: Arc<Progress>) -> Self {
+        Self {
+            inner,
+            watch,
+            progress,
+        }
+    }
+}
+
+impl Body for Upload {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = &mut *self;
+        if this.watch.ended() {
+            return Poll::Ready(Some(Err(BodyError::Cancelled)));
+        }
+        let Poll::Ready(frame) = Pin::new(&mut this.inner).poll_frame(cx) else {
+            this.progress.waits_for_agent.store(true, Ordering::Relaxed);
+            return match ready!(this.watch.poll_end(cx)) {
+                Stop::Cancelled => Poll::Ready(Some(Err(BodyError::Cancelled))),
+                Stop::Silent => Poll::Ready(Some(Err(BodyError::Agent))),
+            };
+        };
+        this.watch.moved();
+        this.progress
+            .waits_for_agent
+            .store(false, Ordering::Relaxed);
+        this.progress.frames.fetch_add(1, Ordering::Relaxed);
+        Poll::Ready(match frame {
+            Some(Ok(frame)) => Some(Ok(outgoing(frame, &this.progress))),
+            Some(Err(_)) => Some(Err(BodyError::Agent)),
+            None => None,
+        })
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+/// Counts a frame; an agent's trailers lose what its head would have lost.
+fn outgoing(frame: Frame<Bytes>, progress: &Progress) -> Frame<Bytes> {
+    match frame.into_trailers() {
+        Ok(trailers) => Frame::trailers(credential::strip_trailers(trailers)),
+        Err(frame) => {
+            let length = frame.data_ref().map_or(0, Bytes::len);
+            progress.bytes.fetch_add(length as u64, Ordering::Relaxed);
+            frame
+        }
+    }
+}
+
+/// A body on its way to the agent: an answer of our own, or the upstream's after the guard.
+pub struct AgentBody(Kind);
+
+enum Kind {
+    Whole(Option<Bytes>),
+    Stream(Box<Download>),
+}
+
+/// An upstream's body that passed the guard.
+pub(super) struct Flow {
+    pub(super) inner: ReplyBody,
+    pub(super) watch: Watch,
+    pub(super) credentialed: bool,
+}
+
+/// A flow with its audit line, which is written when the body ends or is dropped.
+struct Download {
+    flow: Flow,
+    line: Line,
+}
+
+impl AgentBody {
+    /// No bytes.
+    #[must_use]
+    pub fn empty() -> Self {
+        Self(Kind::Whole(None))
+    }
+
+    /// These bytes.
+    #[must_use]
+    pub fn whole(bytes: Bytes) -> Self {
+        Self(Kind::Whole(Some(bytes)))
+    }
+
+    pub(super) fn stream(flow: Flow, line: Line) -> Self {
+        Self(Kind::Stream(Box::new(Download { flow, line })))
+    }
+
+    #[cfg(test)]
+    pub(super) async fn text(self) -> String {
+        let Kind::Whole(bytes) = self.0 else {
+            panic!("a streamed body")
+        };
+        String::from_utf8(bytes.unwrap_or_default().to_vec()).unwrap()
+    }
+}
+
+impl Body for AgentBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match &mut self.0 {
+            Kind::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Kind::Stream(download) => download.poll(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.0 {
+            Kind::Whole(bytes) => bytes.is_none(),
+            Kind::Stream(download) => download.flow.inner.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.0 {
+            Kind::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, Bytes::len) as u64),
+            Kind::Stream(download) => download.flow.inner.size_hint(),
+        }
+    }
+}
+
+impl Download {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let Self { flow, line } = self;
+        if flow.watch.ended() {
+            line.cut();
+            return Poll::Ready(Some(Err(BodyError::Cancelled)));
+        }
+        let Poll::Ready(frame) = Pin::new(&mut flow.inner).poll_frame(cx) else {
+            ready!(flow.watch.poll_end(cx));
+            line.cut();
+            return Poll::Ready(Some(Err(BodyError::Cancelled)));
+        };
+        flow.watch.moved();
+        let frame = frame.map(|frame| frame.map(|frame| flow.passed(frame, line)));
+        match &frame {
+            Some(Err(_)) => line.cut(),
+            Some(Ok(_)) if !flow.inner.is_end_stream() => {}
+            Some(Ok(_)) | None => line.completed(),
+        }
+        Poll::Ready(frame)
+    }
+}
+
+impl Flow {
+    fn passed(&self, frame: Frame<Bytes>, line: &mut Line) -> Frame<Bytes> {
+        match frame.into_trailers() {
+            Ok(mut trailers) => {
+                guard::clean(&mut trailers, self.credentialed);
+                Frame::trailers(trailers)
+            }
+            Err(frame) => {
+                line.sent(frame.data_ref().map_or(0, Bytes::len));
+                frame
+            }
+        }
+    }
+}

@@ -1,0 +1,193 @@
+//! What an answer must not carry to the agent.
+//!
+//! The head and the trailers lose what only the proxy may say or hear: challenges, nonces, cookies of an authenticated
+//! session, invitations to go around the proxy, words in our name. Redirects pass and are never followed.
+
+use http::header::{self, HeaderMap, HeaderName};
+use http::{Response, StatusCode, response};
+
+use super::attempts::Used;
+use super::body::{AgentBody, Flow, Watch};
+use super::record::Line;
+use super::refusal::Refusal;
+use super::settings::ServiceSettings;
+use super::upgrade::Switch;
+use crate::credential::Slot;
+use crate::upstream::Reply;
+use crate::vocab::Code;
+
+/// An answer that may reach the agent. Made here and in `upgrade` alone.
+pub(super) struct Guarded(Kind);
+
+enum Kind {
+    Stream { parts: response::Parts, flow: Flow },
+    Upgraded(Switch),
+}
+
+impl Guarded {
+    /// Hands the answer over; the line goes with whatever still flows.
+    pub(super) fn into_response(self, line: Line) -> Response<AgentBody> {
+        match self.0 {
+            Kind::Stream { parts, flow } => {
+                Response::from_parts(parts, AgentBody::stream(flow, line))
+            }
+            Kind::Upgraded(switch) => switch.into_response(line),
+        }
+    }
+}
+
+/// Hop-by-hop fields of an answer (RFC 9110 §7.6.1), and those that only the next hop's own proxy may set.
+const HOP_FIELDS: [&str; 9] = [
+    "connection",
+    "keep-alive",
+    "proxy-authenticate",
+    "proxy-authentication-info",
+    "proxy-authorization",
+    "proxy-connection",
+    "proxy-status",
+    "transfer-encoding",
+    "upgrade",
+];
+
+/// Fields that invite the agent to leave the way through the proxy, or speak of our tokens.
+const NOT_FOR_AGENTS: [&str; 5] = [
+    "alt-svc",
+    "authentication-info",
+    "dpop-nonce",
+    "x-accel-redirect",
+    "x-sendfile",
+];
+
+/// Removes what an agent must not get from a head or from trailers.
+pub(super) fn clean(headers: &mut HeaderMap, credentialed: bool) {
+    let nominated: Vec<HeaderName> = headers
+        .get_all(header::CONNECTION)
+        .iter()
+        .filter_map(|line| line.to_str().ok())
+        .flat_map(|line| line.split(','))
+        .filter_map(|name| name.trim().parse().ok())
+        .collect();
+    for name in nominated {
+        headers.remove(name);
+    }
+    for name in HOP_FIELDS.iter().chain(&NOT_FOR_AGENTS) {
+        headers.remove(*name);
+    }
+    if credentialed {
+        // A session cookie of an authenticated service is a token that would outlive every revocation, and a
+        // challenge would start the agent's own login.
+        for name in [
+            "set-cookie",
+            "set-cookie2",
+            "www-authenticate",
+            "authorization",
+            "dpop",
+        ] {
+            headers.remove(name);
+        }
+    }
+    let ours: Vec<HeaderName> = headers
+        .keys()
+        .filter(|name| name.as_str().starts_with("x-tokenward-"))
+        .cloned()
+        .collect();
+    for name in ours {
+        headers.remove(name);
+    }
+}
+
+/// Lets an answer through to the agent.
+///
+/// # Errors
+/// A refusal where the answer is one that no agent may see: a switch nobody asked for, a proxy's challenge.
+pub(super) fn guard(
+    reply: Reply,
+    used: Used,
+    settings: &ServiceSettings,
+    line: &mut Line,
+) -> Result<Guarded, Refusal> {
+    let status = reply.response.status();
+    let credentialed = settings.slot != Slot::Nothing;
+    let watch = Watch::new(
+        used.lease.facts().cancel.clone(),
+        settings.timeouts.idle,
+        settings.max_stream_age,
+    );
+    let kind = match (status, used.upgrade) {
+        (StatusCode::SWITCHING_PROTOCOLS, Some(agent)) => {
+            let mut switch = Switch::new(reply, &used.head, agent, watch)?;
+            clean(switch.headers(), credentialed);
+            Kind::Upgraded(switch)
+        }
+        (StatusCode::SWITCHING_PROTOCOLS | StatusCode::PROXY_AUTHENTICATION_REQUIRED, _) => {
+            return Err(Refusal::from(Code::UpstreamProtocolError).answered(status));
+        }
+        _ if status.as_u16() > 599 => {
+            return Err(Refusal::from(Code::UpstreamProtocolError).answered(status));
+        }
+        _ => {
+            let (mut parts, inner) = reply.response.into_parts();
+            clean(&mut parts.headers, credentialed);
+            parts.extensions.clear();
+            Kind::Stream {
+                parts,
+                flow: Flow {
+                    inner,
+                    watch,
+                    credentialed,
+                },
+            }
+        }
+    };
+    line.allowed(status);
+    Ok(Guarded(kind))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cleaned(credentialed: bool) -> Vec<String> {
+        let mut headers = HeaderMap::new();
+        for name in [
+            "content-type",
+            "set-cookie",
+            "www-authenticate",
+            "dpop-nonce",
+            "alt-svc",
+            "proxy-status",
+            "x-tokenward-x",
+            "connection",
+            "x-hop",
+            "location",
+            "etag",
+            "upgrade",
+        ] {
+            let value = if name == "connection" {
+                "close, x-hop"
+            } else {
+                "v"
+            };
+            headers.append(name.parse::<HeaderName>().unwrap(), value.parse().unwrap());
+        }
+        clean(&mut headers, credentialed);
+        let mut names: Vec<_> = headers.keys().map(ToString::to_string).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn only_the_services_own_words_pass() {
+        assert_eq!(cleaned(true), ["content-type", "etag", "location"]);
+        assert_eq!(
+            cleaned(false),
+            [
+                "content-type",
+                "etag",
+                "location",
+                "set-cookie",
+                "www-authenticate"
+            ]
+        );
+    }
+}

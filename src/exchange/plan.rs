@@ -1,0 +1,123 @@
+//! One policy generation as the exchange uses it: the snapshot, and beside it what each service needs to be carried.
+//! Swapped whole, so no request sees half of a reload.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::settings::ServiceSettings;
+use crate::credential::Placeholders;
+use crate::policy::{Permit, Snapshot};
+use crate::upstream::{Endpoint, EndpointError, Upstream};
+use crate::vocab::{AgentName, Code, ServiceName};
+
+/// Largest difference between an API's clock and ours that we follow, in seconds.
+const OFFSET_MAX: i64 = 600;
+/// A difference that is only the age of an answer, in seconds.
+const OFFSET_NOISE: i64 = 2;
+
+/// One generation of everything that judges and carries requests.
+pub struct Plan {
+    pub(super) snapshot: Snapshot,
+    services: HashMap<ServiceName, Service>,
+    pub(super) placeholders: Placeholders,
+    shares: HashMap<AgentName, Arc<Semaphore>>,
+}
+
+/// One service of a generation.
+pub(super) struct Service {
+    pub(super) settings: ServiceSettings,
+    pub(super) endpoint: Arc<Endpoint>,
+    /// The API's clock minus ours, in seconds, as its last `Date` showed.
+    offset: AtomicI64,
+}
+
+/// A service that cannot be reached as configured.
+#[derive(Debug, thiserror::Error)]
+#[error("service {service}: {why}")]
+pub struct PlanError {
+    service: ServiceName,
+    why: EndpointError,
+}
+
+impl Plan {
+    /// Compiles a generation. `streams` is how many exchanges one agent may have open at once.
+    ///
+    /// # Errors
+    /// A service whose additional roots cannot be used.
+    pub fn new(
+        snapshot: Snapshot,
+        services: Vec<ServiceSettings>,
+        placeholders: Placeholders,
+        streams: usize,
+        upstream: &Upstream,
+    ) -> Result<Self, PlanError> {
+        let mut compiled = HashMap::new();
+        for settings in services {
+            let service = settings.name.clone();
+            let endpoint = upstream
+                .endpoint(&settings.target)
+                .map_err(|why| PlanError {
+                    service: service.clone(),
+                    why,
+                })?;
+            compiled.insert(
+                service,
+                Service {
+                    settings,
+                    endpoint,
+                    offset: AtomicI64::new(0),
+                },
+            );
+        }
+        let shares = snapshot
+            .agents()
+            .map(|agent| (agent.clone(), Arc::new(Semaphore::new(streams))))
+            .collect();
+        Ok(Self {
+            snapshot,
+            services: compiled,
+            placeholders,
+            shares,
+        })
+    }
+
+    /// The policy of this generation.
+    #[must_use]
+    pub fn snapshot(&self) -> &Snapshot {
+        &self.snapshot
+    }
+
+    pub(super) fn service(&self, permit: &Permit) -> Result<&Service, Code> {
+        self.services.get(permit.service()).ok_or(Code::Internal)
+    }
+
+    /// One exchange's share of what its agent may have open.
+    pub(super) fn share(&self, agent: &AgentName) -> Result<OwnedSemaphorePermit, Code> {
+        let share = self.shares.get(agent).ok_or(Code::Internal)?;
+        share
+            .clone()
+            .try_acquire_owned()
+            .map_err(|_| Code::AgentRateLimited)
+    }
+}
+
+impl Service {
+    pub(super) fn offset(&self) -> i64 {
+        self.offset.load(Ordering::Relaxed)
+    }
+
+    /// Follows the API's clock as its `Date` shows it; small differences are travel time, large ones are lies. Answers
+    /// whether what we follow changed.
+    pub(super) fn saw_date(&self, date: i64, now: i64) -> bool {
+        let offset = date - now;
+        let followed = if offset.abs() <= OFFSET_NOISE {
+            0
+        } else {
+            offset.clamp(-OFFSET_MAX, OFFSET_MAX)
+        };
+        self.offset.swap(followed, Ordering::Relaxed) != followed
+    }
+}

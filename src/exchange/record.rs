@@ -1,0 +1,210 @@
+//! One line for one request: the audit record, and the metrics from the same facts.
+//!
+//! A [`Line`] is opened before anything is decided and closes itself when it is dropped, so an agent that hangs up, a
+//! panic and a finished download all end in exactly one record.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use http::{Request, StatusCode};
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::arrival::Door;
+use super::body::Progress;
+use super::refusal::Refusal;
+use super::respond::Form;
+use crate::audit::{Record, Verdict};
+use crate::credential::{Lease, Seen};
+use crate::metrics::Metrics;
+use crate::policy::Permit;
+use crate::proof::Jti;
+use crate::vocab::{AgentName, Authority, RequestId, Stopwatch};
+
+/// The open record of one request.
+pub struct Line {
+    record: Record,
+    metrics: Metrics,
+    id: RequestId,
+    form: Form,
+    begun: Stopwatch,
+    /// Time spent waiting for others: the issuer, the upstream, the agent's own body.
+    waited: Duration,
+    upstream: Option<Duration>,
+    overhead: Option<Duration>,
+    progress: Arc<Progress>,
+    /// This exchange's share of what its agent may have open.
+    share: Option<OwnedSemaphorePermit>,
+}
+
+impl Line {
+    pub(super) fn open<B>(
+        record: Record,
+        metrics: Metrics,
+        id: RequestId,
+        form: Form,
+        request: &Request<B>,
+    ) -> Self {
+        let mut line = Self {
+            record,
+            metrics,
+            id,
+            form,
+            begun: Stopwatch::start(),
+            waited: Duration::ZERO,
+            upstream: None,
+            overhead: None,
+            progress: Arc::new(Progress::default()),
+            share: None,
+        };
+        let facts = line.record.facts();
+        facts.method = request.method().as_str().to_owned();
+        facts.path = request.uri().path().to_owned();
+        line
+    }
+
+    /// Notes where the request came in and where it wants to go.
+    pub fn at(&mut self, door: Door, agent: Option<&AgentName>, authority: Option<&Authority>) {
+        let facts = self.record.facts();
+        facts.listener = door.as_str();
+        facts.agent = agent.cloned();
+        facts.host = authority.map(ToString::to_string).unwrap_or_default();
+    }
+
+    pub(super) fn door(&mut self) -> &'static str {
+        self.record.facts().listener
+    }
+
+    /// Keeps the agent's share taken until the exchange has ended.
+    pub(super) fn hold(&mut self, share: OwnedSemaphorePermit) {
+        self.share = Some(share);
+    }
+
+    pub(super) fn id(&self) -> RequestId {
+        self.id
+    }
+
+    pub(super) fn form(&self) -> Form {
+        self.form
+    }
+
+    pub(super) fn progress(&self) -> Arc<Progress> {
+        self.progress.clone()
+    }
+
+    pub(super) fn permitted(&mut self, permit: &Permit) {
+        let facts = self.record.facts();
+        facts.service = Some(permit.service().clone());
+        facts.rule = Some(permit.rule().clone());
+        facts.scopes = permit.scopes().clone();
+        facts.generation = Some(permit.generation());
+    }
+
+    pub(super) fn stripped(&mut self, seen: Seen, removed: &[http::HeaderName]) {
+        let facts = self.record.facts();
+        facts.placeholder = match seen {
+            Seen::Nothing => None,
+            Seen::Placeholder => Some("present"),
+            Seen::Stranger => Some("stranger"),
+        };
+        facts.stripped = removed
+            .iter()
+            .map(|name| name.as_str().to_owned())
+            .collect();
+    }
+
+    pub(super) fn leased(&mut self, lease: &Lease) {
+        let facts = self.record.facts();
+        facts.binding = Some(lease.facts().binding);
+        facts.lease = Some(lease.facts().id);
+        facts.jkt = lease.thumbprint().map(Into::into);
+    }
+
+    /// One attempt is about to be written.
+    pub(super) fn attempted(&mut self, jti: Option<&Jti>) {
+        let facts = self.record.facts();
+        facts.attempts = facts.attempts.saturating_add(1);
+        if let Some(jti) = jti {
+            facts.proofs.push(jti.as_str().to_owned());
+        }
+    }
+
+    /// Time that somebody else took.
+    pub(super) fn waited(&mut self, span: Duration) {
+        self.waited += span;
+    }
+
+    /// Time between a request's last byte leaving and the head of its answer.
+    pub(super) fn upstream_took(&mut self, span: Duration) {
+        self.waited += span;
+        *self.upstream.get_or_insert(Duration::ZERO) += span;
+    }
+
+    /// The upstream's answer goes to the agent.
+    pub(super) fn allowed(&mut self, status: StatusCode) {
+        self.overhead = Some(self.begun.elapsed().saturating_sub(self.waited));
+        let facts = self.record.facts();
+        facts.decision = Verdict::Allowed;
+        facts.status = Some(status.as_u16());
+        facts.upstream_status = Some(status.as_u16());
+    }
+
+    pub(super) fn refused(&mut self, refusal: &Refusal) {
+        let facts = self.record.facts();
+        facts.decision = Verdict::Refused;
+        facts.code = Some(refusal.code);
+        facts.status = Some(refusal.code.status());
+        facts.upstream_status = refusal.upstream_status;
+        if facts.service.is_none() {
+            facts.service = refusal.service.clone();
+        }
+        if refusal.rule.is_some() {
+            facts.rule = refusal.rule.clone();
+        }
+    }
+
+    pub(super) fn sent(&mut self, bytes: usize) {
+        self.record.facts().bytes_out += bytes as u64;
+    }
+
+    /// The body reached its end.
+    pub(super) fn completed(&mut self) {
+        self.record.facts().complete = true;
+    }
+
+    /// The body was broken off.
+    pub(super) fn cut(&mut self) {
+        self.record.facts().complete = false;
+    }
+
+    /// Bytes that went each way through an upgraded connection.
+    pub(super) fn carried(&mut self, from_agent: u64, to_agent: u64) {
+        self.progress.bytes.store(from_agent, Ordering::Relaxed);
+        self.record.facts().bytes_out = to_agent;
+    }
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        let took = self.begun.elapsed();
+        let bytes_in = self.progress.bytes.load(Ordering::Relaxed);
+        let (upstream, overhead) = (self.upstream, self.overhead);
+        let facts = self.record.facts();
+        facts.bytes_in = bytes_in;
+        facts.duration_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+        facts.upstream_ms = upstream.map(|d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX));
+        facts.overhead_us = overhead.map(|d| u64::try_from(d.as_micros()).unwrap_or(u64::MAX));
+        let agent = facts.agent.as_ref().map_or("", AgentName::as_str);
+        let service = facts.service.as_ref().map_or("", |s| s.as_str());
+        let code = facts.code.map_or("", |c| c.as_str());
+        self.metrics.request(
+            agent,
+            service,
+            facts.decision.as_str(),
+            code,
+            took,
+            overhead,
+            upstream,
+        );
+    }
+}

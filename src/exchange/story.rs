@@ -1,0 +1,255 @@
+//! The story of one request, top to bottom.
+//!
+//! 1. A door makes an [`Arrival`]: caller, destination and meaning are fixed. The [`Line`] is open from here on.
+//! 2. One snapshot of policy and services is taken; it serves this request to its end.
+//! 3. Policy decides: a `Permit`, or a refusal with a code. No token was asked for so far.
+//! 4. The head is stripped: what the agent sent as credentials is gone, whether or not ours can be had.
+//! 5. At most three attempts: lease → connection → attach → send → judge the answer.
+//! 6. The answer is guarded and streams to the agent; the line closes when its last byte has gone.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use futures_util::FutureExt;
+use http::{Request, Response};
+
+use super::arrival::Arrival;
+use super::attempts::{self, Bare, Crossing};
+use super::body::AgentBody;
+use super::guard::{Guarded, guard};
+use super::kept::{Kept, ReplayBudget};
+use super::plan::{Plan, Service};
+use super::record::Line;
+use super::refusal::Refusal;
+use super::respond::{Form, respond};
+use crate::agent::Agent;
+use crate::audit::{Audit, Event};
+use crate::credential::{self, Bench, Intent, Nonces, Seen, Source};
+use crate::metrics::Metrics;
+use crate::policy::{Admission, Decision, Facts, Permit};
+use crate::upstream::Upstream;
+use crate::vocab::{Authority, Clock, Code, RequestId, Stopwatch};
+
+/// Nonces kept for APIs.
+const NONCES: usize = 1024;
+
+/// What an exchange works with.
+pub struct Deps {
+    /// The first generation.
+    pub plan: Plan,
+    /// Who lends credentials.
+    pub source: Arc<dyn Source>,
+    /// The way out.
+    pub upstream: Upstream,
+    /// Where lines go.
+    pub audit: Audit,
+    /// What is counted.
+    pub metrics: Metrics,
+    /// Time.
+    pub clock: Clock,
+    /// Our own name in `Via`; nothing that an agent could not see is in it.
+    pub pseudonym: String,
+}
+
+/// Carries requests. Shared by all listeners.
+pub struct Exchange {
+    plan: ArcSwap<Plan>,
+    pub(super) source: Arc<dyn Source>,
+    pub(super) upstream: Upstream,
+    audit: Audit,
+    pub(super) metrics: Metrics,
+    pub(super) clock: Clock,
+    pub(super) nonces: Nonces,
+    pub(super) pseudonym: String,
+    budget: ReplayBudget,
+}
+
+impl Exchange {
+    /// Puts an exchange together.
+    #[must_use]
+    pub fn new(deps: Deps) -> Self {
+        Self {
+            plan: ArcSwap::from_pointee(deps.plan),
+            source: deps.source,
+            upstream: deps.upstream,
+            audit: deps.audit,
+            metrics: deps.metrics,
+            clock: deps.clock,
+            nonces: Nonces::new(NONCES),
+            pseudonym: deps.pseudonym,
+            budget: ReplayBudget::new(),
+        }
+    }
+
+    /// Replaces policy and services; requests under way finish under the generation they began with.
+    pub fn replace(&self, plan: Plan) {
+        self.plan.store(Arc::new(plan));
+    }
+
+    /// Whether an agent may open a tunnel to this destination, asked before a leaf is minted.
+    ///
+    /// # Errors
+    /// A refusal where no service of the agent has the destination.
+    pub fn admits(&self, agent: &Agent, authority: &Authority) -> Result<Admission, Refusal> {
+        self.plan
+            .load()
+            .snapshot
+            .admits(agent.name(), authority)
+            .map_err(Refusal::from)
+    }
+
+    /// Opens the line of a request: its place in the audit queue is reserved here, before anything is decided.
+    ///
+    /// # Errors
+    /// The finished answer where there is no room for the line: an act that cannot be recorded is not done.
+    pub fn open<B>(&self, request: &Request<B>) -> Result<Line, Box<Response<AgentBody>>> {
+        let id = RequestId::from_random(random());
+        let form = Form::of(request.headers(), request.version());
+        match self.audit.open(id) {
+            Ok(record) => Ok(Line::open(record, self.metrics.clone(), id, form, request)),
+            Err(_) => Err(Box::new(respond(
+                &Refusal::from(Code::AuditUnavailable),
+                id,
+                form,
+            ))),
+        }
+    }
+
+    /// Ends a line with a refusal.
+    #[must_use]
+    pub fn refuse(&self, mut line: Line, refusal: &Refusal) -> Response<AgentBody> {
+        line.refused(refusal);
+        if refusal.code == Code::AgentUnauthenticated {
+            self.event(Event::AgentAuthFailed {
+                listener: line.door(),
+            });
+        }
+        respond(refusal, line.id(), line.form())
+    }
+
+    /// Carries one request to its end. Whatever goes wrong inside ends this request alone.
+    pub async fn answer(&self, arrival: Arrival, mut line: Line) -> Response<AgentBody> {
+        match AssertUnwindSafe(self.walk(arrival, &mut line))
+            .catch_unwind()
+            .await
+        {
+            Ok(Ok(guarded)) => guarded.into_response(line),
+            Ok(Err(refusal)) => self.refuse(line, &refusal),
+            Err(_panic) => {
+                self.metrics.panic();
+                tracing::error!(request = %line.id(), "a request ended in a panic");
+                self.refuse(line, &Refusal::from(Code::Internal))
+            }
+        }
+    }
+
+    async fn walk(&self, arrival: Arrival, line: &mut Line) -> Result<Guarded, Refusal> {
+        let plan = self.plan.load_full();
+        let permit = self.permit(&plan, &arrival)?;
+        line.permitted(&permit);
+
+        let service = plan.service(&permit)?;
+        let about = |refusal: Refusal| refusal.about(permit.service());
+        line.hold(
+            plan.share(permit.agent())
+                .map_err(|code| about(code.into()))?,
+        );
+        let bare = self
+            .bare(&plan, service, arrival, &permit, line)
+            .await
+            .map_err(about)?;
+        let crossing = Crossing {
+            permit: &permit,
+            service,
+        };
+        let (reply, used) = attempts::run(self, &crossing, bare, line)
+            .await
+            .map_err(about)?;
+
+        guard(reply, used, &service.settings, line).map_err(about)
+    }
+
+    /// One function from the first day, so that rules which read bodies change nothing else.
+    fn permit(&self, plan: &Plan, arrival: &Arrival) -> Result<Permit, Refusal> {
+        let facts = Facts {
+            agent: arrival.agent.name(),
+            authority: &arrival.authority,
+            method: arrival.parts.method.as_str(),
+            path: &arrival.path,
+        };
+        match plan.snapshot.decide(&facts) {
+            Decision::Permit(permit) => Ok(permit),
+            Decision::Denied(denial) => Err(denial.into()),
+            Decision::NeedsBody(pending) => match pending {},
+        }
+    }
+
+    /// Strips the head and takes charge of the body.
+    async fn bare(
+        &self,
+        plan: &Plan,
+        service: &Service,
+        mut arrival: Arrival,
+        permit: &Permit,
+        line: &mut Line,
+    ) -> Result<Bare, Refusal> {
+        let settings = &service.settings;
+        let bench = Bench {
+            agent: permit.agent(),
+            service: permit.service(),
+            slot: &settings.slot,
+            mode: settings.placeholder.mode,
+            placeholders: &plan.placeholders,
+            pseudonym: &self.pseudonym,
+        };
+        let upgrade =
+            (arrival.intent == Intent::WebSocket).then(|| hyper::upgrade::on(&mut arrival.parts));
+        let query = arrival.query.as_deref();
+        let stripped =
+            credential::strip(&arrival.parts, arrival.path, query, arrival.intent, &bench);
+        if let Err(credential::StripError(Code::PlaceholderMismatch)) = &stripped {
+            self.event(Event::PlaceholderMisused {
+                agent: permit.agent().clone(),
+                service: permit.service().clone(),
+            });
+        }
+        let stripped = stripped?;
+        line.stripped(stripped.seen, &stripped.removed);
+        if stripped.seen == Seen::Stranger {
+            self.metrics.security_event("credential.stranger");
+        }
+        let reading = Stopwatch::start();
+        let idle = settings.timeouts.idle;
+        let body = Kept::of(
+            arrival.body,
+            settings.replay_buffer,
+            &self.budget,
+            idle,
+            &line.progress(),
+        )
+        .await?;
+        line.waited(reading.elapsed());
+        Ok(Bare {
+            head: stripped.head,
+            body,
+            upgrade,
+        })
+    }
+
+    /// Notes a security event, in the audit file and in the metrics.
+    pub fn event(&self, event: Event) {
+        self.metrics.security_event(event.name());
+        self.audit.event(event);
+    }
+}
+
+/// Sixteen random bytes for an identifier. A machine without randomness cannot sign proofs either, and its requests
+/// fail there; until then a name of zeros is a name.
+pub(super) fn random() -> [u8; 16] {
+    let mut bytes = [0; 16];
+    if aws_lc_rs::rand::fill(&mut bytes).is_err() {
+        tracing::error!("the system has no randomness");
+    }
+    bytes
+}

@@ -1,0 +1,189 @@
+//! WebSockets (RFC 6455): the handshake is checked on both sides, then bytes flow both ways until either side, the
+//! operator or silence ends them.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::BytesMut;
+use http::header::{self, HeaderMap, HeaderValue};
+use http::{Response, StatusCode};
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+
+use super::body::{AgentBody, Stop, Watch};
+use super::record::Line;
+use super::refusal::Refusal;
+use crate::credential::BareHead;
+use crate::upstream::Reply;
+use crate::vocab::Code;
+
+/// Appended to the key before hashing (RFC 6455 §1.3).
+const GUID: &str = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
+/// Bytes in flight per direction.
+const BUFFER: usize = 16 * 1024;
+
+/// Both sides of a handshake that succeeded.
+pub(super) struct Switch {
+    headers: HeaderMap,
+    agent: OnUpgrade,
+    upstream: OnUpgrade,
+    watch: Watch,
+}
+
+impl Switch {
+    /// Checks the upstream's 101 against what the agent asked.
+    ///
+    /// # Errors
+    /// A refusal where the answer is not for this handshake: a wrong `Sec-WebSocket-Accept`, another protocol.
+    pub(super) fn new(
+        mut reply: Reply,
+        head: &BareHead,
+        agent: OnUpgrade,
+        watch: Watch,
+    ) -> Result<Self, Refusal> {
+        let upstream = hyper::upgrade::on(&mut reply.response);
+        let headers = reply.response.headers().clone();
+        let key = head
+            .field(&header::SEC_WEBSOCKET_KEY)
+            .map_or(&b""[..], HeaderValue::as_bytes);
+        let accepted = headers
+            .get(header::SEC_WEBSOCKET_ACCEPT)
+            .is_some_and(|v| v.as_bytes() == accept(key).as_bytes());
+        let websocket = headers
+            .get(header::UPGRADE)
+            .is_some_and(|v| v.as_bytes().eq_ignore_ascii_case(b"websocket"));
+        let offered = head
+            .field(&header::SEC_WEBSOCKET_PROTOCOL)
+            .and_then(|v| v.to_str().ok())
+            .unwrap_or_default();
+        let chosen = headers.get(header::SEC_WEBSOCKET_PROTOCOL);
+        let known = chosen.is_none_or(|c| {
+            offered
+                .split(',')
+                .any(|o| o.trim().as_bytes() == c.as_bytes())
+        });
+        if !(accepted && websocket && known) {
+            return Err(Refusal::from(Code::UpstreamProtocolError)
+                .answered(StatusCode::SWITCHING_PROTOCOLS));
+        }
+        Ok(Self {
+            headers,
+            agent,
+            upstream,
+            watch,
+        })
+    }
+
+    pub(super) fn headers(&mut self) -> &mut HeaderMap {
+        &mut self.headers
+    }
+
+    /// Answers the agent and carries bytes in a task of its own, which owns the line.
+    pub(super) fn into_response(self, mut line: Line) -> Response<AgentBody> {
+        let Self {
+            mut headers,
+            agent,
+            upstream,
+            watch,
+        } = self;
+        headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+        headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+        headers.remove(header::CONTENT_LENGTH);
+        tokio::spawn(async move {
+            let (Ok(agent), Ok(upstream)) = (agent.await, upstream.await) else {
+                return;
+            };
+            carry(
+                TokioIo::new(agent),
+                TokioIo::new(upstream),
+                watch,
+                &mut line,
+            )
+            .await;
+        });
+        let mut response = Response::new(AgentBody::empty());
+        *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+        *response.headers_mut() = headers;
+        response
+    }
+}
+
+fn accept(key: &[u8]) -> String {
+    use aws_lc_rs::digest::{Context, SHA1_FOR_LEGACY_USE_ONLY};
+    let mut hash = Context::new(&SHA1_FOR_LEGACY_USE_ONLY);
+    hash.update(key);
+    hash.update(GUID.as_bytes());
+    STANDARD.encode(hash.finish())
+}
+
+/// Copies both ways, each at its own pace, until both sides have ended or one of the watch's reasons ends both.
+pub(super) async fn carry<A, U>(agent: A, upstream: U, mut watch: Watch, line: &mut Line)
+where
+    A: AsyncRead + AsyncWrite,
+    U: AsyncRead + AsyncWrite,
+{
+    let (agent_in, agent_out) = tokio::io::split(agent);
+    let (upstream_in, upstream_out) = tokio::io::split(upstream);
+    let (sent, received) = (AtomicU64::new(0), AtomicU64::new(0));
+    let flows = async {
+        tokio::try_join!(
+            copy(agent_in, upstream_out, &sent),
+            copy(upstream_in, agent_out, &received)
+        )
+    };
+    tokio::pin!(flows);
+    loop {
+        let before = sent.load(Ordering::Relaxed) + received.load(Ordering::Relaxed);
+        tokio::select! {
+            ended = &mut flows => {
+                if ended.is_ok() {
+                    line.completed();
+                }
+                break;
+            }
+            stop = watch.end() => {
+                let moved = sent.load(Ordering::Relaxed) + received.load(Ordering::Relaxed) != before;
+                if stop == Stop::Silent && moved {
+                    watch.moved();
+                } else {
+                    break;
+                }
+            }
+        }
+    }
+    line.carried(
+        sent.load(Ordering::Relaxed),
+        received.load(Ordering::Relaxed),
+    );
+}
+
+/// Copies one direction to its end, and passes the end on.
+async fn copy<R, W>(mut from: R, mut to: W, count: &AtomicU64) -> std::io::Result<()>
+where
+    R: AsyncRead + Unpin,
+    W: AsyncWrite + Unpin,
+{
+    let mut buffer = BytesMut::with_capacity(BUFFER);
+    while from.read_buf(&mut buffer).await? > 0 {
+        count.fetch_add(buffer.len() as u64, Ordering::Relaxed);
+        to.write_all_buf(&mut buffer).await?;
+        to.flush().await?;
+        buffer.reserve(BUFFER);
+    }
+    to.shutdown().await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_accept_value_is_that_of_rfc_6455() {
+        assert_eq!(
+            accept(b"dGhlIHNhbXBsZSBub25jZQ=="),
+            "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
+        );
+    }
+}

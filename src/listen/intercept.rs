@@ -1,0 +1,189 @@
+//! Inside a tunnel: TLS with a leaf for the tunnel's own name, then HTTP/1.1 or HTTP/2 requests that must repeat it.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::server::conn::http2;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use rustls::ServerConfig;
+use rustls::server::ServerSessionMemoryCache;
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_rustls::server::{StartHandshake, TlsStream};
+
+use super::accept::Doors;
+use super::connect::Room;
+use super::hello;
+use super::proxy::{HEAD_TIMEOUT, names_host};
+use crate::agent::Agent;
+use crate::audit::Event;
+use crate::exchange::{AgentBody, Arrival, Door};
+use crate::vocab::{Authority, Host};
+
+/// How long a ClientHello may take: a tunnel in which the server should speak first ends here.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the rest of the handshake may take.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// TLS sessions remembered per host.
+const SESSIONS: usize = 64;
+/// Flow-control windows towards the agent.
+const STREAM_WINDOW: u32 = 1024 * 1024;
+const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
+
+impl Doors {
+    /// Serves the requests of one tunnel.
+    pub(super) async fn intercept<I>(
+        self: Arc<Self>,
+        io: I,
+        agent: Agent,
+        authority: Authority,
+        room: Room,
+    ) where
+        I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        let Some(stream) = self.handshake(io, &agent, &authority).await else {
+            return;
+        };
+        let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+        let doors = self.clone();
+        let caller = Arc::new((agent, authority));
+        let service = service_fn(move |request| {
+            let (doors, caller) = (doors.clone(), caller.clone());
+            async move { Ok::<_, Infallible>(doors.inside(request, &caller.0, &caller.1).await) }
+        });
+        if h2 {
+            self.serve_http2(stream, service).await;
+        } else {
+            self.serve_http1(stream, service).await;
+        }
+        drop(room);
+    }
+
+    /// The TLS handshake: the name is compared before a leaf is looked for.
+    async fn handshake<I>(
+        &self,
+        mut io: I,
+        agent: &Agent,
+        authority: &Authority,
+    ) -> Option<TlsStream<I>>
+    where
+        I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        let hello = tokio::time::timeout(HELLO_TIMEOUT, hello::read(&mut io))
+            .await
+            .ok()?
+            .ok()??;
+        if !names_host(hello.client_hello().server_name(), authority.host()) {
+            self.exchange.event(Event::SniMismatch {
+                agent: agent.name().clone(),
+            });
+            let refused = hello::refuse_name(&mut io).await;
+            tracing::debug!(
+                refused = refused.is_ok(),
+                "a tunnel asked for another name than it was opened for"
+            );
+            return None;
+        }
+        let config = match self.config(authority.host()).await {
+            Ok(config) => config,
+            Err(error) => {
+                tracing::error!(%error, "a leaf certificate could not be minted");
+                return None;
+            }
+        };
+        let accept = StartHandshake::from_parts(hello, io).into_stream(config);
+        match tokio::time::timeout(HANDSHAKE_TIMEOUT, accept).await {
+            Ok(Ok(stream)) => Some(stream),
+            Ok(Err(error)) => {
+                // Most often a client that does not trust our CA: worth a line that an operator can find.
+                tracing::info!(agent = %agent, %error, "a TLS handshake with an agent failed");
+                None
+            }
+            Err(_) => None,
+        }
+    }
+
+    /// The TLS configuration for one host; kept while its leaf is.
+    async fn config(&self, host: &Host) -> Result<Arc<ServerConfig>, crate::ca::CaError> {
+        let (leaf, result) = self.leaves.leaf(host).await?;
+        self.metrics.leaf(result.as_str());
+        if result.is_reused()
+            && let Some(config) = self.configs.get(host)
+        {
+            return Ok(config);
+        }
+        let config = Arc::new(server_config(leaf)?);
+        self.configs.insert(host.clone(), config.clone());
+        Ok(config)
+    }
+
+    async fn serve_http2<I, S>(&self, io: I, service: S)
+    where
+        I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+        S: hyper::service::Service<
+                Request<Incoming>,
+                Response = Response<AgentBody>,
+                Error = Infallible,
+            > + Send
+            + 'static,
+        S::Future: Send + 'static,
+    {
+        let head = u32::try_from(self.limits.request_head).unwrap_or(u32::MAX);
+        let connection = http2::Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(self.limits.streams)
+            .max_header_list_size(head)
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .keep_alive_interval(HEAD_TIMEOUT)
+            .keep_alive_timeout(HEAD_TIMEOUT)
+            .serve_connection(TokioIo::new(io), service);
+        tokio::pin!(connection);
+        let ended = tokio::select! {
+            ended = connection.as_mut() => ended,
+            () = self.draining.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        };
+        if let Err(error) = ended {
+            tracing::debug!(%error, "an agent's HTTP/2 connection ended early");
+        }
+    }
+
+    /// One request inside a tunnel.
+    async fn inside(
+        &self,
+        request: Request<Incoming>,
+        agent: &Agent,
+        authority: &Authority,
+    ) -> Response<AgentBody> {
+        let mut line = match self.exchange.open(&request) {
+            Ok(line) => line,
+            Err(answer) => return *answer,
+        };
+        line.at(Door::Connect, Some(agent.name()), Some(authority));
+        match Arrival::new(agent.clone(), authority.clone(), Door::Connect, request) {
+            Ok(arrival) => Box::pin(self.exchange.answer(arrival, line)).await,
+            Err(refusal) => self.exchange.refuse(line, &refusal),
+        }
+    }
+}
+
+fn server_config(leaf: Arc<CertifiedKey>) -> Result<ServerConfig, crate::ca::CaError> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|_| crate::ca::CaError::Tls)?
+        .with_no_client_auth()
+        .with_cert_resolver(Arc::new(SingleCertAndKey::from(leaf)));
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    config.session_storage = ServerSessionMemoryCache::new(SESSIONS);
+    // A replayed first flight would be a second request with our proof on it.
+    config.max_early_data_size = 0;
+    Ok(config)
+}

@@ -1,0 +1,149 @@
+//! The explicit proxy: one HTTP/1.1 port for CONNECT and absolute form.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::header::PROXY_AUTHORIZATION;
+use http::{Method, Request, Response};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::accept::Doors;
+use crate::agent::Agent;
+use crate::exchange::{AgentBody, Arrival, Door, Refusal, absolute_authority};
+use crate::policy::Admission;
+use crate::vocab::{Code, Host};
+
+/// How long a head may take to arrive.
+pub(super) const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+
+impl Doors {
+    /// Serves one connection of the proxy port.
+    pub(super) async fn proxy_connection(
+        self: Arc<Self>,
+        stream: TcpStream,
+        peer: SocketAddr,
+        room: OwnedSemaphorePermit,
+    ) {
+        let on_loopback = peer.ip().to_canonical().is_loopback();
+        let room = Arc::new(room);
+        let doors = self.clone();
+        let service = service_fn(move |request| {
+            let (doors, room) = (doors.clone(), room.clone());
+            async move { Ok::<_, Infallible>(doors.enter(request, on_loopback, room).await) }
+        });
+        self.serve_http1(stream, service).await;
+    }
+
+    /// Serves HTTP/1.1 until the peer leaves or the drain ends the last exchange.
+    pub(super) async fn serve_http1<I, S>(&self, io: I, service: S)
+    where
+        I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+        S: hyper::service::Service<
+                Request<Incoming>,
+                Response = Response<AgentBody>,
+                Error = Infallible,
+            > + Send
+            + 'static,
+        S::Future: Send,
+    {
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEAD_TIMEOUT)
+            .max_buf_size(self.limits.request_head)
+            .serve_connection(TokioIo::new(io), service)
+            .with_upgrades();
+        tokio::pin!(connection);
+        let ended = tokio::select! {
+            ended = connection.as_mut() => ended,
+            () = self.draining.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        };
+        if let Err(error) = ended {
+            tracing::debug!(%error, "an agent's connection ended early");
+        }
+    }
+
+    /// One request on the proxy port.
+    async fn enter(
+        self: Arc<Self>,
+        request: Request<Incoming>,
+        on_loopback: bool,
+        room: Arc<OwnedSemaphorePermit>,
+    ) -> Response<AgentBody> {
+        let agent = self
+            .agents
+            .load()
+            .identify(request.headers().get(PROXY_AUTHORIZATION), on_loopback);
+        let agent = agent.map_err(|_| Refusal::from(Code::AgentUnauthenticated));
+        if request.method() == Method::CONNECT {
+            self.connect(request, agent, room).await
+        } else {
+            self.absolute(request, agent).await
+        }
+    }
+
+    /// `GET http://host/path`: the caller is named with each request.
+    async fn absolute(
+        &self,
+        request: Request<Incoming>,
+        agent: Result<Agent, Refusal>,
+    ) -> Response<AgentBody> {
+        let mut line = match self.exchange.open(&request) {
+            Ok(line) => line,
+            Err(answer) => return *answer,
+        };
+        let authority = absolute_authority(request.uri());
+        line.at(
+            Door::Absolute,
+            agent.as_ref().ok().map(Agent::name),
+            authority.as_ref().ok(),
+        );
+        let arrival = agent.and_then(|agent| {
+            let authority = authority?;
+            match self.exchange.admits(&agent, &authority)? {
+                Admission::Intercept(_) => Arrival::new(agent, authority, Door::Absolute, request),
+                // A blind host is reached through its own TLS only; in clear there is nothing to pass through.
+                Admission::Tunnel => Err(Code::TlsRequired.into()),
+            }
+        });
+        match arrival {
+            Ok(arrival) => Box::pin(self.exchange.answer(arrival, line)).await,
+            Err(refusal) => self.exchange.refuse(line, &refusal),
+        }
+    }
+}
+
+/// Whether a name in a TLS handshake is the host that was admitted.
+pub(super) fn names_host(sni: Option<&str>, host: &Host) -> bool {
+    match sni {
+        // Addresses never stand in SNI (RFC 6066 §3), and some clients send none for names either: the tunnel's own
+        // name then counts, and every request inside must repeat it.
+        None => true,
+        Some(name) => Host::parse(name).is_ok_and(|named| named == *host),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sni_must_name_the_tunnels_host() {
+        let host = Host::parse("api.test").unwrap();
+        assert!(names_host(None, &host));
+        assert!(names_host(Some("API.test"), &host));
+        assert!(!names_host(Some("evil.test"), &host));
+        assert!(!names_host(Some("api.test.evil.test"), &host));
+        assert!(!names_host(Some(""), &host));
+    }
+}

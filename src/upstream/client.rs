@@ -1,0 +1,286 @@
+//! Sends an armed request on the connection that it was armed for, and judges what went wrong.
+//!
+//! Nothing is ever sent a second time here: a second attempt needs a new proof. What the exchange needs to know for
+//! that is told with the error: whether the request was provably not processed.
+
+use std::error::Error as _;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::{HeaderMap, Request, Response, Version, header};
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use tower::Service;
+
+use super::connection::{Connection, Http1Line, Http2Line, Line};
+use super::reply::Reply;
+use super::stream::{Mark, Meter};
+use crate::credential::{Armed, BodyError, BoxFuture, OutBody};
+use crate::vocab::Code;
+
+/// What went wrong with a request that was handed over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum SendFailure {
+    /// The request's body ended early.
+    #[error("the request's body ended early")]
+    Body(BodyError),
+    /// The connection or stream ended before the reply's head.
+    #[error("the connection ended before the reply")]
+    Closed,
+    /// The request cannot be written as it is.
+    #[error("the request cannot be written")]
+    Internal,
+    /// The reply's head broke the rules of HTTP, or our bounds.
+    #[error("the reply broke the rules of HTTP")]
+    Protocol,
+}
+
+/// Why there is no reply.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{failure}")]
+pub struct SendError {
+    /// What went wrong.
+    pub failure: SendFailure,
+    /// The request was provably not processed: nothing of it was written, or the server said so (REFUSED_STREAM, or a
+    /// stream above the last one of a GOAWAY; RFC 9113 §8.7).
+    pub unprocessed: bool,
+    /// The connection had been idle before and died without a byte of the reply. Most likely the server closed it at
+    /// that very moment (RFC 9112 §9.3.1); an idempotent request may be sent again.
+    pub reused_idle_died: bool,
+}
+
+impl SendError {
+    /// What the agent is told.
+    #[must_use]
+    pub fn code(&self) -> Code {
+        match self.failure {
+            SendFailure::Body(BodyError::Agent) => Code::BadRequest,
+            SendFailure::Body(BodyError::Cancelled) => Code::ServiceRevoked,
+            SendFailure::Body(BodyError::Upstream) | SendFailure::Closed => Code::UpstreamReset,
+            SendFailure::Internal => Code::Internal,
+            SendFailure::Protocol => Code::UpstreamProtocolError,
+        }
+    }
+}
+
+/// The seam at which tests put another upstream: takes armed requests and nothing else.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Client;
+
+impl Service<Armed<Connection>> for Client {
+    type Response = Reply;
+    type Error = SendError;
+    type Future = BoxFuture<'static, Result<Reply, SendError>>;
+
+    /// Always ready: what had to be waited for was the connection, and the request holds it.
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), SendError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, armed: Armed<Connection>) -> Self::Future {
+        let (connection, request) = armed.into_parts();
+        Box::pin(send(connection, request))
+    }
+}
+
+/// Sends a request on a connection. Dropping the future closes an HTTP/1.1 connection, and resets an HTTP/2 stream.
+pub(super) async fn send(
+    connection: Connection,
+    request: Request<OutBody>,
+) -> Result<Reply, SendError> {
+    let fate = Arc::new(Fate::default());
+    let request = request.map(|body| Outgoing {
+        body,
+        fate: fate.clone(),
+    });
+    match connection.into_line() {
+        Some(Line::Http1(line)) => send_http1(line, request, &fate).await,
+        Some(Line::Http2(line)) => send_http2(line, request, &fate).await,
+        None => Err(SendError {
+            failure: SendFailure::Internal,
+            unprocessed: true,
+            reused_idle_died: false,
+        }),
+    }
+}
+
+async fn send_http1(
+    mut line: Http1Line,
+    request: Request<Outgoing>,
+    fate: &Fate,
+) -> Result<Reply, SendError> {
+    let mark = line.wire.meter.mark();
+    match line.wire.sender.try_send_request(request).await {
+        Ok(response) if framing_is_plain(&response) => Ok(Reply::new(response, Line::Http1(line))),
+        Ok(_) => Err(SendError {
+            failure: SendFailure::Protocol,
+            unprocessed: false,
+            reused_idle_died: false,
+        }),
+        Err(error) => {
+            let recovered = error.message().is_some();
+            let meter = &line.wire.meter;
+            let unprocessed = recovered || meter.silent_since(mark);
+            Err(judge(
+                error.error(),
+                fate,
+                unprocessed,
+                line.reused,
+                meter,
+                mark,
+            ))
+        }
+    }
+}
+
+async fn send_http2(
+    line: Http2Line,
+    request: Request<Outgoing>,
+    fate: &Fate,
+) -> Result<Reply, SendError> {
+    let shared = line.shared.clone();
+    let mark = shared.meter.mark();
+    let mut sender = shared.sender.clone();
+    match sender.try_send_request(request).await {
+        Ok(response) => Ok(Reply::new(response, Line::Http2(line))),
+        Err(error) => {
+            let recovered = error.message().is_some();
+            let unprocessed = recovered || disclaimed(error.error());
+            let meter = &shared.meter;
+            Err(judge(
+                error.error(),
+                fate,
+                unprocessed,
+                line.was_idle,
+                meter,
+                mark,
+            ))
+        }
+    }
+}
+
+fn judge(
+    error: &hyper::Error,
+    fate: &Fate,
+    unprocessed: bool,
+    was_idle: bool,
+    meter: &Meter,
+    mark: Mark,
+) -> SendError {
+    let failure = match fate.body_error() {
+        Some(body) => SendFailure::Body(body),
+        None if error.is_parse() || peer_misbehaved(error) => SendFailure::Protocol,
+        None if error.is_user() && !error.is_body_write_aborted() => SendFailure::Internal,
+        None => SendFailure::Closed,
+    };
+    let died = failure == SendFailure::Closed;
+    SendError {
+        failure,
+        unprocessed,
+        reused_idle_died: died && was_idle && meter.unanswered_since(mark),
+    }
+}
+
+/// Whether the server said that it has not processed the stream (RFC 9113 §8.7). hyper hands the reason up as the
+/// source of its error only, and its type is not ours to name: what it prints as is all there is. Errors of a stream
+/// carry no text of the peer's; a GOAWAY's debug data comes last and is not looked at.
+fn disclaimed(error: &hyper::Error) -> bool {
+    let Some(source) = error.source() else {
+        return false;
+    };
+    let text = source.to_string();
+    let refused = "stream error received: refused stream before processing any application logic";
+    // h2 gives a stream this error only when its number is above the GOAWAY's last one.
+    text == refused || text.starts_with("connection error received: ")
+}
+
+/// Whether our side of HTTP/2 ended the stream or connection because the peer broke the protocol.
+fn peer_misbehaved(error: &hyper::Error) -> bool {
+    error.source().is_some_and(|source| {
+        let text = source.to_string();
+        text.starts_with("connection error detected: ")
+            || text.starts_with("stream error detected: ")
+    })
+}
+
+/// Whether the end of an HTTP/1.1 reply can be read in one way only (RFC 9112 §6.1, §6.3). hyper lets some of these
+/// pass; two programs that disagree about where a reply ends disagree about whose the rest is.
+fn framing_is_plain(response: &Response<Incoming>) -> bool {
+    plain_framing(response.version(), response.headers())
+}
+
+fn plain_framing(version: Version, headers: &HeaderMap) -> bool {
+    let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
+    let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
+    match (codings.next(), lengths.next()) {
+        (None, None) => true,
+        (None, Some(length)) => {
+            let digits = !length.is_empty() && length.as_bytes().iter().all(u8::is_ascii_digit);
+            digits && lengths.next().is_none()
+        }
+        (Some(coding), None) => {
+            version == Version::HTTP_11
+                && codings.next().is_none()
+                && coding.as_bytes().eq_ignore_ascii_case(b"chunked")
+        }
+        (Some(_), Some(_)) => false,
+    }
+}
+
+/// How the request's body ended, for the one who sent it: hyper tells an aborted body and a lost connection apart on
+/// HTTP/1.1 only.
+#[derive(Default)]
+pub(super) struct Fate(AtomicU8);
+
+impl Fate {
+    fn note(&self, error: BodyError) {
+        let mark = match error {
+            BodyError::Agent => 1,
+            BodyError::Cancelled => 2,
+            BodyError::Upstream => 3,
+        };
+        self.0.store(mark, Ordering::Release);
+    }
+
+    fn body_error(&self) -> Option<BodyError> {
+        match self.0.load(Ordering::Acquire) {
+            1 => Some(BodyError::Agent),
+            2 => Some(BodyError::Cancelled),
+            3 => Some(BodyError::Upstream),
+            _ => None,
+        }
+    }
+}
+
+/// A request's body on the wire.
+pub(super) struct Outgoing {
+    body: OutBody,
+    fate: Arc<Fate>,
+}
+
+impl Body for Outgoing {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let frame = Pin::new(&mut self.body).poll_frame(cx);
+        if let Poll::Ready(Some(Err(error))) = &frame {
+            self.fate.note(*error);
+        }
+        frame
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
