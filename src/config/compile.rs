@@ -2,6 +2,7 @@
 //! is found. Every mistake is reported, not the first one.
 
 mod agents;
+mod carriage;
 mod credentials;
 mod issuers;
 mod listeners;
@@ -10,7 +11,7 @@ mod rules;
 mod services;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::SecretReading;
@@ -18,7 +19,8 @@ use super::env::Environment;
 use super::plan::{DrainPlan, LimitsPlan, Plan};
 use super::problem::Findings;
 use super::raw::{
-    List, RawAudit, RawDrain, RawDuration, RawFile, RawLimits, RawSize, RawWhenFull, SecretRef,
+    List, RawAudit, RawDrain, RawDuration, RawFile, RawLimits, RawSize, RawStore, RawWhenFull,
+    SecretRef,
 };
 use super::secrets::{References, Unreadable};
 use super::values;
@@ -53,6 +55,7 @@ pub(super) fn compile(
         variables: BTreeSet::new(),
     };
     let it = &mut context;
+    let (None | Some(RawStore::Memory)) = raw.store;
     let (listen, health) = listeners::compile(raw.listen, raw.health.as_deref(), it);
     listeners::check_reach(&listen, raw.agents.is_some(), it);
     let ca = pem::ca(raw.ca.as_ref(), it);
@@ -75,8 +78,8 @@ pub(super) fn compile(
     rules::check(&policy, &services, &agents, &tunnel_lines, it);
     let limits = limits(raw.limits, it);
     let drain = drain(raw.drain, it);
-    let runtime_dir = match raw.runtime_dir.filter(|dir| !dir.is_empty()) {
-        Some(dir) => it.references.path(&dir),
+    let runtime_dir = match raw.runtime_dir {
+        Some(dir) => it.path("runtime_dir", &dir),
         None => environment.runtime_dir(),
     };
     Plan {
@@ -142,6 +145,15 @@ impl Context<'_> {
         self.or_report(key, read)
     }
 
+    /// A path that the file gives, from the file's own directory on.
+    fn path(&mut self, key: &str, text: &str) -> PathBuf {
+        if text.is_empty() {
+            self.findings
+                .error(key, "an empty path", "name a path or remove the key");
+        }
+        self.references.path(text)
+    }
+
     fn or_report<T>(&mut self, key: &str, read: Result<T, Unreadable>) -> Option<T> {
         read.map_err(|error| self.findings.error(key, &error.what, error.remedy))
             .ok()
@@ -166,7 +178,8 @@ impl Context<'_> {
         if (least..=most).contains(&span) {
             return span;
         }
-        let remedy = format!("write a span from {least:?} to {most:?}");
+        let (least, most) = (values::show(least), values::show(most));
+        let remedy = format!("write a span from {least} to {most}");
         self.findings.error(key, "out of range", &remedy);
         default
     }
@@ -239,11 +252,11 @@ fn tunnels(raw: Option<&List<String>>, it: &mut Context<'_>) -> (Vec<Authority>,
     found
 }
 
-fn audit_settings(raw: Option<RawAudit>, it: &Context<'_>) -> audit::Settings {
+fn audit_settings(raw: Option<RawAudit>, it: &mut Context<'_>) -> audit::Settings {
     let (file, when_full) = raw.map_or((None, None), |raw| (raw.file, raw.when_full));
     audit::Settings {
         sink: file.map_or(audit::SinkSettings::Stdout, |file| {
-            audit::SinkSettings::File(it.references.path(&file))
+            audit::SinkSettings::File(it.path("audit.file", &file))
         }),
         capacity: AUDIT_CAPACITY,
         when_full: match when_full.unwrap_or(RawWhenFull::Refuse) {
@@ -259,9 +272,8 @@ fn limits(raw: Option<RawLimits>, it: &mut Context<'_>) -> LimitsPlan {
     });
     let (agent_connections, agent_streams) =
         per_agent.map_or((None, None), |raw| (raw.connections, raw.streams));
-    let count = |n: Option<u32>, default: usize| {
-        n.and_then(|n| usize::try_from(n).ok()).unwrap_or(default)
-    };
+    let count =
+        |n: Option<u32>, default: usize| n.and_then(|n| usize::try_from(n).ok()).unwrap_or(default);
     LimitsPlan {
         connections: count(connections, 10_000),
         agent_connections: count(agent_connections, 1024),

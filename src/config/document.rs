@@ -8,7 +8,9 @@
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 
-use serde_saphyr::granit_parser::{ErrorKind, Event, Options, Parser, ScalarStyle, ScanError, Span};
+use serde_saphyr::granit_parser::{
+    ErrorKind, Event, Options, Parser, ScalarStyle, ScanError, Span,
+};
 
 use super::problem::{Findings, KeyPath, Place};
 
@@ -257,7 +259,10 @@ impl Builder {
             self.root = Some(node);
             return Ok(());
         };
-        if let Inside::Map { key: key @ None, .. } = &mut frame.inside {
+        if let Inside::Map {
+            key: key @ None, ..
+        } = &mut frame.inside
+        {
             let Kind::Scalar { text, .. } = &node.kind else {
                 return Err(odd_key(place));
             };
@@ -305,7 +310,8 @@ impl Builder {
             match &frame.inside {
                 Inside::List(items) => path = path.index(items.len()),
                 Inside::Map {
-                    key: Some((key, _)), ..
+                    key: Some((key, _)),
+                    ..
                 } => path = path.key(key),
                 Inside::Map { key: None, .. } => {}
             }

@@ -110,7 +110,9 @@ fn read(path: &Path, findings: &mut Findings) -> Option<String> {
         Err(error) => match error.kind() {
             io::ErrorKind::NotFound => ("does not exist", "give its path with --config FILE"),
             io::ErrorKind::PermissionDenied => ("may not be read by this user", "check its mode"),
-            io::ErrorKind::FileTooLarge => ("is larger than 1 MiB", "it should have some kilobytes"),
+            io::ErrorKind::FileTooLarge => {
+                ("is larger than 1 MiB", "it should have some kilobytes")
+            }
             _ => ("cannot be read", "check that it is a file"),
         },
     };

@@ -4,8 +4,8 @@
 //! their comments into the JSON schema, which `shape` then checks files against. So a key is known exactly if it
 //! stands here, and a key stands here exactly if it works. Values stay text; `compile` reads them.
 //!
-//! A field is an `Option` even where it is required: what was refused before is left out, so that one mistake does
-//! not hide the others.
+//! A field is an `Option` even where it is required (`with` tells the schema so): what was refused before is left
+//! out, so that one mistake does not hide the others.
 
 use std::collections::BTreeMap;
 
@@ -82,7 +82,7 @@ pub(super) enum RawListener {
 #[serde(deny_unknown_fields)]
 pub(super) struct RawFullListener {
     /// `host:port` with an IP address.
-    #[schemars(required)]
+    #[schemars(with = "String")]
     pub(super) address: Option<String>,
     /// Accepts that agents send their proxy tokens in clear text; needed where the address is not loopback.
     pub(super) plaintext: Option<bool>,
@@ -105,7 +105,7 @@ pub(super) struct RawCa {
 #[serde(deny_unknown_fields)]
 pub(super) struct RawFileRef {
     /// Its path, relative to the configuration file.
-    #[schemars(required)]
+    #[schemars(with = "String")]
     pub(super) file: Option<String>,
 }
 
@@ -142,7 +142,7 @@ pub(super) enum RawWhenFull {
 #[serde(deny_unknown_fields)]
 pub(super) struct RawAgent {
     /// How the agent proves its name.
-    #[schemars(required)]
+    #[schemars(with = "RawAgentAuth")]
     pub(super) auth: Option<RawAgentAuth>,
     /// Names of the services it may use; absent: all.
     pub(super) services: Option<List<String>>,
@@ -163,7 +163,7 @@ pub(super) enum RawAgentAuth {
 #[serde(deny_unknown_fields)]
 pub(super) struct RawIssuer {
     /// The issuer identifier (RFC 8414), an https URL.
-    #[schemars(required)]
+    #[schemars(with = "String")]
     pub(super) url: Option<String>,
     /// Roots to trust in addition to the system's.
     pub(super) ca: Option<RawFileRef>,
@@ -190,7 +190,7 @@ pub(super) enum RawAssertionAudience {
 #[serde(deny_unknown_fields)]
 pub(super) struct RawService {
     /// Its hosts: exact, `*.x` for one label, `**.x` for any depth.
-    #[schemars(required)]
+    #[schemars(with = "List<String>")]
     pub(super) hosts: Option<List<String>>,
     /// Its port. Default: 443; 80 is plain HTTP, which never carries a credential.
     #[schemars(range(min = 1))]
@@ -244,10 +244,10 @@ pub(super) enum RawCredential {
 #[serde(deny_unknown_fields)]
 pub(super) struct RawHeader {
     /// Name of the header.
-    #[schemars(required)]
+    #[schemars(with = "String")]
     pub(super) name: Option<String>,
     /// Its whole value.
-    #[schemars(required)]
+    #[schemars(with = "SecretRef")]
     pub(super) value: Option<SecretRef>,
 }
 
@@ -256,16 +256,16 @@ pub(super) struct RawHeader {
 #[serde(deny_unknown_fields)]
 pub(super) struct RawOauth {
     /// A name of `issuers`, or the issuer's URL.
-    #[schemars(required)]
+    #[schemars(with = "String")]
     pub(super) issuer: Option<String>,
     /// Our name there.
-    #[schemars(required)]
+    #[schemars(with = "String")]
     pub(super) client_id: Option<String>,
     /// How we prove that name.
-    #[schemars(required)]
+    #[schemars(with = "RawClientAuth")]
     pub(super) client_auth: Option<RawClientAuth>,
     /// How tokens are had.
-    #[schemars(required)]
+    #[schemars(with = "RawGrant")]
     pub(super) grant: Option<RawGrant>,
     /// Resource indicator (RFC 8707).
     pub(super) resource: Option<String>,
@@ -298,7 +298,7 @@ pub(super) enum RawClientAuth {
 #[serde(deny_unknown_fields)]
 pub(super) struct RawPrivateKeyJwt {
     /// The private key, in PEM.
-    #[schemars(required)]
+    #[schemars(with = "SecretRef")]
     pub(super) key: Option<SecretRef>,
     /// Its name in the client's key set.
     pub(super) kid: Option<String>,

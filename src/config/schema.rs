@@ -26,10 +26,7 @@ fn without_null(schema: &mut Value) {
         Value::Array(items) => items.iter_mut().for_each(without_null),
         Value::Object(object) => {
             object.values_mut().for_each(without_null);
-            object
-                .get_mut("type")
-                .into_iter()
-                .for_each(single_type);
+            object.get_mut("type").into_iter().for_each(single_type);
             if let Some(only) = only_alternative(object) {
                 object.remove("anyOf");
                 for (key, value) in only {

@@ -20,6 +20,7 @@ use crate::vocab::{Clock, Moment, Secret};
 
 /// Largest secret.
 const SECRET_MAX: u64 = 64 * 1024;
+const SECRET_ROOM: usize = 64 * 1024 + 1;
 /// Longest run of an `exec` command.
 const EXEC_LIMIT: Duration = Duration::from_secs(10);
 
@@ -207,7 +208,8 @@ fn stop(child: &mut Child) {
 
 /// Everything, or an error where there is more than `most`.
 pub(super) fn bounded(source: impl Read, most: u64) -> io::Result<Vec<u8>> {
-    let mut found = Vec::new();
+    // Room for a whole secret at once: a growing buffer would leave copies behind.
+    let mut found = Vec::with_capacity(SECRET_ROOM);
     source.take(most + 1).read_to_end(&mut found)?;
     if found.len() as u64 > most {
         found.zeroize();

@@ -336,7 +336,12 @@ impl<'a> Shape<'a> {
             forms.push("a list".into());
         }
         let remedy = format!("write {}", forms.join(" or "));
-        self.refuse(place, path, "not one of the forms that this key takes", &remedy)
+        self.refuse(
+            place,
+            path,
+            "not one of the forms that this key takes",
+            &remedy,
+        )
     }
 
     fn not_yet(&mut self, place: Place, path: &KeyPath) -> Option<Value> {

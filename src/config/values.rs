@@ -30,6 +30,21 @@ pub(super) fn size(text: &str) -> Option<usize> {
     usize::try_from(number.checked_mul(bytes)?).ok()
 }
 
+/// A span as the file would have it.
+pub(super) fn show(span: Duration) -> String {
+    let millis = span.as_millis();
+    for (unit, name) in [(3_600_000, "h"), (60_000, "m"), (1_000, "s")] {
+        if millis >= unit && millis.is_multiple_of(unit) {
+            return format!("{}{name}", millis / unit);
+        }
+    }
+    if millis == 0 {
+        "0s".into()
+    } else {
+        format!("{millis}ms")
+    }
+}
+
 fn split(text: &str) -> Option<(u64, &str)> {
     let unit = text.find(|c: char| !c.is_ascii_digit())?;
     let number = text[..unit].parse().ok()?;
@@ -50,10 +65,23 @@ mod tests {
             ("0s", 0),
             ("0", 0),
         ] {
-            assert_eq!(duration(text), Some(Duration::from_millis(millis)), "{text}");
+            assert_eq!(
+                duration(text),
+                Some(Duration::from_millis(millis)),
+                "{text}"
+            );
         }
         for text in [
-            "", "5", "s", "1.5s", "-1s", "1 s", "1d", "1S", "1m30s", "99999999999999999h",
+            "",
+            "5",
+            "s",
+            "1.5s",
+            "-1s",
+            "1 s",
+            "1d",
+            "1S",
+            "1m30s",
+            "99999999999999999h",
             "18446744073709551616s",
         ] {
             assert_eq!(duration(text), None, "{text}");
@@ -65,7 +93,15 @@ mod tests {
         assert_eq!(size("64KiB"), Some(65_536));
         assert_eq!(size("1MiB"), Some(1_048_576));
         assert_eq!(size("0B"), Some(0));
-        for text in ["64", "64KB", "64kib", "1GiB", "", "KiB", "99999999999999999999MiB"] {
+        for text in [
+            "64",
+            "64KB",
+            "64kib",
+            "1GiB",
+            "",
+            "KiB",
+            "99999999999999999999MiB",
+        ] {
             assert_eq!(size(text), None, "{text}");
         }
     }

@@ -247,7 +247,10 @@ fn client_auth(
             }
             Some(ClientAuth::Nothing)
         }
-        RawClientAuth::PrivateKeyJwt(RawPrivateKeyJwt { key: reference, kid }) => {
+        RawClientAuth::PrivateKeyJwt(RawPrivateKeyJwt {
+            key: reference,
+            kid,
+        }) => {
             let key = format!("{key}.private_key_jwt.key");
             let key_pem = pem::private_key(&key, &reference?, it);
             Some(ClientAuth::PrivateKeyJwt { key_pem, kid })

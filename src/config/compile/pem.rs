@@ -64,7 +64,7 @@ pub(super) fn ca(raw: Option<&RawCa>, it: &mut Context<'_>) -> CaPlan {
         return CaPlan::Memory;
     };
     match (&raw.dir, &raw.cert, &raw.key) {
-        (Some(dir), None, None) => CaPlan::Dir(it.references.path(dir)),
+        (Some(dir), None, None) => CaPlan::Dir(it.path("ca.dir", dir)),
         (None, Some(cert), Some(key)) => given(cert, key, it),
         _ if it.findings.tainted("ca") => CaPlan::Memory,
         _ => {

@@ -3,7 +3,7 @@
 use super::agents::Agents;
 use super::services::{Services, report};
 use super::{Context, Origins};
-use crate::policy::{self, Place, Snapshot};
+use crate::policy::{self, Place, PolicyWarning, Snapshot};
 
 /// Builds the policy once. What it complains about becomes findings.
 pub(super) fn check(
@@ -39,8 +39,17 @@ pub(super) fn check(
             for warning in snapshot.warnings() {
                 let text = warning.to_string();
                 let (what, remedy) = text.split_once("; ").unwrap_or((&text, "look again"));
-                it.findings.warn(&key_of(warning.place()), what, remedy);
+                it.findings.warn(&key_of(place_of(&warning)), what, remedy);
             }
+        }
+    }
+}
+
+fn place_of(warning: &PolicyWarning) -> Place {
+    match warning {
+        PolicyWarning::NoScopes { service, rule, .. } => Place::Rule(service.clone(), *rule),
+        PolicyWarning::NothingAllowed { service } | PolicyWarning::Unused { service } => {
+            Place::Service(service.clone())
         }
     }
 }
@@ -49,9 +58,9 @@ pub(super) fn check(
 fn already_known(key: &str, error: &policy::PolicyError, it: &Context<'_>) -> bool {
     match error {
         policy::PolicyError::NoHosts { .. } => it.findings.tainted(&format!("{key}.hosts")),
-        policy::PolicyError::ScopesWithoutOauth { service, .. } => {
-            it.findings.tainted(&format!("services.{service}.credential"))
-        }
+        policy::PolicyError::ScopesWithoutOauth { service, .. } => it
+            .findings
+            .tainted(&format!("services.{service}.credential")),
         _ => false,
     }
 }

@@ -1,28 +1,16 @@
-//! The APIs: hosts, rules, placeholders and how requests are carried.
+//! The APIs: hosts and rules, and that placeholders do not get into each other's way.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 
 use super::agents::Agents;
 use super::credentials::{self, Credential};
-use super::issuers::{self, Issuers};
-use super::{Context, DAY, Origins};
-use crate::config::env::environment;
-use crate::config::raw::{
-    List, Named, RawHtu, RawPlaceholder, RawPlaceholderMode, RawRule, RawService, RawTimeouts,
-};
-use crate::credential::{PlaceholderMode, PlaceholderSettings, Shape};
-use crate::exchange::{self, Timeouts};
+use super::issuers::Issuers;
+use super::{Context, Origins, carriage};
+use crate::config::raw::{List, Named, RawRule, RawService};
+use crate::exchange;
 use crate::policy::{self, Effect, HostPattern, Rule};
-use crate::proof::HtuProfile;
 use crate::tokens::{self, CredentialSettings};
 use crate::vocab::{Binding, Scheme, Scope, ScopeSet, ServiceName};
-
-/// Variables that would do more to an agent than carry a placeholder.
-const RESERVED: &[&str] = &[
-    "BASH_ENV", "ENV", "HOME", "IFS", "LD_AUDIT", "LD_LIBRARY_PATH", "LD_PRELOAD", "NODE_OPTIONS",
-    "PATH", "PYTHONPATH", "PYTHONSTARTUP", "SHELL", "USER",
-];
 
 /// All services, for the rooms that need them.
 #[derive(Default)]
@@ -62,17 +50,17 @@ pub(super) fn compile(
 
 fn service(
     name: ServiceName,
-    raw: RawService,
+    mut raw: RawService,
     issuers: &mut Issuers,
     services: &mut Services,
     it: &mut Context<'_>,
 ) {
     let key = format!("services.{name}");
-    let credential = credentials::compile(&key, raw.credential, issuers, it);
+    let credential = credentials::compile(&key, raw.credential.take(), issuers, it);
     let credentialed = credential.binding != Binding::None;
     let port = raw.port.unwrap_or(443);
-    let (hosts, host_places) = hosts(&key, raw.hosts, it);
-    let (rules, rule_places) = rules(&key, raw.rules.unwrap_or_default(), it);
+    let (hosts, host_places) = hosts(&key, raw.hosts.take(), it);
+    let (rules, rule_places) = rules(&key, raw.rules.take().unwrap_or_default(), it);
     services.origins.insert(format!("{key}.hosts"), host_places);
     services.origins.insert(format!("{key}.rules"), rule_places);
     services.policy.push(policy::ServiceSettings {
@@ -94,37 +82,8 @@ fn service(
         binding,
     } = credential;
     services.tokens.services.push((name.clone(), settings));
-    let (ca, connect, allow_private) = raw.upstream.map_or((None, None, None), |up| {
-        (up.ca, up.connect, up.allow_private)
-    });
-    let target = issuers::target(
-        &format!("{key}.upstream"),
-        (ca.as_ref(), connect.as_deref(), allow_private),
-        it,
-    );
-    let age_key = format!("{key}.max_stream_age");
-    let age = it.span(
-        &age_key,
-        raw.max_stream_age,
-        Duration::ZERO,
-        (Duration::ZERO, DAY),
-    );
-    services.exchange.push(exchange::ServiceSettings {
-        name,
-        slot,
-        binding,
-        target,
-        placeholder: placeholder(&key, raw.placeholder, it),
-        htu: htu(&key, raw.htu, it),
-        timeouts: timeouts(&key, raw.timeouts, it),
-        replay_buffer: it.size(
-            &format!("{key}.replay_buffer"),
-            raw.replay_buffer,
-            64 << 10,
-            (0, 16 << 20),
-        ),
-        max_stream_age: (!age.is_zero()).then_some(age),
-    });
+    let carried = carriage::compile(name, raw, slot, binding, it);
+    services.exchange.push(carried);
 }
 
 fn hosts(
@@ -171,7 +130,11 @@ fn rule(key: &str, raw: RawRule, it: &mut Context<'_>) -> Option<Rule> {
             return None;
         }
     };
-    let word = if effect == Effect::Allow { "allow" } else { "deny" };
+    let word = if effect == Effect::Allow {
+        "allow"
+    } else {
+        "deny"
+    };
     let mut scopes = Vec::new();
     for (i, text) in raw.scopes.into_iter().flatten().enumerate() {
         match text.as_deref().map(Scope::new) {
@@ -202,55 +165,6 @@ pub(super) fn report(key: &str, error: &str, it: &mut Context<'_>) {
     it.findings.error(key, what, remedy);
 }
 
-fn placeholder(
-    key: &str,
-    raw: Option<RawPlaceholder>,
-    it: &mut Context<'_>,
-) -> PlaceholderSettings {
-    let Some(raw) = raw else {
-        return PlaceholderSettings::default();
-    };
-    let key = format!("{key}.placeholder");
-    let shape = raw.shape.map_or_else(Shape::default, |text| {
-        Shape::parse(&text).unwrap_or_else(|error| {
-            let remedy = "write one such as \"sk-{random:32}\"";
-            let key = format!("{key}.shape");
-            it.findings.error(&key, &error.to_string(), remedy);
-            Shape::default()
-        })
-    });
-    let variable = raw.variable.filter(|name| {
-        let fine = variable_name(name);
-        if !fine {
-            let what = "not a variable that an agent may be given";
-            let remedy = "write one such as ITEMS_TOKEN";
-            it.findings.error(&format!("{key}.variable"), what, remedy);
-        }
-        fine
-    });
-    PlaceholderSettings {
-        variable,
-        shape,
-        mode: match raw.mode.unwrap_or(RawPlaceholderMode::Optional) {
-            RawPlaceholderMode::Optional => PlaceholderMode::Optional,
-            RawPlaceholderMode::Required => PlaceholderMode::Required,
-        },
-    }
-}
-
-/// A name that shells accept and that no program reads for another purpose.
-fn variable_name(name: &str) -> bool {
-    let first = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
-    let rest = name
-        .bytes()
-        .all(|b| b.is_ascii_alphanumeric() || b == b'_');
-    let ours = environment();
-    let taken = RESERVED.contains(&name)
-        || ours.proxy_variables().contains(&name)
-        || ours.ca_variables().contains(&name);
-    first && rest && name.len() <= 128 && !taken
-}
-
 /// For one agent, each variable can hold one placeholder.
 pub(super) fn check_variables(services: &Services, agents: &Agents, it: &mut Context<'_>) {
     let everything = [None];
@@ -274,46 +188,5 @@ pub(super) fn check_variables(services: &Services, agents: &Agents, it: &mut Con
                 it.findings.error(&key, &what, "choose another name");
             }
         }
-    }
-}
-
-fn htu(key: &str, raw: Option<RawHtu>, it: &mut Context<'_>) -> HtuProfile {
-    match raw {
-        None | Some(RawHtu::AsSent) => HtuProfile::AsSent,
-        Some(RawHtu::DecodeUnreserved) => HtuProfile::DecodeUnreserved,
-        Some(RawHtu::PercentDecoded) => HtuProfile::PercentDecoded,
-        Some(RawHtu::StripPrefix(prefix)) => {
-            let plain = prefix.len() > 1
-                && prefix.starts_with('/')
-                && !prefix.ends_with('/')
-                && prefix.bytes().all(|b| matches!(b, 0x21..=0x7e))
-                && !prefix.contains(['?', '#', '\\']);
-            if !plain {
-                let key = format!("{key}.htu.strip_prefix");
-                let remedy = "write one such as /gateway, without a final slash";
-                it.findings.error(&key, "not a path prefix", remedy);
-            }
-            HtuProfile::StripPrefix(prefix)
-        }
-    }
-}
-
-fn timeouts(key: &str, raw: Option<RawTimeouts>, it: &mut Context<'_>) -> Timeouts {
-    let default = Timeouts::default();
-    let Some(raw) = raw else {
-        return default;
-    };
-    let at = |name: &str| format!("{key}.timeouts.{name}");
-    let least = Duration::from_millis(1);
-    let minute = Duration::from_secs(60);
-    Timeouts {
-        connect: it.span(&at("connect"), raw.connect, default.connect, (least, minute)),
-        first_byte: it.span(
-            &at("first_byte"),
-            raw.first_byte,
-            default.first_byte,
-            (least, DAY),
-        ),
-        idle: it.span(&at("idle"), raw.idle, default.idle, (least, DAY)),
     }
 }

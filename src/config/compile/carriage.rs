@@ -1,0 +1,173 @@
+//! How requests to one service are carried: address, waiting times, placeholder, proof profile.
+
+use std::time::Duration;
+
+use super::{Context, DAY, issuers};
+use crate::config::env::environment;
+use crate::config::raw::{RawHtu, RawPlaceholder, RawPlaceholderMode, RawService, RawTimeouts};
+use crate::credential::{PlaceholderMode, PlaceholderSettings, Shape, Slot};
+use crate::exchange::{ServiceSettings, Timeouts};
+use crate::proof::HtuProfile;
+use crate::vocab::{Binding, ServiceName};
+
+/// Variables that would do more to an agent than carry a placeholder.
+const RESERVED: &[&str] = &[
+    "BASH_ENV",
+    "ENV",
+    "HOME",
+    "IFS",
+    "LD_AUDIT",
+    "LD_LIBRARY_PATH",
+    "LD_PRELOAD",
+    "NODE_OPTIONS",
+    "PATH",
+    "PYTHONPATH",
+    "PYTHONSTARTUP",
+    "SHELL",
+    "USER",
+];
+
+/// Reads what concerns carrying from a service.
+pub(super) fn compile(
+    name: ServiceName,
+    raw: RawService,
+    slot: Slot,
+    binding: Binding,
+    it: &mut Context<'_>,
+) -> ServiceSettings {
+    let key = format!("services.{name}");
+    let at = |name: &str| format!("{key}.{name}");
+    if binding == Binding::None
+        && raw.placeholder.is_some()
+        && !it.findings.tainted(&at("credential"))
+    {
+        let what = "the service has no credential that it could stand for";
+        it.findings.warn(
+            &at("placeholder"),
+            what,
+            "remove it, or give the service its credential",
+        );
+    }
+    let (ca, connect, allow_private) = raw.upstream.map_or((None, None, None), |up| {
+        (up.ca, up.connect, up.allow_private)
+    });
+    let reach = (ca.as_ref(), connect.as_deref(), allow_private);
+    let target = issuers::target(&at("upstream"), reach, it);
+    let buffer = it.size(
+        &at("replay_buffer"),
+        raw.replay_buffer,
+        64 << 10,
+        (0, 16 << 20),
+    );
+    let no_limit = Duration::ZERO;
+    let age = it.span(
+        &at("max_stream_age"),
+        raw.max_stream_age,
+        no_limit,
+        (no_limit, DAY),
+    );
+    ServiceSettings {
+        name,
+        slot,
+        binding,
+        target,
+        placeholder: placeholder(&key, raw.placeholder, it),
+        htu: htu(&key, raw.htu, it),
+        timeouts: timeouts(&key, raw.timeouts, it),
+        replay_buffer: buffer,
+        max_stream_age: (!age.is_zero()).then_some(age),
+    }
+}
+
+fn placeholder(
+    key: &str,
+    raw: Option<RawPlaceholder>,
+    it: &mut Context<'_>,
+) -> PlaceholderSettings {
+    let Some(raw) = raw else {
+        return PlaceholderSettings::default();
+    };
+    let key = format!("{key}.placeholder");
+    let shape = raw.shape.map_or_else(Shape::default, |text| {
+        Shape::parse(&text).unwrap_or_else(|error| {
+            let remedy = "write one such as \"sk-{random:32}\"";
+            let key = format!("{key}.shape");
+            it.findings.error(&key, &error.to_string(), remedy);
+            Shape::default()
+        })
+    });
+    let variable = raw.variable.filter(|name| {
+        let fine = variable_name(name);
+        if !fine {
+            let what = "not a variable that an agent may be given";
+            let remedy = "write one such as ITEMS_TOKEN";
+            it.findings.error(&format!("{key}.variable"), what, remedy);
+        }
+        fine
+    });
+    PlaceholderSettings {
+        variable,
+        shape,
+        mode: match raw.mode.unwrap_or(RawPlaceholderMode::Optional) {
+            RawPlaceholderMode::Optional => PlaceholderMode::Optional,
+            RawPlaceholderMode::Required => PlaceholderMode::Required,
+        },
+    }
+}
+
+/// A name that shells accept and that no program reads for another purpose.
+fn variable_name(name: &str) -> bool {
+    let first = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
+    let rest = name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
+    let ours = environment();
+    let taken = RESERVED.contains(&name)
+        || ours.proxy_variables().contains(&name)
+        || ours.ca_variables().contains(&name);
+    first && rest && name.len() <= 128 && !taken
+}
+
+fn htu(key: &str, raw: Option<RawHtu>, it: &mut Context<'_>) -> HtuProfile {
+    match raw {
+        None | Some(RawHtu::AsSent) => HtuProfile::AsSent,
+        Some(RawHtu::DecodeUnreserved) => HtuProfile::DecodeUnreserved,
+        Some(RawHtu::PercentDecoded) => HtuProfile::PercentDecoded,
+        Some(RawHtu::StripPrefix(prefix)) => {
+            let plain = prefix.len() > 1
+                && prefix.starts_with('/')
+                && !prefix.ends_with('/')
+                && prefix.bytes().all(|b| matches!(b, 0x21..=0x7e))
+                && !prefix.contains(['?', '#', '\\']);
+            if !plain {
+                let key = format!("{key}.htu.strip_prefix");
+                let remedy = "write one such as /gateway, without a final slash";
+                it.findings.error(&key, "not a path prefix", remedy);
+            }
+            HtuProfile::StripPrefix(prefix)
+        }
+    }
+}
+
+fn timeouts(key: &str, raw: Option<RawTimeouts>, it: &mut Context<'_>) -> Timeouts {
+    let default = Timeouts::default();
+    let Some(raw) = raw else {
+        return default;
+    };
+    let at = |name: &str| format!("{key}.timeouts.{name}");
+    let least = Duration::from_millis(1);
+    let minute = Duration::from_secs(60);
+    Timeouts {
+        connect: it.span(
+            &at("connect"),
+            raw.connect,
+            default.connect,
+            (least, minute),
+        ),
+        first_byte: it.span(
+            &at("first_byte"),
+            raw.first_byte,
+            default.first_byte,
+            (least, DAY),
+        ),
+        idle: it.span(&at("idle"), raw.idle, default.idle, (least, DAY)),
+    }
+}

@@ -1,0 +1,453 @@
+//! Broken files: each names its line, its key and the way out.
+
+use super::*;
+
+/// (name, file, [(line, key, word of the whole message)]).
+type Case = (
+    &'static str,
+    &'static str,
+    &'static [(usize, &'static str, &'static str)],
+);
+
+/// A service that is right, to be put behind what is wrong.
+const OK: &str = "services: {ok: {hosts: [ok.example], rules: [{allow: GET /}]}}\n";
+
+fn run(cases: &[Case]) {
+    for (name, yaml, expected) in cases {
+        let found = problems(yaml.replace("<OK>", OK));
+        let lines: Vec<_> = found.iter().map(|p| (p.line, p.key.as_str())).collect();
+        let wanted: Vec<_> = expected
+            .iter()
+            .map(|(line, key, _)| (*line, *key))
+            .collect();
+        assert_eq!(lines, wanted, "{name}:\n{found}");
+        for (problem, (_, _, word)) in found.iter().zip(*expected) {
+            assert!(problem.to_string().contains(word), "{name}: {problem}");
+        }
+    }
+}
+
+#[test]
+fn keys() {
+    run(KEYS);
+}
+
+const KEYS: &[Case] = &[
+    (
+        "unknown",
+        "listn: {}\n<OK>",
+        &[(1, "listn", "did you mean `listen`?")],
+    ),
+    (
+        "unknown without a neighbour",
+        "<OK>zebra: 1\n",
+        &[(2, "zebra", "known here: agents, audit, ca")],
+    ),
+    (
+        "unknown in a list",
+        "services:\n  a:\n    hosts: [a.example]\n    rules:\n      - allow: GET /\n      - alow: GET /x\n",
+        &[(6, "services.a.rules[1].alow", "did you mean `allow`?")],
+    ),
+    (
+        "merge key",
+        "<OK>\n? <<\n: {a: b}\n",
+        &[(3, "?", "merge keys")],
+    ),
+    (
+        "duplicate",
+        "services:\n  a: {hosts: [a.example]}\n  b: {hosts: [b.example], port: 1, port: 2}\n  a: {hosts: [c.example]}\n",
+        &[
+            (3, "services.b.port", "duplicate"),
+            (4, "services.a", "keep one"),
+        ],
+    ),
+    (
+        "missing",
+        "services:\n  a:\n    rules: []\n    credential: {oauth: {issuer: x, grant: client_credentials}}\n",
+        &[
+            (2, "services.a.hosts", "add this key"),
+            (4, "services.a.credential.oauth.client_id", "missing"),
+            (4, "services.a.credential.oauth.client_auth", "missing"),
+            (4, "services.a.credential.oauth.issuer", "name an entry"),
+        ],
+    ),
+    (
+        "no value",
+        "health:\n<OK>",
+        &[(1, "health", "remove the key")],
+    ),
+    (
+        "empty paths",
+        "runtime_dir: ''\nca: {dir: ''}\naudit: {file: ''}\n<OK>",
+        &[
+            (1, "runtime_dir", "name a path"),
+            (2, "ca.dir", "name a path"),
+            (3, "audit.file", "name a path"),
+        ],
+    ),
+    (
+        "nothing to reach",
+        "store: memory\n",
+        &[(1, "services", "name at least one service")],
+    ),
+];
+
+#[test]
+fn not_built_yet() {
+    run(NOT_BUILT_YET);
+}
+
+const NOT_BUILT_YET: &[Case] = &[
+    (
+        "top",
+        "admin: {listen: x}\nparent_proxy: {url: x}\nlisten: {transparent: x, gateway: y}\n<OK>",
+        &[
+            (1, "admin", "not supported yet"),
+            (2, "parent_proxy", "not supported yet"),
+            (3, "listen.transparent", "not supported yet"),
+            (3, "listen.gateway", "not supported yet"),
+        ],
+    ),
+    (
+        "listeners and stores",
+        "listen:\n  proxy:\n    - unix:/run/p.sock\n    - {address: 127.0.0.1:1, tls: {}}\nstore: {file: {path: x}}\n<OK>",
+        &[
+            (3, "listen.proxy[0]", "not supported yet"),
+            (4, "listen.proxy[1].tls", "not supported yet"),
+            (5, "store.file", "not supported yet"),
+        ],
+    ),
+    (
+        "agents",
+        "agents:\n  a: {auth: {kubernetes: {}}}\n  b: {auth: mtls, uid: 7}\n<OK>",
+        &[
+            (2, "agents.a.auth.kubernetes", "not supported yet"),
+            (3, "agents.b.auth", "not supported yet"),
+            (3, "agents.b.uid", "not supported yet"),
+        ],
+    ),
+    (
+        "service",
+        "services:\n  a:\n    hosts: [a.example]\n    response_guard: redact\n    capture: {issuer: x}\n    credential: {basic: {}}\n    rules: [{allow: GET /, mcp: {}}]\n",
+        &[
+            (4, "services.a.response_guard", "not supported yet"),
+            (5, "services.a.capture", "not supported yet"),
+            (6, "services.a.credential.basic", "not supported yet"),
+            (7, "services.a.rules[0].mcp", "not supported yet"),
+        ],
+    ),
+    (
+        "oauth",
+        "services:\n  a:\n    hosts: [a.example]\n    credential:\n      oauth:\n        issuer: https://as.example\n        client_id: c\n        client_auth: {mtls: {}}\n        grant: {refresh_token: {env: X}}\n        binding: mtls\n        profile: none\n",
+        &[
+            (
+                8,
+                "services.a.credential.oauth.client_auth.mtls",
+                "not supported yet",
+            ),
+            (
+                9,
+                "services.a.credential.oauth.grant.refresh_token",
+                "not supported yet",
+            ),
+            (
+                10,
+                "services.a.credential.oauth.binding",
+                "not supported yet",
+            ),
+            (
+                11,
+                "services.a.credential.oauth.profile",
+                "not supported yet",
+            ),
+        ],
+    ),
+    (
+        "limits",
+        "limits: {replay_total: 1MiB, per_agent: {requests_per_second: 5, body_floor: 1}}\n<OK>",
+        &[
+            (1, "limits.replay_total", "not supported yet"),
+            (
+                1,
+                "limits.per_agent.requests_per_second",
+                "not supported yet",
+            ),
+            (1, "limits.per_agent.body_floor", "not supported yet"),
+        ],
+    ),
+    (
+        "secrets",
+        "agents: {a: {auth: {token: {prompt: Token}}}}\nservices:\n  a: {hosts: [a.example], credential: {bearer: {vault: {path: canary-8841-Zq}}}}\n",
+        &[
+            (1, "agents.a.auth.token.prompt", "not supported yet"),
+            (3, "services.a.credential.bearer.vault", "not supported yet"),
+        ],
+    ),
+];
+
+#[test]
+fn listeners() {
+    run(LISTENERS);
+}
+
+const LISTENERS: &[Case] = &[
+    (
+        "not an address",
+        "listen: {proxy: [localhost:8080, 127.0.0.1]}\nhealth: 9091\n<OK>",
+        &[
+            (1, "listen.proxy[0]", "127.0.0.1:8080"),
+            (1, "listen.proxy[1]", "127.0.0.1:8080"),
+            (2, "health", "127.0.0.1:8080"),
+        ],
+    ),
+    (
+        "clear text",
+        "listen:\n  proxy: 0.0.0.0:8080\nagents: {a: {auth: {token: {env: CODER_TOKEN}}}}\n<OK>",
+        &[(2, "listen.proxy", "plaintext: true")],
+    ),
+    (
+        "clear text in writing, but nobody is named",
+        "listen:\n  proxy: [{address: \"[::]:8080\", plaintext: true}]\n<OK>",
+        &[(2, "listen.proxy", "name `agents`")],
+    ),
+    (
+        "twice",
+        "listen: {proxy: [127.0.0.1:8080, 127.0.0.1:8080]}\nhealth: 0.0.0.0:8080\n<OK>",
+        &[
+            (1, "listen.proxy[1]", "another port"),
+            (2, "health", "another port"),
+        ],
+    ),
+    (
+        "none",
+        "listen: {proxy: []}\n<OK>",
+        &[(1, "listen.proxy", "give an address")],
+    ),
+    (
+        "not a truth value",
+        "listen: {proxy: {address: 127.0.0.1:1, plaintext: yes}}\n<OK>",
+        &[(1, "listen.proxy.plaintext", "true or false")],
+    ),
+];
+
+#[test]
+fn agents() {
+    run(AGENTS);
+}
+
+const AGENTS: &[Case] = &[
+    (
+        "unknown service",
+        "agents:\n  a:\n    auth: {token: {env: CODER_TOKEN}}\n    services:\n      - ok\n      - nok\n<OK>",
+        &[(6, "agents.a.services[1]", "define it")],
+    ),
+    (
+        "nobody",
+        "agents: {}\n<OK>",
+        &[(1, "agents", "names nobody")],
+    ),
+    (
+        "no auth",
+        "agents:\n  a: {}\n<OK>",
+        &[(2, "agents.a.auth", "add this key")],
+    ),
+    (
+        "bad hash and bad name",
+        "agents:\n  a: {auth: {token_sha256: canary-8841-Zq}}\n  'canary 8841': {auth: {token: {env: OTHER_TOKEN}}}\n<OK>",
+        &[
+            (1, "agents", "letters, digits"),
+            (2, "agents.a.auth.token_sha256", "64 hex"),
+        ],
+    ),
+    (
+        "one token for two",
+        "agents:\n  a: {auth: {token: {env: CODER_TOKEN}}}\n  b: {auth: {token: {env: CODER_TOKEN}}}\n<OK>",
+        &[(3, "agents.b.auth", "its own")],
+    ),
+];
+
+#[test]
+fn services() {
+    run(SERVICES);
+}
+
+const SERVICES: &[Case] = &[
+    (
+        "hosts",
+        "services:\n  a:\n    hosts:\n      - 'a.*.example'\n      - https://a.example\n      - a.example:8443\n      - a.example\n    rules: [{allow: GET /}]\n  b: {hosts: [a.example], rules: [{allow: GET /}]}\n",
+        &[
+            (4, "services.a.hosts[0]", "`*.x` for one label"),
+            (5, "services.a.hosts[1]", "without scheme"),
+            (6, "services.a.hosts[2]", "as `port`"),
+            (9, "services.b.hosts[0]", "remove one of the two hosts"),
+        ],
+    ),
+    (
+        "a credential over clear text and for everybody",
+        "services:\n  a: {hosts: [a.example], port: 80, credential: {bearer: {env: LLM_KEY}}}\n  b: {hosts: ['**.co.uk'], credential: {bearer: {env: LLM_KEY}}}\n  c: {hosts: [c.example], port: 0}\n",
+        &[
+            (2, "services.a.port", "TLS port"),
+            (3, "services.b.hosts[0]", "strangers"),
+            (4, "services.c.port", "from 1 to 65535"),
+        ],
+    ),
+    (
+        "rules",
+        "services:\n  a:\n    hosts: [a.example]\n    rules:\n      - {allow: GET /, deny: GET /x}\n      - allow: get it\n      - {allow: GET /y, scopes: ['a b']}\n      - {scopes: []}\n",
+        &[
+            (5, "services.a.rules[0]", "exactly one"),
+            (6, "services.a.rules[1].allow", ""),
+            (7, "services.a.rules[2].scopes[0]", "entry of its own"),
+            (8, "services.a.rules[3]", "exactly one"),
+        ],
+    ),
+    (
+        "two rules tie, behind one that was refused",
+        "services:\n  a:\n    hosts: [a.example]\n    rules:\n      - 5\n      - allow: GET /x/**\n      - allow: GET /x/**\n",
+        &[
+            (5, "services.a.rules[0]", "a mapping"),
+            (7, "services.a.rules[2]", "merge them"),
+        ],
+    ),
+    (
+        "placeholders",
+        "services:\n  a: {hosts: [a.example], placeholder: {variable: HTTPS_PROXY, shape: 'sk-{random:4}', mode: maybe}}\n  b: {hosts: [b.example], placeholder: {variable: T}}\n  c: {hosts: [c.example], placeholder: {variable: T}}\n",
+        &[
+            (2, "services.a.placeholder.variable", "ITEMS_TOKEN"),
+            (2, "services.a.placeholder.shape", "{random:32}"),
+            (2, "services.a.placeholder.mode", "optional or required"),
+            (4, "services.c.placeholder.variable", "another name"),
+        ],
+    ),
+    (
+        "spans, sizes and profiles",
+        "services:\n  a:\n    hosts: [a.example]\n    timeouts: {connect: 5, first_byte: 2d, idle: 0s}\n    max_stream_age: -1s\n    replay_buffer: 64KB\n    htu: {strip_prefix: x}\nlimits: {request_head: 1B, connections: 0}\ndrain: {timeout: 1w}\n",
+        &[
+            (4, "services.a.timeouts.connect", "90s"),
+            (4, "services.a.timeouts.first_byte", "90s"),
+            (4, "services.a.timeouts.idle", "from 1ms to 24h"),
+            (5, "services.a.max_stream_age", "90s"),
+            (6, "services.a.replay_buffer", "64KiB"),
+            (7, "services.a.htu.strip_prefix", "/gateway"),
+            (8, "limits.request_head", "from 8KiB"),
+            (8, "limits.connections", "from 1 to"),
+            (9, "drain.timeout", "90s"),
+        ],
+    ),
+    (
+        "headers",
+        "services:\n  a: {hosts: [a.example], credential: {header: {name: Host, value: {env: LLM_KEY}}}}\n  b: {hosts: [b.example], credential: {header: {name: 'x y', value: {env: LLM_KEY}}}}\n  c: {hosts: [c.example], credential: {header: {name: x-key}}}\n  d: {hosts: [d.example], credential: {header: {name: x-key, value: {env: TWO_LINES}}}}\n",
+        &[
+            (2, "services.a.credential.header.name", "the API documents"),
+            (3, "services.b.credential.header.name", "x-api-key"),
+            (4, "services.c.credential.header.value", "missing"),
+            (5, "services.d.credential.header.value", "one line"),
+        ],
+    ),
+    (
+        "tunnels",
+        "services: {a: {hosts: [a.example], rules: [{allow: GET /}]}}\ntunnel:\n  - '*.example:443'\n  - b.example\n  - a.example:443\n",
+        &[
+            (3, "tunnel[0]", "wildcard"),
+            (4, "tunnel[1]", "host:port"),
+            (5, "tunnel[2]", "remove one of the two"),
+        ],
+    ),
+];
+
+#[test]
+fn oauth_and_files() {
+    run(OAUTH_AND_FILES);
+}
+
+const OAUTH_AND_FILES: &[Case] = &[
+    (
+        "issuers",
+        "issuers:\n  a: {url: http://as.example}\n  b: {url: https://as.example/?x, connect: 10.0.0.1:443}\n  c: {url: https://u@as.example, connect: 'no such'}\n<OK>",
+        &[
+            (2, "issuers.a.url", "https://HOST"),
+            (3, "issuers.b.url", "without user, query"),
+            (3, "issuers.b.connect", "address alone"),
+            (4, "issuers.c.url", "https://HOST"),
+            (4, "issuers.c.connect", "an address or a name"),
+        ],
+    ),
+    (
+        "clients",
+        "services:\n  a:\n    hosts: [a.example]\n    credential:\n      oauth:\n        issuer: nobody\n        client_id: ''\n        client_auth: {private_key_jwt: {key: {file: not-pem}}}\n        grant: client_credentials\n        resource: api#x\n        parameters: {scope: x}\n        max_token_age: 31m\n",
+        &[
+            (
+                6,
+                "services.a.credential.oauth.issuer",
+                "entry of `issuers`",
+            ),
+            (
+                7,
+                "services.a.credential.oauth.client_id",
+                "name that the issuer gave",
+            ),
+            (
+                8,
+                "services.a.credential.oauth.client_auth.private_key_jwt.key",
+                "PEM",
+            ),
+            (
+                10,
+                "services.a.credential.oauth.resource",
+                "https://api.example",
+            ),
+            (
+                11,
+                "services.a.credential.oauth.parameters.scope",
+                "cannot be set here",
+            ),
+            (
+                12,
+                "services.a.credential.oauth.max_token_age",
+                "from 1m to 30m",
+            ),
+        ],
+    ),
+    (
+        "roots",
+        "services:\n  a: {hosts: [a.example], upstream: {ca: {file: not-pem}}}\n  b: {hosts: [b.example], upstream: {ca: {file: absent.pem}}}\n",
+        &[
+            (2, "services.a.upstream.ca.file", "BEGIN CERTIFICATE"),
+            (3, "services.b.upstream.ca.file", "does not exist"),
+        ],
+    ),
+    (
+        "a CA that is none",
+        "ca: {cert: {file: leaf.pem}, key: {file: client.pem}}\n<OK>",
+        &[(1, "ca.cert.file", "basic constraint")],
+    ),
+    (
+        "a CA with another's key",
+        "ca: {cert: {file: internal-ca.pem}, key: {file: client.pem}}\n<OK>",
+        &[(1, "ca.key", "the key of `ca.cert`")],
+    ),
+    (
+        "half a CA",
+        "ca: {cert: {file: leaf.pem}}\n<OK>",
+        &[(1, "ca", "{dir: PATH}")],
+    ),
+];
+
+#[test]
+fn one_run_finds_mistakes_of_every_stage() {
+    let found = problems(
+        "listn: {}\nhealth: x\nservices:\n  a: {hosts: [a.example], credential: {bearer: canary-8841-Zq}}\n  b: {hosts: [b.example], port: x, max_stream_age: 5}\n  b: {}\n",
+    );
+    let keys: Vec<_> = found.iter().map(|p| (p.line, p.key.as_str())).collect();
+    assert_eq!(
+        keys,
+        [
+            (1, "listn"),
+            (2, "health"),
+            (4, "services.a.credential.bearer"),
+            (5, "services.b.port"),
+            (5, "services.b.max_stream_age"),
+            (6, "services.b"),
+        ]
+    );
+}

@@ -1,0 +1,198 @@
+//! References to secrets: what they find, what they say when they find nothing, and that values stay unseen.
+
+use std::time::Duration;
+
+use super::*;
+use crate::config::raw::SecretRef;
+use crate::config::secrets::References;
+use crate::tokens::CredentialSettings;
+
+fn bearer(reference: &str) -> String {
+    format!(
+        "services: {{a: {{hosts: [a.example], rules: [{{allow: GET /}}], credential: {{bearer: {reference}}}}}}}\n"
+    )
+}
+
+fn value(place: &Place, reference: &str) -> Option<String> {
+    let plan = place.load(bearer(reference)).ok()?;
+    match &plan.tokens.services[0].1 {
+        CredentialSettings::Bearer(secret) => Some(secret.expose().clone()),
+        _ => None,
+    }
+}
+
+#[test]
+fn every_kind_of_reference_finds_its_secret() {
+    let place = Place::new();
+    place.write("one", "s3cret-one\n");
+    place.write("two", "s3cret-two\r\n");
+    assert_eq!(value(&place, "{file: one}").as_deref(), Some("s3cret-one"));
+    assert_eq!(value(&place, "{file: two}").as_deref(), Some("s3cret-two"));
+    let absolute = format!("{{file: {}}}", place.path().join("one").display());
+    assert_eq!(value(&place, &absolute).as_deref(), Some("s3cret-one"));
+    assert_eq!(value(&place, "{env: LLM_KEY}").as_deref(), Some(CANARY));
+    assert_eq!(
+        value(&place, "{exec: [printf, s3cret]}").as_deref(),
+        Some("s3cret")
+    );
+    assert_eq!(
+        value(&place, "{exec: [echo, s3cret]}").as_deref(),
+        Some("s3cret")
+    );
+}
+
+#[test]
+fn a_command_gets_a_cleared_environment() {
+    let place = Place::new();
+    let count = "{exec: [sh, -c, 'env | grep -v -E \"^(PWD|SHLVL|_)=\" | wc -l | tr -d \" \"']}";
+    assert_eq!(value(&place, count).as_deref(), Some("0"));
+}
+
+#[test]
+fn what_cannot_be_found_is_named_and_nothing_more() {
+    for (reference, word) in [
+        (
+            "{env: NOT_SET}",
+            "environment variable NOT_SET is not set or empty; set it",
+        ),
+        ("{env: EMPTY}", "environment variable EMPTY"),
+        ("{env: canary_8841_Zq}", "variable named here is not set"),
+        ("{file: absent}", "absent does not exist; check the path"),
+        ("{file: empty}", "empty is empty"),
+        ("{file: .}", "is a directory"),
+        ("{exec: []}", "the command is empty"),
+        ("{exec: ['']}", "cannot be started"),
+        ("{exec: [/no/such/canary-8841-Zq]}", "cannot be started"),
+        (
+            "{exec: [sh, -c, 'echo canary-8841-Zq; exit 3']}",
+            "the command failed",
+        ),
+        ("{exec: ['true']}", "printed nothing"),
+        (
+            "{exec: [sh, -c, 'head -c 70000 /dev/zero']}",
+            "more than 64 KiB",
+        ),
+        ("{env: TWO_LINES}", "one line of printable ASCII"),
+    ] {
+        let found = problems(bearer(reference));
+        assert_eq!(found.iter().count(), 1, "{reference}: {found}");
+        let problem = found.iter().next().unwrap();
+        assert_eq!(problem.key, "services.a.credential.bearer", "{found}");
+        assert!(problem.to_string().contains(word), "{reference}: {problem}");
+    }
+}
+
+#[test]
+fn a_literal_is_refused_and_not_repeated() {
+    for literal in [
+        "canary-8841-Zq",
+        "\"canary-8841-Zq\"",
+        "8841",
+        "[canary-8841-Zq]",
+        "{canary-8841-Zq}",
+        "{canary8841: x}",
+        "{value: canary-8841-Zq}",
+        "{env: A, file: canary-8841-Zq}",
+        "{env: {canary8841: x}}",
+        "{exec: canary-8841-Zq}",
+        "{file: [canary-8841-Zq]}",
+        "|\n canary-8841-Zq\n",
+    ] {
+        for (around, key, line) in PLACES {
+            let literal = literal.replace('\n', "\n        ");
+            let found = problems(around.replace("<SECRET>", &literal));
+            let problem = found.iter().find(|p| p.key.starts_with(key)).unwrap();
+            assert_eq!(problem.line, *line, "{literal}: {found}");
+            assert!(problem.remedy.contains("{env: NAME}"), "{literal}: {found}");
+        }
+    }
+}
+
+/// Every place of a secret: (file, key, line).
+const PLACES: &[(&str, &str, usize)] = &[
+    (
+        "services:\n a:\n  hosts: [a.example]\n  credential:\n   bearer: <SECRET>\n",
+        "services.a.credential.bearer",
+        5,
+    ),
+    (
+        "services:\n a:\n  hosts: [a.example]\n  credential:\n   header:\n    name: x-key\n    value: <SECRET>\n",
+        "services.a.credential.header.value",
+        7,
+    ),
+    (
+        "services:\n a:\n  hosts: [a.example]\n  credential:\n   oauth:\n    client_auth:\n     secret_post: <SECRET>\n",
+        "services.a.credential.oauth.client_auth.secret_post",
+        7,
+    ),
+    (
+        "services:\n a:\n  hosts: [a.example]\n  credential:\n   oauth:\n    client_auth:\n     private_key_jwt:\n      key: <SECRET>\n",
+        "services.a.credential.oauth.client_auth.private_key_jwt.key",
+        8,
+    ),
+    (
+        "agents:\n a:\n  auth:\n   token: <SECRET>\n",
+        "agents.a.auth.token",
+        4,
+    ),
+    (
+        "ca:\n cert: {file: leaf.pem}\n key: <SECRET>\n",
+        "ca.key",
+        3,
+    ),
+];
+
+#[test]
+fn secrets_in_wrong_places_are_not_repeated() {
+    for yaml in [
+        "services: {a: {hosts: [canary-8841-Zq/x], credential: canary-8841-Zq}}",
+        "services: {a: {hosts: [a.example], credential: {canary-8841-Zq: x}}}",
+        "services: {a: {hosts: [a.example], credential: {header: canary-8841-Zq}}}",
+        "services: {a: {hosts: [a.example], credential: {oauth: {issuer: canary-8841-Zq, client_id: c, client_auth: {secret_basic: canary-8841-Zq}, grant: canary-8841-Zq, binding: canary-8841-Zq, max_token_age: canary-8841-Zq}}}}",
+        "services: {a: {hosts: [a.example], upstream: {connect: 'canary-8841-Zq '}, port: canary-8841-Zq}}",
+        "services: {a: {hosts: [a.example], rules: [{allow: canary-8841-Zq, scopes: ['canary-8841-Zq x']}]}}",
+        "services: {a: {hosts: [a.example], htu: canary-8841-Zq, replay_buffer: canary-8841-Zq}}",
+        "agents: {a: {auth: {token: canary-8841-Zq}}, b: {auth: canary-8841-Zq}}",
+        "agents: {a: {auth: {token: {file: not-pem}}, services: ['canary-8841-Zq x']}}\nservices: {}",
+        "listen: {proxy: canary-8841-Zq}\nhealth: canary-8841-Zq\ntunnel: [canary-8841-Zq]",
+        "store: canary-8841-Zq\naudit: canary-8841-Zq\nlimits: canary-8841-Zq\n",
+        "ca: {cert: {file: not-pem}, key: {file: not-pem}}\nservices: {}",
+        "services: {a: {hosts: [a.example], credential: {bearer: \"canary-8841-Zq}}}",
+        "services:\n\tcanary-8841-Zq: x\n",
+        "services: {a: *canary-8841-Zq}",
+        "services: {a: !canary-8841-Zq x}",
+        "%canary-8841-Zq\n---\na: b\n",
+        "a: canary-8841-Zq: b\n",
+        "key: \"\\canary-8841-Zq\"\n",
+        "canary-8841-Zq",
+        "- canary-8841-Zq\n",
+        "{[canary-8841-Zq]: x}",
+    ] {
+        let found = problems(yaml);
+        assert!(found.iter().count() > 0, "{yaml}");
+    }
+}
+
+#[test]
+fn a_command_that_hangs_is_ended() {
+    let place = Place::new();
+    let environment = variables();
+    let mut references = References::new(place.path(), &environment);
+    references.exec_limit = Duration::from_millis(300);
+    for script in [
+        "sleep 60",
+        "sleep 60 & sleep 60",
+        "exec >&-; sleep 60",
+        "sleep 60 & echo x",
+    ] {
+        let command = ["sh", "-c", script].map(String::from).to_vec();
+        let clock = crate::vocab::Clock::system();
+        let started = clock.now();
+        let read = references.secret(&SecretRef::Exec(command));
+        assert!(read.is_err_and(|e| e.what.contains("in time")), "{script}");
+        assert!(
+            clock.now().since(started) < Duration::from_secs(5),
+            "{script}"
+        );
+    }
+}

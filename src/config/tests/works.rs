@@ -1,0 +1,341 @@
+//! Files that are right: every key reaches its place in the plan, and what is absent has its default.
+
+use std::time::Duration;
+
+use super::*;
+use crate::audit::{SinkSettings, WhenFull};
+use crate::config::{CaPlan, schema};
+use crate::credential::{PlaceholderMode, Shape, Slot};
+use crate::proof::HtuProfile;
+use crate::tokens::{AssertionAudience, ClientAuth, CredentialSettings};
+use crate::vocab::{Binding, Scheme};
+
+/// The example of the product page, without what is not built yet.
+const EXAMPLE: &str = r#"
+listen:
+  proxy: 127.0.0.1:8080
+health: 127.0.0.1:9091
+runtime_dir: /run/tokenward
+ca: {dir: /var/lib/tokenward/ca}
+store: memory
+audit: {file: /var/log/tokenward/audit.jsonl}
+
+agents:
+  coder:
+    auth: {token: {env: CODER_TOKEN}}
+    services: [items, llm]
+
+issuers:
+  corp:
+    url: https://as.example
+    ca: {file: internal-ca.pem}
+    connect: 10.0.0.6
+    allow_private: true
+    assertion_audience: issuer
+
+services:
+  items:
+    hosts: [api.items.example]
+    port: 443
+    upstream:
+      ca: {file: internal-ca.pem}
+      connect: 10.0.0.5:8443
+      allow_private: true
+    credential:
+      oauth:
+        issuer: corp
+        client_id: agent-proxy
+        client_auth: {private_key_jwt: {key: {file: client.pem}, kid: k1}}
+        grant: client_credentials
+        resource: https://api.items.example
+        binding: dpop
+    placeholder: {variable: ITEMS_TOKEN, shape: "sk-test-{random:32}", mode: optional}
+    rules:
+      - allow: GET|HEAD /v1/items/**
+        scopes: [items:read]
+      - allow: POST /v1/items
+        scopes: [items:write]
+      - deny: "* /v1/items/*/secrets"
+  llm:
+    hosts: [api.llm.example]
+    credential: {header: {name: x-api-key, value: {env: LLM_KEY}}}
+    rules: [{allow: "* /**"}]
+
+tunnel: []
+"#;
+
+fn accepted(yaml: &str) -> Plan {
+    match Place::new().load(yaml) {
+        Ok(plan) => plan,
+        Err(problems) => panic!("{problems}"),
+    }
+}
+
+#[test]
+fn the_example_of_the_product_page_compiles() {
+    let plan = accepted(EXAMPLE);
+    assert_eq!(plan.listen.proxy[0].addr, "127.0.0.1:8080".parse().unwrap());
+    assert_eq!(plan.health, Some("127.0.0.1:9091".parse().unwrap()));
+    assert_eq!(plan.runtime_dir, Path::new("/run/tokenward"));
+    assert!(matches!(&plan.ca, CaPlan::Dir(dir) if dir == Path::new("/var/lib/tokenward/ca")));
+    assert_eq!(plan.audit.when_full, WhenFull::Refuse);
+    assert_eq!(plan.secret_variables, ["CODER_TOKEN", "LLM_KEY"]);
+    assert_eq!(plan.agents.agents.len(), 1);
+    assert_eq!(plan.proxy_tokens.len(), 1);
+    assert_eq!(plan.policy.services.len(), 2);
+    assert_eq!(plan.policy.services[0].rules.len(), 3);
+    assert!(plan.policy.services[0].oauth && plan.policy.services[1].credentialed);
+    assert!(plan.warnings.is_empty(), "{:?}", plan.warnings);
+
+    let items = &plan.services[0];
+    assert_eq!(items.binding, Binding::Dpop);
+    assert_eq!(items.slot, Slot::Authorization);
+    assert_eq!(items.target.extra_roots.len(), 1);
+    let connect = items.target.connect.as_ref().unwrap();
+    assert_eq!(
+        (connect.host.to_string(), connect.port),
+        ("10.0.0.5".into(), Some(8443))
+    );
+    assert_eq!(items.placeholder.variable.as_deref(), Some("ITEMS_TOKEN"));
+    assert_eq!(
+        items.placeholder.shape,
+        Shape::parse("sk-test-{random:32}").unwrap()
+    );
+    assert_eq!((items.replay_buffer, items.max_stream_age), (65_536, None));
+    let CredentialSettings::Oauth(oauth) = &plan.tokens.services[0].1 else {
+        panic!("not OAuth");
+    };
+    assert_eq!(oauth.issuer.url, "https://as.example");
+    assert_eq!(oauth.issuer.assertion_audience, AssertionAudience::Issuer);
+    assert_eq!(oauth.max_token_age, Duration::from_secs(1800));
+    assert!(
+        matches!(&oauth.client_auth, ClientAuth::PrivateKeyJwt { kid: Some(kid), .. } if kid == "k1")
+    );
+    let CredentialSettings::Header { name, value } = &plan.tokens.services[1].1 else {
+        panic!("not a header");
+    };
+    assert_eq!(
+        (name.as_str(), value.expose().as_str()),
+        ("x-api-key", CANARY)
+    );
+}
+
+#[test]
+fn the_smallest_file_has_every_default() {
+    let plan = accepted("services: {web: {hosts: [web.example], rules: [{allow: GET /}]}}");
+    assert_eq!(plan.listen.proxy[0].addr, "127.0.0.1:8080".parse().unwrap());
+    assert_eq!(plan.health, None);
+    assert!(matches!(plan.ca, CaPlan::Memory));
+    assert_eq!(plan.audit.sink, SinkSettings::Stdout);
+    assert!(plan.agents.agents.is_empty() && plan.policy.agents.is_empty());
+    let limits = plan.limits;
+    assert_eq!(
+        (limits.connections, limits.agent_connections),
+        (10_000, 1024)
+    );
+    assert_eq!((limits.agent_streams, limits.request_head), (256, 65_536));
+    assert_eq!(plan.drain.timeout, Duration::from_secs(30));
+    assert_eq!(plan.drain.pre_stop, Duration::ZERO);
+    assert_eq!(plan.services[0].binding, Binding::None);
+    assert_eq!(plan.services[0].slot, Slot::Nothing);
+    assert_eq!(plan.policy.services[0].port, 443);
+}
+
+#[test]
+fn the_advanced_keys_reach_their_places() {
+    let plan = accepted(
+        r#"
+listen: {proxy: [127.0.0.1:8080, {address: "0.0.0.0:8081", plaintext: true}, "[::1]:8080"]}
+health: 127.0.0.1:0
+ca: {cert: {file: internal-ca.pem}, key: {file: ca-key.pem}}
+audit: {when_full: count}
+limits: {connections: 10, per_agent: {connections: 5, streams: 4}, request_head: 16KiB}
+drain: {timeout: 1m, pre_stop: 500ms}
+agents:
+  hashed: {auth: {token_sha256: 0123456789abcdef0123456789ABCDEF0123456789abcdef0123456789abcdef}}
+services:
+  items:
+    hosts: ["**.items.example"]
+    htu: {strip_prefix: /gw}
+    timeouts: {connect: 1s, first_byte: 2s, idle: 3s}
+    max_stream_age: 1h
+    replay_buffer: 1MiB
+    credential:
+      oauth:
+        issuer: https://as.example/tenant
+        client_id: 12345
+        client_auth: {private_key_jwt: {key: {file: client.pem}, kid: 0123}}
+        grant: client_credentials
+        audience: items
+        parameters: {tenant: "7"}
+        max_token_age: 5m
+    placeholder: {shape: "{jwt}", mode: required}
+    rules: [{allow: "* /**", scopes: [a]}]
+  plain:
+    hosts: [plain.example]
+    port: 80
+    credential: none
+    rules: [{allow: GET /}]
+tunnel: [blind.example:443]
+"#,
+    );
+    assert!(plan.listen.proxy[1].plaintext && plan.listen.proxy.len() == 3);
+    assert!(matches!(&plan.ca, CaPlan::Given { cert_pem, .. } if !cert_pem.is_empty()));
+    assert_eq!(plan.audit.when_full, WhenFull::Count);
+    assert_eq!(
+        (plan.limits.connections, plan.limits.agent_connections),
+        (10, 5)
+    );
+    assert_eq!(
+        (plan.limits.agent_streams, plan.limits.request_head),
+        (4, 16_384)
+    );
+    assert_eq!(plan.drain.pre_stop, Duration::from_millis(500));
+    assert_eq!(plan.agents.agents[0].token_sha256[..2], [0x01, 0x23]);
+    assert!(plan.proxy_tokens.is_empty());
+    let items = &plan.services[0];
+    assert_eq!(items.htu, HtuProfile::StripPrefix("/gw".into()));
+    assert_eq!(items.timeouts.idle, Duration::from_secs(3));
+    assert_eq!(items.max_stream_age, Some(Duration::from_secs(3600)));
+    assert_eq!(items.replay_buffer, 1 << 20);
+    assert_eq!(items.placeholder.mode, PlaceholderMode::Required);
+    let CredentialSettings::Oauth(oauth) = &plan.tokens.services[0].1 else {
+        panic!("not OAuth");
+    };
+    assert_eq!(oauth.client_id, "12345");
+    assert!(
+        matches!(&oauth.client_auth, ClientAuth::PrivateKeyJwt { kid: Some(kid), .. } if kid == "0123")
+    );
+    assert_eq!(oauth.parameters, [("tenant".to_owned(), "7".to_owned())]);
+    assert_eq!(plan.policy.services[1].scheme, Scheme::Http);
+    assert_eq!(plan.policy.tunnel[0].port(), 443);
+}
+
+#[test]
+fn names_and_words_are_what_they_look_like() {
+    let plan = accepted(
+        "agents: {123: {auth: {token: {env: CODER_TOKEN}}, services: [no]}}\n\
+         services: {no: {hosts: [a.example], rules: [{allow: GET /}]}}\n",
+    );
+    assert_eq!(plan.policy.agents[0].name.as_str(), "123");
+    assert_eq!(plan.policy.services[0].name.as_str(), "no");
+}
+
+#[test]
+fn anchors_may_repeat_a_part() {
+    let plan = accepted(
+        "services:\n  a: {hosts: [a.example], rules: &r [{allow: GET /}]}\n  b: {hosts: [b.example], rules: *r}\n",
+    );
+    assert_eq!(plan.policy.services[1].rules.len(), 1);
+}
+
+#[test]
+fn services_that_name_one_issuer_share_it() {
+    let service = |name: &str| {
+        format!(
+            "  {name}: {{hosts: [{name}.example], rules: [{{allow: GET /, scopes: [s]}}], credential: {{oauth: {{issuer: https://as.example, client_id: c, client_auth: {{private_key_jwt: {{key: {{file: client.pem}}}}}}, grant: client_credentials}}}}}}\n"
+        )
+    };
+    let plan = accepted(&format!("services:\n{}{}", service("a"), service("b")));
+    let issuer = |at: usize| match &plan.tokens.services[at].1 {
+        CredentialSettings::Oauth(oauth) => oauth.issuer.clone(),
+        _ => panic!("not OAuth"),
+    };
+    assert!(std::sync::Arc::ptr_eq(&issuer(0), &issuer(1)));
+}
+
+#[test]
+fn what_is_weak_is_warned_of_with_its_line() {
+    let plan = accepted(
+        r"services:
+  a:
+    hosts: [a.example]
+    upstream: {connect: 10.0.0.1}
+    credential:
+      oauth:
+        issuer: https://as.example
+        client_id: c
+        client_auth: {secret_basic: {env: LLM_KEY}}
+        grant: client_credentials
+        binding: bearer
+    rules:
+      - allow: GET /
+",
+    );
+    let seen: Vec<(usize, &str)> = plan
+        .warnings
+        .iter()
+        .map(|w| (w.line, w.key.as_str()))
+        .collect();
+    let oauth = "services.a.credential.oauth";
+    assert_eq!(
+        seen,
+        [
+            (4, "services.a.upstream.connect"),
+            (9, &*format!("{oauth}.client_auth.secret_basic")),
+            (11, &*format!("{oauth}.binding")),
+            (13, "services.a.rules[0]"),
+        ]
+    );
+    assert!(
+        plan.warnings
+            .iter()
+            .all(|w| !w.to_string().contains("8841"))
+    );
+}
+
+#[test]
+fn without_secrets_nothing_but_the_file_is_read() {
+    let place = Place::new();
+    let yaml = EXAMPLE
+        .replace("CODER_TOKEN", "NOT_SET")
+        .replace("LLM_KEY", "NOT_SET_EITHER")
+        .replace(".pem", ".absent");
+    let plan = place.load_as(&yaml, SecretReading::Skip).unwrap();
+    assert_eq!(plan.secret_variables, ["NOT_SET", "NOT_SET_EITHER"]);
+    assert!(plan.proxy_tokens.is_empty());
+    assert_eq!(plan.agents.agents[0].token_sha256, [0; 32]);
+    assert!(place.load_as(&yaml, SecretReading::Resolve).is_err());
+
+    let yaml = EXAMPLE.replace(".pem", ".absent");
+    let plan = place.load_as(&yaml, SecretReading::AgentTokens).unwrap();
+    assert_eq!(plan.proxy_tokens.len(), 1);
+    let yaml = yaml.replace("CODER_TOKEN", "NOT_SET");
+    let plan = place.load_as(&yaml, SecretReading::AgentTokens).unwrap();
+    assert!(plan.proxy_tokens.is_empty());
+}
+
+#[test]
+fn the_schema_lists_what_works_and_only_that() {
+    let schema: serde_json::Value = serde_json::from_str(&schema()).unwrap();
+    assert_eq!(
+        schema["$schema"],
+        "https://json-schema.org/draft/2020-12/schema"
+    );
+    let keys = schema["properties"].as_object().unwrap();
+    assert!(keys.contains_key("services") && !keys.contains_key("admin"));
+    let text = schema.to_string();
+    for absent in [
+        "transparent",
+        "response_guard",
+        "vault",
+        "prompt",
+        "mtls",
+        "null",
+        "allOf",
+    ] {
+        assert!(!text.contains(absent), "{absent}");
+    }
+    // The one place by which `shape` knows where a secret is expected.
+    assert_eq!(text.matches("\"env\":").count(), 1);
+    let undescribed = |object: &serde_json::Value| {
+        let properties = object["properties"].as_object().into_iter().flatten();
+        let bare = properties.filter(|(_, p)| p.get("description").is_none());
+        bare.map(|(key, _)| key.clone()).collect::<Vec<_>>()
+    };
+    assert!(
+        undescribed(&schema).is_empty(),
+        "{:?}",
+        undescribed(&schema)
+    );
+}
