@@ -14,6 +14,7 @@ use std::collections::BTreeSet;
 use std::error::Error;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use house::Exceptions;
 use source::Source;
@@ -22,32 +23,74 @@ type Outcome = Result<(), Box<dyn Error>>;
 
 /// Who may look at the inside of a `Secret`.
 const EXPOSE: &Exceptions = &[
-    ("app/environment.rs", "an agent's own proxy token goes into that agent's environment"),
-    ("ca/instance.rs", "the instance key is written to its file, mode 0600"),
-    ("ca/key.rs", "the CA's key signs here and is written to its file, mode 0600"),
+    (
+        "app/environment.rs",
+        "an agent's own proxy token goes into that agent's environment",
+    ),
+    (
+        "ca/instance.rs",
+        "the instance key is written to its file, mode 0600",
+    ),
+    (
+        "ca/key.rs",
+        "the CA's key signs here and is written to its file, mode 0600",
+    ),
     ("ca/root.rs", "a CA key from the configuration is parsed"),
-    ("config/compile.rs", "secrets are checked to be text that can be sent"),
-    ("config/compile/agents.rs", "a proxy token is hashed, and warned about where it is short"),
-    ("config/compile/pem.rs", "private keys are checked to be usable before anything starts"),
-    ("credential/lease.rs", "the token becomes a header value, marked sensitive"),
-    ("credential/placeholder.rs", "placeholders are derived from the instance key"),
+    (
+        "config/compile.rs",
+        "secrets are checked to be text that can be sent",
+    ),
+    (
+        "config/compile/agents.rs",
+        "a proxy token is hashed, and warned about where it is short",
+    ),
+    (
+        "config/compile/pem.rs",
+        "private keys are checked to be usable before anything starts",
+    ),
+    (
+        "credential/lease.rs",
+        "the token becomes a header value, marked sensitive",
+    ),
+    (
+        "credential/placeholder.rs",
+        "placeholders are derived from the instance key",
+    ),
     ("proof/key.rs", "a DPoP key is parsed"),
-    ("tokens/issuer/", "client secrets, keys and tokens as the issuer's protocol has them"),
-    ("tokens/settings.rs", "credentials of two generations are compared, in constant time"),
-    ("upstream/issuer.rs", "the form of a token request is written"),
+    (
+        "tokens/issuer/",
+        "client secrets, keys and tokens as the issuer's protocol has them",
+    ),
+    (
+        "tokens/settings.rs",
+        "credentials of two generations are compared, in constant time",
+    ),
+    (
+        "upstream/issuer.rs",
+        "the form of a token request is written",
+    ),
 ];
 
 /// Who may ask for the time.
 const TIME: &Exceptions = &[
-    ("exchange/body.rs", "tokio's own clock, to move the deadline of a timer; nothing is judged by it"),
+    (
+        "exchange/body.rs",
+        "tokio's own clock, to move the deadline of a timer; nothing is judged by it",
+    ),
     ("vocab/clock.rs", "the one place where time enters"),
 ];
 
 /// Who may read the environment.
-const ENVIRONMENT: &Exceptions = &[("config/env.rs", "the one place where the environment enters")];
+const ENVIRONMENT: &Exceptions = &[(
+    "config/env.rs",
+    "the one place where the environment enters",
+)];
 
 /// Who may make an `Arrival`.
-const ARRIVAL: &Exceptions = &[("listen/", "the doors, which know the caller and the destination")];
+const ARRIVAL: &Exceptions = &[(
+    "listen/",
+    "the doors, which know the caller and the destination",
+)];
 
 /// Who may talk to issuers.
 const ISSUER: &Exceptions = &[
@@ -63,34 +106,53 @@ fn read(name: &str) -> Result<String, String> {
     fs::read_to_string(root().join(name)).map_err(|e| format!("{name}: {e}"))
 }
 
-fn sources() -> Result<Vec<Source>, Box<dyn Error>> {
-    Ok(source::sources(&root().join("src"))?)
+/// Everything under `src/`, read once for all tests.
+fn sources() -> Result<&'static [Source], String> {
+    static SOURCES: OnceLock<Result<Vec<Source>, String>> = OnceLock::new();
+    let read = || source::sources(&root().join("src")).map_err(|e| format!("src: {e}"));
+    SOURCES.get_or_init(read).as_deref().map_err(Clone::clone)
 }
 
 /// Fails with one line for each violation.
 fn none(found: Vec<String>) -> Outcome {
-    if found.is_empty() { Ok(()) } else { Err(format!("{} violations\n{}", found.len(), found.join("\n")).into()) }
+    if found.is_empty() {
+        Ok(())
+    } else {
+        Err(format!("{} violations\n{}", found.len(), found.join("\n")).into())
+    }
 }
 
 #[test]
 fn every_room_is_in_the_table_and_every_row_is_a_room() -> Outcome {
-    none(house::unlisted(&house::rooms(&read("ARCHITECTURE.md")?)?, &sources()?))
+    none(house::unlisted(
+        &house::rooms(&read("ARCHITECTURE.md")?)?,
+        sources()?,
+    ))
 }
 
 #[test]
 fn rooms_import_downwards_and_never_across_the_wings() -> Outcome {
     let rooms = house::rooms(&read("ARCHITECTURE.md")?)?;
-    none(sources()?.iter().flat_map(|source| house::imports(&rooms, source)).collect())
+    none(
+        sources()?
+            .iter()
+            .flat_map(|source| house::imports(&rooms, source))
+            .collect(),
+    )
 }
 
 #[test]
 fn no_rooms_import_each_other_in_a_circle() -> Outcome {
     let rooms = house::rooms(&read("ARCHITECTURE.md")?)?;
-    let edges = house::edges(&rooms, &sources()?);
+    let edges = house::edges(&rooms, sources()?);
     let circle: BTreeSet<String> = house::circles(&edges).into_iter().collect();
-    let inside = edges.iter().filter(|((from, to), _)| circle.contains(from) && circle.contains(to));
+    let inside = edges
+        .iter()
+        .filter(|((from, to), _)| circle.contains(from) && circle.contains(to));
     let report = |((from, to), place): (&(String, String), &String)| {
-        format!("{place}: `{from}` imports `{to}`, which leads back to `{from}`; cut the circle where it is thinnest")
+        format!(
+            "{place}: `{from}` imports `{to}`, which leads back to `{from}`; cut the circle where it is thinnest"
+        )
     };
     none(inside.map(report).collect())
 }
@@ -99,10 +161,20 @@ fn no_rooms_import_each_other_in_a_circle() -> Outcome {
 fn the_program_knows_the_command_line_and_nothing_else() -> Outcome {
     let sources = sources()?;
     let main = sources.iter().filter(|source| source.path == "main.rs");
-    let strays = main.flat_map(Source::all_paths).filter(|named| {
-        named.segments.first().is_some_and(|s| s == "tokenward") && named.segments.get(1).is_none_or(|s| s != "cli")
+    let strays = main.flat_map(|source| &source.all_paths).filter(|named| {
+        named.segments.first().is_some_and(|s| s == "tokenward")
+            && named.segments.get(1).is_none_or(|s| s != "cli")
     });
-    none(strays.map(|named| format!("src/main.rs:{}: only `cli` is called here; move the rest there", named.line)).collect())
+    none(
+        strays
+            .map(|named| {
+                format!(
+                    "src/main.rs:{}: only `cli` is called here; move the rest there",
+                    named.line
+                )
+            })
+            .collect(),
+    )
 }
 
 #[test]
@@ -119,8 +191,13 @@ fn secrets_are_exposed_where_a_reason_is_given() -> Outcome {
         found
     };
     let sources = sources()?;
-    let mut all: Vec<String> = sources.iter().flat_map(|source| found(source, EXPOSE)).collect();
-    all.extend(house::stale(EXPOSE, &sources, |source| !found(source, &[]).is_empty()));
+    let mut all: Vec<String> = sources
+        .iter()
+        .flat_map(|source| found(source, EXPOSE))
+        .collect();
+    all.extend(house::stale(EXPOSE, sources, |source| {
+        !found(source, &[]).is_empty()
+    }));
     none(all)
 }
 
@@ -133,8 +210,13 @@ fn time_enters_through_the_clock() -> Outcome {
         found
     };
     let sources = sources()?;
-    let mut all: Vec<String> = sources.iter().flat_map(|source| found(source, TIME)).collect();
-    all.extend(house::stale(TIME, &sources, |source| !found(source, &[]).is_empty()));
+    let mut all: Vec<String> = sources
+        .iter()
+        .flat_map(|source| found(source, TIME))
+        .collect();
+    all.extend(house::stale(TIME, sources, |source| {
+        !found(source, &[]).is_empty()
+    }));
     none(all)
 }
 
@@ -143,7 +225,10 @@ fn the_environment_is_read_in_one_file() -> Outcome {
     let rule = "nothing changes behaviour from afar; let `config` read it and pass it on";
     let words = ["var", "var_os", "vars", "vars_os", "set_var", "remove_var"];
     let of = |source: &Source| -> Vec<String> {
-        words.iter().flat_map(|word| house::only_in(source, ENVIRONMENT, &["env", word], rule)).collect()
+        words
+            .iter()
+            .flat_map(|word| house::only_in(source, ENVIRONMENT, &["env", word], rule))
+            .collect()
     };
     none(sources()?.iter().flat_map(of).collect())
 }
@@ -151,7 +236,12 @@ fn the_environment_is_read_in_one_file() -> Outcome {
 #[test]
 fn only_the_doors_make_arrivals() -> Outcome {
     let rule = "an arrival says who calls and where to; only a door under src/listen/ knows both";
-    none(sources()?.iter().flat_map(|source| house::only_in(source, ARRIVAL, &["Arrival", "new"], rule)).collect())
+    none(
+        sources()?
+            .iter()
+            .flat_map(|source| house::only_in(source, ARRIVAL, &["Arrival", "new"], rule))
+            .collect(),
+    )
 }
 
 #[test]
@@ -159,7 +249,12 @@ fn only_the_token_room_talks_to_issuers() -> Outcome {
     let rule = "OAuth stays in `tokens`; ask the door (`credential::Source`) for a lease instead";
     let of = |source: &Source| -> Vec<String> {
         let mut found = house::only_in(source, ISSUER, &["IssuerClient"], rule);
-        found.extend(house::only_in(source, ISSUER, &["IssuerClient", "new"], rule));
+        found.extend(house::only_in(
+            source,
+            ISSUER,
+            &["IssuerClient", "new"],
+            rule,
+        ));
         found
     };
     none(sources()?.iter().flat_map(of).collect())
@@ -168,12 +263,20 @@ fn only_the_token_room_talks_to_issuers() -> Outcome {
 #[test]
 fn packages_stay_at_home() -> Outcome {
     let packages = house::packages(&read("ARCHITECTURE.md")?);
-    none(sources()?.iter().flat_map(|source| house::strays(&packages, source)).collect())
+    none(
+        sources()?
+            .iter()
+            .flat_map(|source| house::strays(&packages, source))
+            .collect(),
+    )
 }
 
 #[test]
 fn every_dependency_has_a_home() -> Outcome {
-    let named: BTreeSet<String> = house::packages(&read("ARCHITECTURE.md")?).into_iter().map(|p| p.name).collect();
+    let named: BTreeSet<String> = house::packages(&read("ARCHITECTURE.md")?)
+        .into_iter()
+        .map(|p| p.name)
+        .collect();
     let used = house::dependencies(&read("Cargo.toml")?);
     let missing = used.difference(&named).map(|name| {
         format!("Cargo.toml: `{name}` has no home; give it a row in the table of packages in ARCHITECTURE.md")
@@ -192,8 +295,13 @@ fn the_readme_lists_every_code_and_no_other() -> Outcome {
         .iter()
         .flat_map(|row| {
             let code = row[0].trim_matches('`').to_owned();
-            let statuses = row[1].split(',').map(|status| status.trim().to_owned()).collect::<Vec<_>>();
-            statuses.into_iter().map(move |status| (code.clone(), status))
+            let statuses = row[1]
+                .split(',')
+                .map(|status| status.trim().to_owned())
+                .collect::<Vec<_>>();
+            statuses
+                .into_iter()
+                .map(move |status| (code.clone(), status))
         })
         .collect();
     let missing = known.difference(&told).map(|(code, status)| {
@@ -203,6 +311,24 @@ fn the_readme_lists_every_code_and_no_other() -> Outcome {
         format!("README.md: code `{code}` with status {status} is not in src/vocab/code.rs; correct the row")
     });
     none(missing.chain(gone).collect())
+}
+
+#[test]
+fn codes_that_cannot_occur_are_marked() -> Outcome {
+    let rows = house::table(&read("README.md")?, &["code", "status", "meaning", "today"]);
+    let marked = |code: &String| {
+        rows.iter()
+            .any(|row| row[0].trim_matches('`') == code && row[3] == "not yet")
+    };
+    let unused = house::unused_codes(&read("src/vocab/code.rs")?, sources()?);
+    let wrong = unused.iter().filter(|code| !marked(code));
+    none(
+        wrong
+            .map(|code| {
+                format!("README.md: nothing in src/ ever answers `{code}`; mark its row `not yet`")
+            })
+            .collect(),
+    )
 }
 
 #[test]
@@ -219,7 +345,10 @@ fn every_metric_is_documented_and_no_other() -> Outcome {
         }
     }
     let rows = house::table(&readme, &["metric"]);
-    let told: BTreeSet<String> = rows.iter().flat_map(|row| house::metrics(&row[0])).collect();
+    let told: BTreeSet<String> = rows
+        .iter()
+        .flat_map(|row| house::metrics(&row[0]))
+        .collect();
     let told_anywhere = house::metrics(&text);
     let missing = known.difference(&told_anywhere).map(|name| {
         format!("README.md: metric `{name}` is not described; add it to the table of metrics")
@@ -233,10 +362,18 @@ fn every_metric_is_documented_and_no_other() -> Outcome {
 #[test]
 fn the_page_and_the_code_tell_the_same_story() -> Outcome {
     let code = read("src/exchange/story.rs")?;
-    let code = code.lines().filter_map(|line| line.strip_prefix("//! ")).map(str::to_owned);
+    let code = code
+        .lines()
+        .filter_map(|line| line.strip_prefix("//! "))
+        .map(str::to_owned);
     let page = read("ARCHITECTURE.md")?;
-    let section = page.lines().skip_while(|line| *line != "## Life of a request").skip(1);
-    let section = section.take_while(|line| !line.starts_with("## ")).map(str::to_owned);
+    let section = page
+        .lines()
+        .skip_while(|line| *line != "## Life of a request")
+        .skip(1);
+    let section = section
+        .take_while(|line| !line.starts_with("## "))
+        .map(str::to_owned);
     let (told, walked) = (house::story(section), house::story(code));
     let same = told == walked && !told.is_empty();
     none(if same {

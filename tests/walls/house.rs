@@ -29,8 +29,14 @@ pub(crate) type Exceptions = [(&'static str, &'static str)];
 
 /// The rows of the first table whose header begins with these cells.
 pub(crate) fn table(text: &str, header: &[&str]) -> Vec<Vec<String>> {
-    let mut lines = text.lines().map(str::trim).skip_while(|line| !begins(&cells(line), header));
-    let rows = lines.by_ref().skip(2).take_while(|line| line.starts_with('|'));
+    let mut lines = text
+        .lines()
+        .map(str::trim)
+        .skip_while(|line| !begins(&cells(line), header));
+    let rows = lines
+        .by_ref()
+        .skip(2)
+        .take_while(|line| line.starts_with('|'));
     rows.map(cells).collect()
 }
 
@@ -39,30 +45,49 @@ fn begins(row: &[String], header: &[&str]) -> bool {
 }
 
 fn cells(line: &str) -> Vec<String> {
-    let Some(inner) = line.strip_prefix('|').and_then(|line| line.strip_suffix('|')) else {
+    let Some(inner) = line
+        .strip_prefix('|')
+        .and_then(|line| line.strip_suffix('|'))
+    else {
         return Vec::new();
     };
     let hidden = inner.replace("\\|", "\u{0}");
-    hidden.split('|').map(|cell| cell.trim().replace('\u{0}', "|")).collect()
+    hidden
+        .split('|')
+        .map(|cell| cell.trim().replace('\u{0}', "|"))
+        .collect()
 }
 
 /// What stands between backticks in a cell.
 pub(crate) fn quoted(cell: &str) -> Vec<String> {
-    cell.split('`').skip(1).step_by(2).map(str::to_owned).collect()
+    cell.split('`')
+        .skip(1)
+        .step_by(2)
+        .map(str::to_owned)
+        .collect()
 }
 
 /// Reads the table of rooms.
 pub(crate) fn rooms(plan: &str) -> Result<Vec<Room>, String> {
     let rows = table(plan, &["number", "wing", "room"]);
     if rows.is_empty() {
-        return Err("ARCHITECTURE.md: the table `| number | wing | room | ...` is missing; put it back".into());
+        return Err(
+            "ARCHITECTURE.md: the table `| number | wing | room | ...` is missing; put it back"
+                .into(),
+        );
     }
     rows.iter().map(|row| room(row)).collect()
 }
 
 fn room(row: &[String]) -> Result<Room, String> {
-    let wrong = || format!("ARCHITECTURE.md: the row {row:?} is no room; write number, wing (floor, data, control or roof) and `room`");
-    let [number, wing, name, ..] = row else { return Err(wrong()) };
+    let wrong = || {
+        format!(
+            "ARCHITECTURE.md: the row {row:?} is no room; write number, wing (floor, data, control or roof) and `room`"
+        )
+    };
+    let [number, wing, name, ..] = row else {
+        return Err(wrong());
+    };
     let wing = match wing.as_str() {
         "control" => Wing::Control,
         "data" => Wing::Data,
@@ -97,18 +122,25 @@ fn target(named: &Named) -> Option<&str> {
 
 /// Imports that go up or across, tests included: what a room's tests need, moving the room would need as well.
 pub(crate) fn imports(rooms: &[Room], source: &Source) -> Vec<String> {
-    let Some(from) = source.room().and_then(|name| rooms.iter().find(|room| room.name == name)) else {
+    let Some(from) = source
+        .room()
+        .and_then(|name| rooms.iter().find(|room| room.name == name))
+    else {
         return Vec::new();
     };
     let mut found = Vec::new();
-    for named in source.all_paths() {
-        let Some(name) = target(&named) else { continue };
+    for named in &source.all_paths {
+        let Some(name) = target(named) else { continue };
         let place = format!("src/{}:{}", source.path, named.line);
         if name == "*" {
-            found.push(format!("{place}: `crate::*` hides which rooms are imported; name the room"));
+            found.push(format!(
+                "{place}: `crate::*` hides which rooms are imported; name the room"
+            ));
             continue;
         }
-        let Some(to) = rooms.iter().find(|room| room.name == name) else { continue };
+        let Some(to) = rooms.iter().find(|room| room.name == name) else {
+            continue;
+        };
         if let Some(why) = refusal(from, to) {
             found.push(format!(
                 "{place}: room `{}` ({}) imports `{}` ({}), and {why}; move the code to where both are below it, or let \
@@ -125,11 +157,13 @@ pub(crate) fn edges(rooms: &[Room], sources: &[Source]) -> BTreeMap<(String, Str
     let mut found = BTreeMap::new();
     for source in sources {
         let Some(from) = source.room() else { continue };
-        for named in source.all_paths() {
-            let Some(to) = target(&named) else { continue };
+        for named in &source.all_paths {
+            let Some(to) = target(named) else { continue };
             if to != from && rooms.iter().any(|room| room.name == to) {
                 let place = format!("src/{}:{}", source.path, named.line);
-                found.entry((from.to_owned(), to.to_owned())).or_insert(place);
+                found
+                    .entry((from.to_owned(), to.to_owned()))
+                    .or_insert(place);
             }
         }
     }
@@ -154,7 +188,11 @@ pub(crate) fn circles(edges: &BTreeMap<(String, String), String>) -> Vec<String>
         }
         false
     };
-    nodes.into_iter().filter(|node| reaches_itself(node)).cloned().collect()
+    nodes
+        .into_iter()
+        .filter(|node| reaches_itself(node))
+        .cloned()
+        .collect()
 }
 
 /// Rooms without a folder, and folders without a row.
@@ -168,9 +206,14 @@ pub(crate) fn unlisted(rooms: &[Room], sources: &[Source]) -> Vec<String> {
     for name in named.difference(&folders) {
         found.push(format!("ARCHITECTURE.md: room `{name}` has no folder under src/; remove the row or make the room"));
     }
-    let single = |source: &&Source| source.room().is_none() && !matches!(source.path.as_str(), "lib.rs" | "main.rs");
+    let single = |source: &&Source| {
+        source.room().is_none() && !matches!(source.path.as_str(), "lib.rs" | "main.rs")
+    };
     for source in sources.iter().filter(single) {
-        found.push(format!("src/{}: a file beside the rooms; move it into one", source.path));
+        found.push(format!(
+            "src/{}: a file beside the rooms; move it into one",
+            source.path
+        ));
     }
     found
 }
@@ -179,18 +222,36 @@ pub(crate) fn unlisted(rooms: &[Room], sources: &[Source]) -> Vec<String> {
 pub(crate) fn long(source: &Source) -> Option<String> {
     let lines = code_lines(source);
     (lines > FILE_MAX).then(|| {
-        format!("src/{}: {lines} lines of code, {FILE_MAX} are the end; split it by subject", source.path)
+        format!(
+            "src/{}: {lines} lines of code, {FILE_MAX} are the end; split it by subject",
+            source.path
+        )
     })
 }
 
 /// Where code outside tests names a path that only `homes` may name. A home is a file or, ending in `/`, a folder.
-pub(crate) fn only_in(source: &Source, homes: &Exceptions, tail: &[&str], rule: &str) -> Vec<String> {
+pub(crate) fn only_in(
+    source: &Source,
+    homes: &Exceptions,
+    tail: &[&str],
+    rule: &str,
+) -> Vec<String> {
     if homes.iter().any(|(home, _)| is_home(home, &source.path)) {
         return Vec::new();
     }
-    let paths = source.production_paths();
-    let hits = paths.iter().filter(|named| named.ends_in(tail));
-    hits.map(|named| format!("src/{}:{}: `{}`: {rule}", source.path, named.line, tail.join("::"))).collect()
+    let hits = source
+        .production_paths
+        .iter()
+        .filter(|named| named.ends_in(tail));
+    hits.map(|named| {
+        format!(
+            "src/{}:{}: `{}`: {rule}",
+            source.path,
+            named.line,
+            tail.join("::")
+        )
+    })
+    .collect()
 }
 
 /// Where code outside tests calls a method that only `homes` may call.
@@ -201,14 +262,22 @@ pub(crate) fn calls(source: &Source, homes: &Exceptions, method: &str, rule: &st
     let call = format!(".{method}(");
     let lines = source.production.lines().enumerate();
     let hits = lines.filter(|(_, line)| line.contains(&call));
-    hits.map(|(i, _)| format!("src/{}:{}: `{call}`: {rule}", source.path, i + 1)).collect()
+    hits.map(|(i, _)| format!("src/{}:{}: `{call}`: {rule}", source.path, i + 1))
+        .collect()
 }
 
 /// Exceptions that nothing uses any more.
-pub(crate) fn stale(exceptions: &Exceptions, sources: &[Source], used: impl Fn(&Source) -> bool) -> Vec<String> {
+pub(crate) fn stale(
+    exceptions: &Exceptions,
+    sources: &[Source],
+    used: impl Fn(&Source) -> bool,
+) -> Vec<String> {
     let idle = |home: &&(&str, &str)| !sources.iter().any(|s| is_home(home.0, &s.path) && used(s));
     let idle = exceptions.iter().filter(idle);
-    idle.map(|(home, _)| format!("tests/walls.rs: the exception for src/{home} is not used; remove it")).collect()
+    idle.map(|(home, _)| {
+        format!("tests/walls.rs: the exception for src/{home} is not used; remove it")
+    })
+    .collect()
 }
 
 fn is_home(home: &str, path: &str) -> bool {
@@ -231,7 +300,13 @@ pub(crate) fn packages(plan: &str) -> Vec<Package> {
         let places = quoted(&row[1]);
         let all_but = row[1].starts_with("everywhere");
         let names = quoted(&row[0]).into_iter();
-        names.map(move |name| Package { name, all_but, places: places.clone() }).collect::<Vec<_>>()
+        names
+            .map(move |name| Package {
+                name,
+                all_but,
+                places: places.clone(),
+            })
+            .collect::<Vec<_>>()
     };
     rows.iter().flat_map(of).collect()
 }
@@ -239,12 +314,19 @@ pub(crate) fn packages(plan: &str) -> Vec<Package> {
 /// Packages that a file imports away from their home. Tests may use what they like.
 pub(crate) fn strays(packages: &[Package], source: &Source) -> Vec<String> {
     let at_place = |place: &String| {
-        source.path == *place || source.path.starts_with(&format!("{place}/")) || source.path == format!("{place}.rs")
+        source.path == *place
+            || source.path.starts_with(&format!("{place}/"))
+            || source.path == format!("{place}.rs")
     };
     let mut found = Vec::new();
-    for named in source.production_paths() {
+    for named in &source.production_paths {
         let crate_name = named.segments.first().map_or("", String::as_str);
-        let Some(package) = packages.iter().find(|p| p.name.replace('-', "_") == crate_name) else { continue };
+        let Some(package) = packages
+            .iter()
+            .find(|p| p.name.replace('-', "_") == crate_name)
+        else {
+            continue;
+        };
         if package.places.iter().any(at_place) == package.all_but {
             found.push(format!(
                 "src/{}:{}: `{}` is not at home here; do it in one of its homes (the table of packages in \
@@ -258,9 +340,16 @@ pub(crate) fn strays(packages: &[Package], source: &Source) -> Vec<String> {
 
 /// Names under `[dependencies]`.
 pub(crate) fn dependencies(manifest: &str) -> BTreeSet<String> {
-    let section = manifest.lines().skip_while(|line| line.trim() != "[dependencies]").skip(1);
+    let section = manifest
+        .lines()
+        .skip_while(|line| line.trim() != "[dependencies]")
+        .skip(1);
     let lines = section.take_while(|line| !line.starts_with('['));
-    lines.filter_map(|line| line.split_once('=')).map(|(name, _)| name.trim().to_owned()).filter(|n| !n.starts_with('#')).collect()
+    lines
+        .filter_map(|line| line.split_once('='))
+        .map(|(name, _)| name.trim().to_owned())
+        .filter(|n| !n.starts_with('#'))
+        .collect()
 }
 
 /// Code and status of every situation in the source of `vocab::Code`.
@@ -275,10 +364,41 @@ pub(crate) fn codes(source: &str) -> BTreeSet<(String, String)> {
     block.lines().filter_map(of).collect()
 }
 
+/// Codes of which no file outside `vocab` names any situation: they cannot occur.
+pub(crate) fn unused_codes(source: &str, sources: &[Source]) -> BTreeSet<String> {
+    let start = source.find("\ncodes! {").unwrap_or(source.len());
+    let block = source[start..].split("\n}").next().unwrap_or_default();
+    let mut variants: BTreeMap<String, Vec<&str>> = BTreeMap::new();
+    for line in block.lines() {
+        if let (Some(variant), Some(code)) =
+            (line.split_whitespace().next(), line.split('"').nth(1))
+        {
+            variants.entry(code.to_owned()).or_default().push(variant);
+        }
+    }
+    let outside = sources
+        .iter()
+        .filter(|source| source.room() != Some("vocab"));
+    let named: BTreeSet<&str> = outside
+        .flat_map(|source| &source.production_paths)
+        .filter_map(|named| match named.segments.as_slice() {
+            [.., kind, variant] if kind == "Code" => Some(variant.as_str()),
+            _ => None,
+        })
+        .collect();
+    variants.retain(|_, all| !all.iter().any(|variant| named.contains(variant)));
+    variants.into_keys().collect()
+}
+
 /// Names of metrics in a text.
 pub(crate) fn metrics(text: &str) -> BTreeSet<String> {
-    let ends = |rest: &str| rest.find(|c: char| !c.is_ascii_lowercase() && c != '_').unwrap_or(rest.len());
-    text.match_indices("tokenward_").map(|(at, _)| text[at..at + ends(&text[at..])].to_owned()).collect()
+    let ends = |rest: &str| {
+        rest.find(|c: char| !c.is_ascii_lowercase() && c != '_')
+            .unwrap_or(rest.len())
+    };
+    text.match_indices("tokenward_")
+        .map(|(at, _)| text[at..at + ends(&text[at..])].to_owned())
+        .collect()
 }
 
 /// The items of the numbered list in a file's module documentation or in a section of a page, as plain words.
@@ -287,7 +407,9 @@ pub(crate) fn story(lines: impl Iterator<Item = String>) -> Vec<String> {
     let mut open = false;
     for line in lines {
         let text = line.trim_end();
-        let number = text.find(". ").filter(|end| *end > 0 && text[..*end].bytes().all(|b| b.is_ascii_digit()));
+        let number = text
+            .find(". ")
+            .filter(|end| *end > 0 && text[..*end].bytes().all(|b| b.is_ascii_digit()));
         if let Some(end) = number {
             items.push(plain(&text[end + 2..]));
             open = true;
@@ -304,5 +426,7 @@ pub(crate) fn story(lines: impl Iterator<Item = String>) -> Vec<String> {
 }
 
 fn plain(text: &str) -> String {
-    text.chars().filter(|c| !matches!(c, '`' | '[' | ']' | '*')).collect()
+    text.chars()
+        .filter(|c| !matches!(c, '`' | '[' | ']' | '*'))
+        .collect()
 }

@@ -13,6 +13,10 @@ pub(crate) struct Source {
     pub(crate) code: String,
     /// `code` without test modules; empty in a file of tests.
     pub(crate) production: String,
+    /// Every path in the file, tests included.
+    pub(crate) all_paths: Vec<Named>,
+    /// Every path in the file outside tests.
+    pub(crate) production_paths: Vec<Named>,
 }
 
 /// A path that the code names, from its first segment.
@@ -25,7 +29,13 @@ pub(crate) struct Named {
 impl Named {
     /// Whether the path ends in these segments.
     pub(crate) fn ends_in(&self, tail: &[&str]) -> bool {
-        self.segments.len() >= tail.len() && self.segments.iter().rev().zip(tail.iter().rev()).all(|(a, b)| a == b)
+        self.segments.len() >= tail.len()
+            && self
+                .segments
+                .iter()
+                .rev()
+                .zip(tail.iter().rev())
+                .all(|(a, b)| a == b)
     }
 }
 
@@ -33,31 +43,40 @@ impl Source {
     /// Reads a file's text. `test` says that its parent declares it for tests only.
     pub(crate) fn of(path: &str, text: &str, test: bool) -> Self {
         let code = blank(text);
-        let test = test || path.split('/').any(|part| part == "tests" || part == "tests.rs");
-        let production = if test { String::new() } else { without_tests(&code) };
-        Self { path: path.to_owned(), code, production }
+        let test = test
+            || path
+                .split('/')
+                .any(|part| part == "tests" || part == "tests.rs");
+        let production = if test {
+            String::new()
+        } else {
+            without_tests(&code)
+        };
+        let module = module(path);
+        let (all_paths, production_paths) = (paths(&code, &module), paths(&production, &module));
+        Self {
+            path: path.to_owned(),
+            code,
+            production,
+            all_paths,
+            production_paths,
+        }
     }
 
     /// The room that the file belongs to; `None` for `main.rs` and `lib.rs`.
     pub(crate) fn room(&self) -> Option<&str> {
         self.path.split_once('/').map(|(room, _)| room)
     }
+}
 
-    /// The module path of the file, from the crate's root.
-    fn module(&self) -> Vec<String> {
-        let bare = self.path.trim_end_matches(".rs");
-        let bare = bare.strip_suffix("/mod").unwrap_or(bare);
-        if matches!(bare, "lib" | "main") { Vec::new() } else { bare.split('/').map(str::to_owned).collect() }
-    }
-
-    /// Every path in the file, tests included.
-    pub(crate) fn all_paths(&self) -> Vec<Named> {
-        paths(&self.code, &self.module())
-    }
-
-    /// Every path in the file outside tests.
-    pub(crate) fn production_paths(&self) -> Vec<Named> {
-        paths(&self.production, &self.module())
+/// The module path of a file, from the crate's root.
+fn module(path: &str) -> Vec<String> {
+    let bare = path.trim_end_matches(".rs");
+    let bare = bare.strip_suffix("/mod").unwrap_or(bare);
+    if matches!(bare, "lib" | "main") {
+        Vec::new()
+    } else {
+        bare.split('/').map(str::to_owned).collect()
     }
 }
 
@@ -66,12 +85,20 @@ pub(crate) fn sources(src: &Path) -> io::Result<Vec<Source>> {
     let mut texts = Vec::new();
     collect(src, "", &mut texts)?;
     texts.sort();
-    let tests: HashSet<String> = texts.iter().flat_map(|(path, text)| test_files(path, &blank(text))).collect();
+    let tests: HashSet<String> = texts
+        .iter()
+        .flat_map(|(path, text)| test_files(path, &blank(text)))
+        .collect();
     let only_tests = |path: &str| {
         let bare = path.trim_end_matches(".rs");
-        tests.iter().any(|test| bare == test || bare.starts_with(&format!("{test}/")))
+        tests
+            .iter()
+            .any(|test| bare == test || bare.starts_with(&format!("{test}/")))
     };
-    Ok(texts.iter().map(|(path, text)| Source::of(path, text, only_tests(path))).collect())
+    Ok(texts
+        .iter()
+        .map(|(path, text)| Source::of(path, text, only_tests(path)))
+        .collect())
 }
 
 fn collect(dir: &Path, prefix: &str, texts: &mut Vec<(String, String)>) -> io::Result<()> {
@@ -95,17 +122,23 @@ fn test_files(path: &str, code: &str) -> Vec<String> {
         Some((dir, "mod")) => dir,
         _ => bare,
     };
-    let declared = code.match_indices("#[cfg(test)]").filter_map(|(at, attribute)| {
-        let rest = code[at + attribute.len()..].trim_start();
-        let name = rest.strip_prefix("mod ")?.split(';').next()?.trim();
-        name.chars().all(word).then(|| format!("{dir}/{name}"))
-    });
+    let declared = code
+        .match_indices("#[cfg(test)]")
+        .filter_map(|(at, attribute)| {
+            let rest = code[at + attribute.len()..].trim_start();
+            let name = rest.strip_prefix("mod ")?.split(';').next()?.trim();
+            name.chars().all(word).then(|| format!("{dir}/{name}"))
+        });
     declared.collect()
 }
 
 /// Lines of code: not blank, not comment, not test.
 pub(crate) fn code_lines(source: &Source) -> usize {
-    source.production.lines().filter(|line| !line.trim().is_empty()).count()
+    source
+        .production
+        .lines()
+        .filter(|line| !line.trim().is_empty())
+        .count()
 }
 
 fn word(c: char) -> bool {
@@ -134,7 +167,10 @@ fn past(chars: &[char], at: usize) -> usize {
     let fresh = at == 0 || !chars.get(at - 1).copied().is_some_and(word);
     let mut i = at;
     match chars[at] {
-        '/' if is(at + 1, '/') => chars[at..].iter().position(|c| *c == '\n').map_or(chars.len(), |n| at + n),
+        '/' if is(at + 1, '/') => chars[at..]
+            .iter()
+            .position(|c| *c == '\n')
+            .map_or(chars.len(), |n| at + n),
         '/' if is(at + 1, '*') => past_block(chars, at),
         '"' => past_text(chars, at + 1),
         '\'' if is(at + 1, '\\') => {
@@ -147,7 +183,11 @@ fn past(chars: &[char], at: usize) -> usize {
                 i += 1;
             }
             let raw = chars[at..i].contains(&'r');
-            let hashes = chars.iter().skip(i).take_while(|c| raw && **c == '#').count();
+            let hashes = chars
+                .iter()
+                .skip(i)
+                .take_while(|c| raw && **c == '#')
+                .count();
             match chars.get(i + hashes) {
                 Some('"') if raw => past_raw(chars, i + hashes + 1, hashes),
                 Some('"') => past_text(chars, i + 1),
@@ -199,9 +239,15 @@ fn past_raw(chars: &[char], mut i: usize, hashes: usize) -> usize {
 /// Blanks every item that stands under `#[cfg(test)]`.
 fn without_tests(code: &str) -> String {
     let mut out = code.to_owned();
-    while let Some(start) = out.find("#[cfg(test)]").or_else(|| out.find("#[cfg(all(test")) {
+    while let Some(start) = out
+        .find("#[cfg(test)]")
+        .or_else(|| out.find("#[cfg(all(test"))
+    {
         let end = item_end(&out, start);
-        let gone: String = out[start..end].chars().map(|c| if c == '\n' { '\n' } else { ' ' }).collect();
+        let gone: String = out[start..end]
+            .chars()
+            .map(|c| if c == '\n' { '\n' } else { ' ' })
+            .collect();
         out.replace_range(start..end, &gone);
     }
     out
@@ -258,7 +304,13 @@ fn tokens(code: &str) -> Vec<(usize, Token)> {
 /// All paths of two and more segments, absolute where they can be: names from `use` are put back, `super` and `self`
 /// are resolved, and `crate` is the first segment of everything of ours.
 pub(crate) fn paths(code: &str, module: &[String]) -> Vec<Named> {
-    let mut reader = Reader { tokens: tokens(code), at: 0, module: module.to_vec(), inner: Vec::new(), found: Vec::new() };
+    let mut reader = Reader {
+        tokens: tokens(code),
+        at: 0,
+        module: module.to_vec(),
+        inner: Vec::new(),
+        found: Vec::new(),
+    };
     let mut names: HashMap<String, Vec<String>> = HashMap::new();
     let mut local: HashSet<String> = HashSet::new();
     reader.read(&mut names, &mut local);
@@ -274,7 +326,10 @@ pub(crate) fn paths(code: &str, module: &[String]) -> Vec<Named> {
         named
     };
     let found = std::mem::take(&mut reader.found);
-    found.into_iter().map(|(named, imported)| if imported { named } else { resolve(named) }).collect()
+    found
+        .into_iter()
+        .map(|(named, imported)| if imported { named } else { resolve(named) })
+        .collect()
 }
 
 struct Reader {
@@ -339,7 +394,11 @@ impl Reader {
 
     /// A path outside `use`.
     fn expression(&mut self) {
-        let before = self.at.checked_sub(1).and_then(|i| self.tokens.get(i)).map(|(_, token)| token.clone());
+        let before = self
+            .at
+            .checked_sub(1)
+            .and_then(|i| self.tokens.get(i))
+            .map(|(_, token)| token.clone());
         let line = self.tokens[self.at].0;
         let mut segments = Vec::new();
         while let Some(word) = self.word(0) {
@@ -362,8 +421,16 @@ impl Reader {
     /// Whether the `::` before the path just read begins it (`::http::Uri`), rather than going on after `>`.
     fn starts_global(&self, length: usize) -> bool {
         let colons = self.at.checked_sub(2 * length);
-        let before = colons.and_then(|i| i.checked_sub(1)).and_then(|i| self.tokens.get(i));
-        matches!(before, Some((_, Token::Mark('(' | ',' | '&' | '=' | '<' | ':' | '{' | ';' | '['))))
+        let before = colons
+            .and_then(|i| i.checked_sub(1))
+            .and_then(|i| self.tokens.get(i));
+        matches!(
+            before,
+            Some((
+                _,
+                Token::Mark('(' | ',' | '&' | '=' | '<' | ':' | '{' | ';' | '[')
+            ))
+        )
     }
 
     /// One branch of a `use` tree, up to its `,`, `}` or `;`.
@@ -413,7 +480,13 @@ impl Reader {
         }
     }
 
-    fn import(&mut self, line: usize, path: &[String], name: &str, names: &mut HashMap<String, Vec<String>>) {
+    fn import(
+        &mut self,
+        line: usize,
+        path: &[String],
+        name: &str,
+        names: &mut HashMap<String, Vec<String>>,
+    ) {
         let mut segments = path.to_vec();
         if segments.len() > 1 && segments.last().is_some_and(|last| last == "self") {
             segments.pop();
@@ -425,13 +498,18 @@ impl Reader {
 
     /// Puts the module's own path in the place of leading `super` and `self`.
     fn absolute(&self, segments: Vec<String>) -> Vec<String> {
-        let up = segments.iter().take_while(|s| *s == "super" || *s == "self").count();
+        let up = segments
+            .iter()
+            .take_while(|s| *s == "super" || *s == "self")
+            .count();
         if up == 0 {
             return segments;
         }
         let supers = segments[..up].iter().filter(|s| *s == "super").count();
         let keep = self.module.len().saturating_sub(supers);
         let root = std::iter::once("crate".to_owned());
-        root.chain(self.module[..keep].iter().cloned()).chain(segments[up..].iter().cloned()).collect()
+        root.chain(self.module[..keep].iter().cloned())
+            .chain(segments[up..].iter().cloned())
+            .collect()
     }
 }
