@@ -44,7 +44,7 @@ pub async fn start(plan: Plan, clock: Clock) -> Result<Running, StartError> {
         .collect();
 
     let Custody { root, instance } = custody(&plan.ca, &clock)?;
-    let metrics = Metrics::new();
+    let metrics = Metrics::new()?;
     let (audit, writer) = Audit::start(plan.audit, clock.clone())?;
     let snapshot = Snapshot::build(plan.policy).map_err(|errors| {
         StartError::Policy(

@@ -31,6 +31,9 @@ pub enum StartError {
     /// A thread or a runtime.
     #[error("the system refused a thread: {0}")]
     Io(#[from] io::Error),
+    /// The metrics registry.
+    #[error("metrics: {0}")]
+    Metrics(#[from] crate::metrics::MetricsError),
     /// The snapshot, which the configuration's check had accepted.
     #[error("policy: {0}")]
     Policy(String),

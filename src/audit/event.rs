@@ -12,6 +12,13 @@ use crate::vocab::{
 /// name, so that a token's whole life can be found by it.
 #[derive(Debug, Clone)]
 pub enum Event {
+    /// A destination resolved to an address that is never dialled.
+    AddressProhibited {
+        /// Who asked.
+        agent: AgentName,
+        /// Of which service.
+        service: ServiceName,
+    },
     /// Somebody failed to prove which agent it is.
     AgentAuthFailed {
         /// The door.
@@ -70,6 +77,11 @@ pub enum Event {
         grant: GrantId,
         /// The token.
         token_id: u64,
+    },
+    /// A tunnel's TLS handshake asked for another name than the tunnel was opened for.
+    SniMismatch {
+        /// Who asked.
+        agent: AgentName,
     },
     /// The process begins to serve.
     Started {
@@ -144,6 +156,7 @@ impl Event {
     #[must_use]
     pub fn name(&self) -> &'static str {
         match self {
+            Self::AddressProhibited { .. } => "connect.address_prohibited",
             Self::AgentAuthFailed { .. } => "auth.agent_failed",
             Self::ConfigReloaded { .. } => "config.reloaded",
             Self::ConfigRefused { .. } => "config.refused",
@@ -153,6 +166,7 @@ impl Event {
             Self::ScopeChanged { .. } => "scope.changed",
             Self::SelfConnect { .. } => "connect.self_refused",
             Self::ServiceTokenRejected { .. } => "token.rejected",
+            Self::SniMismatch { .. } => "tls.name_mismatch",
             Self::Started { .. } => "process.started",
             Self::Stopped => "process.stopped",
             Self::StreamOpened { .. } => "stream.opened",
@@ -185,7 +199,9 @@ impl Event {
                 parties(&mut line, agent, service);
             }
             Self::DowngradeRefused { grant } => of_grant(&mut line, grant),
-            Self::PlaceholderMisused { agent, service } => parties(&mut line, agent, service),
+            Self::AddressProhibited { agent, service }
+            | Self::PlaceholderMisused { agent, service } => parties(&mut line, agent, service),
+            Self::SniMismatch { agent } => line.text("agent", agent.as_str()),
             Self::ScopeChanged {
                 grant,
                 requested,

@@ -74,6 +74,8 @@ pub struct RequestFacts {
     pub status: Option<u16>,
     /// The status that the API gave.
     pub upstream_status: Option<u16>,
+    /// Whether the response reached its end.
+    pub complete: bool,
     /// Body bytes from the agent.
     pub bytes_in: u64,
     /// Body bytes to the agent.
@@ -159,6 +161,9 @@ impl RequestFacts {
         }
         line.number("bytes_in", self.bytes_in);
         line.number("bytes_out", self.bytes_out);
+        if self.decision == Verdict::Allowed && !self.complete {
+            line.text("ended", "early");
+        }
         line.number("duration_ms", self.duration_ms);
         line.number("overhead_us", self.overhead_us);
         if let Some(millis) = self.upstream_ms {

@@ -103,7 +103,9 @@ pub(super) fn compile(
 impl Context<'_> {
     /// Reads a secret where secrets are wanted. `None`: it was not read, or could not be and a finding says so.
     fn secret(&mut self, key: &str, reference: &SecretRef) -> Option<Secret<Vec<u8>>> {
-        self.note(reference);
+        if let SecretRef::Env(name) = reference {
+            self.variables.insert(name.clone());
+        }
         if self.reading != SecretReading::Resolve {
             return None;
         }
@@ -127,13 +129,6 @@ impl Context<'_> {
                 .error(key, what, "it must be one line of printable ASCII");
             Secret::new(String::new())
         })
-    }
-
-    /// Remembers which variable is read, whether or not it is now.
-    fn note(&mut self, reference: &SecretRef) {
-        if let SecretRef::Env(name) = reference {
-            self.variables.insert(name.clone());
-        }
     }
 
     /// Reads a file that holds no secret. `None`: not read, or reported.

@@ -85,6 +85,18 @@ impl Environment {
         self.read("PATH")
     }
 
+    /// Every variable: what a child of `run` inherits, less what is taken out by name.
+    #[must_use]
+    pub fn all(&self) -> Vec<(OsString, OsString)> {
+        match &self.0 {
+            Some(variables) => {
+                let own = |(name, value): (&String, &OsString)| (name.into(), value.clone());
+                variables.iter().map(own).collect()
+            }
+            None => std::env::vars_os().collect(),
+        }
+    }
+
     /// The filter of logs, as `tracing` reads it.
     #[must_use]
     pub fn log_filter(&self) -> Option<String> {
@@ -155,5 +167,6 @@ mod tests {
         assert_eq!(environment.text("EMPTY"), None);
         assert_eq!(environment.text("FULL").as_deref(), Some("x"));
         assert_eq!(environment.text("HOME"), None);
+        assert_eq!(environment.all().len(), 2);
     }
 }

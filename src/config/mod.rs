@@ -44,9 +44,6 @@ const FILE_MAX: u64 = 1 << 20;
 /// Which references to secrets are followed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SecretReading {
-    /// Those to agents' proxy tokens, and one that cannot be followed is no problem: for `env`, which may run where
-    /// the other secrets are not. The plan cannot be served.
-    AgentTokens,
     /// All of them, and every other file that the configuration names: for `serve`, `run` and `check`.
     Resolve,
     /// None: nothing but the file itself is read, for verbs that only look at rules. The plan cannot be served.

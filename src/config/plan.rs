@@ -22,9 +22,9 @@ pub struct Plan {
     pub ca: CaPlan,
     /// Where audit lines go.
     pub audit: audit::Settings,
-    /// Who may do what; it was built once, so it builds.
+    /// Who may do what; it was built once, so it builds. Where no agent is named, `default` stands here.
     pub policy: policy::Settings,
-    /// Who may call.
+    /// Who may call, by token; empty where no agent is named.
     pub agents: agent::Settings,
     /// Proxy tokens whose values are known, for `env` and `run`. Empty under [`SecretReading::Skip`](super::SecretReading::Skip).
     pub proxy_tokens: BTreeMap<AgentName, Secret<String>>,

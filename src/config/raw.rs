@@ -167,7 +167,7 @@ pub(super) struct RawIssuer {
     pub(super) url: Option<String>,
     /// Roots to trust in addition to the system's.
     pub(super) ca: Option<RawFileRef>,
-    /// Dial this address; every endpoint keeps its own port.
+    /// Dial this address; every endpoint keeps its own port unless one is given here.
     pub(super) connect: Option<String>,
     /// Admits RFC 1918, CGNAT, unique-local and loopback addresses.
     pub(super) allow_private: Option<bool>,

@@ -6,6 +6,7 @@
 use http::header::{self, HeaderMap};
 use http::{Method, Request, Uri, Version, request};
 use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
 
 use super::refusal::Refusal;
 use crate::agent::Agent;
@@ -39,12 +40,12 @@ impl Door {
 pub struct Arrival {
     pub(super) agent: Agent,
     pub(super) authority: Authority,
-    pub(super) door: Door,
     pub(super) path: RequestPath,
     pub(super) query: Option<Box<str>>,
     pub(super) intent: Intent,
     pub(super) parts: request::Parts,
     pub(super) body: Incoming,
+    pub(super) upgrade: OnUpgrade,
 }
 
 impl Arrival {
@@ -57,19 +58,20 @@ impl Arrival {
         agent: Agent,
         authority: Authority,
         door: Door,
-        request: Request<Incoming>,
+        mut request: Request<Incoming>,
     ) -> Result<Self, Refusal> {
+        let upgrade = hyper::upgrade::on(&mut request);
         let (parts, body) = request.into_parts();
         let (path, query, intent) = judge(&parts, &authority, door)?;
         Ok(Self {
             agent,
             authority,
-            door,
             path,
             query,
             intent,
             parts,
             body,
+            upgrade,
         })
     }
 }

@@ -23,7 +23,7 @@ use crate::audit::Event;
 use crate::credential::{self, BareHead, Feedback, Intent, Lease, Stamp, Wire};
 use crate::policy::Permit;
 use crate::proof::{self, Challenge, Jti, Nonce};
-use crate::upstream::{Protocol, Reply, SendError};
+use crate::upstream::{Client, Protocol, Reply, SendError};
 use crate::vocab::{Code, Stopwatch};
 
 /// Most times that one request goes out.
@@ -164,7 +164,7 @@ async fn attempt(
         .clock
         .wall()
         .seconds()
-        .saturating_add(service.offset());
+        .saturating_add(service.offset().into());
     let stamp = Stamp {
         iat,
         jti: Jti::from_random(random()),
@@ -185,7 +185,7 @@ async fn attempt(
     let nonce = armed.nonce().cloned();
 
     let waiting = Stopwatch::start();
-    let sending = exchange.upstream.client().oneshot(armed);
+    let sending = Client.oneshot(armed);
     let outcome = within(sending, settings.timeouts.first_byte, &progress).await;
     line.upstream_took(waiting.elapsed());
     let outcome = outcome.ok_or(Code::UpstreamTimeout)?;
@@ -249,7 +249,7 @@ impl Round<'_> {
             *self.bare.head.method(),
             Method::GET | Method::HEAD | Method::OPTIONS | Method::PUT | Method::DELETE
         );
-        let safe = error.unprocessed() || (error.reused_idle_died() && idempotent);
+        let safe = error.unprocessed || (error.reused_idle_died && idempotent);
         if safe && !spent.unprocessed && self.bare.body.can_be_sent() {
             spent.unprocessed = true;
             return Ok(Next::Again);
@@ -311,7 +311,7 @@ impl Round<'_> {
             let code = Code::UpstreamRejectedCredential;
             self.exchange.event(Event::ServiceTokenRejected {
                 grant: self.lease.facts().grant.clone(),
-                code,
+                token_id: self.lease.facts().id,
             });
             let feedback = if spent.lease {
                 Feedback::InvalidTokenAgain
@@ -361,7 +361,7 @@ impl Round<'_> {
             if service.saw_date(seconds, self.exchange.clock.wall().seconds()) {
                 self.exchange
                     .metrics
-                    .clock_offset(permit.service().as_str(), service.offset());
+                    .clock_offset(permit.service().as_str(), f64::from(service.offset()));
             }
         }
     }

@@ -14,7 +14,6 @@ use super::refusal::Refusal;
 use super::settings::Timeouts;
 use super::story::Exchange;
 use super::upgrade::carry;
-use crate::upstream::TargetSettings;
 use crate::vocab::Authority;
 
 impl Exchange {
@@ -24,10 +23,7 @@ impl Exchange {
     /// A refusal where the address is not allowed or cannot be reached.
     pub async fn dial_blind(&self, authority: &Authority) -> Result<TcpStream, Refusal> {
         let limit: Duration = Timeouts::default().connect;
-        let dialled = self
-            .upstream
-            .dial(authority, &TargetSettings::default(), limit)
-            .await;
+        let dialled = self.upstream.tunnel(authority, limit).await;
         dialled.map_err(|why| Refusal::from(why.code()))
     }
 

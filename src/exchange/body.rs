@@ -61,8 +61,8 @@ impl Watch {
             return Poll::Ready(Stop::Silent);
         }
         match &mut self.age {
-            Some(age) if age.as_mut().poll(cx).is_ready() => Poll::Ready(Stop::Cancelled),
-            _ => Poll::Pending,
+            Some(age) => age.as_mut().poll(cx).map(|()| Stop::Cancelled),
+            None => Poll::Pending,
         }
     }
 

@@ -119,9 +119,4 @@ impl Kept {
             }
         }
     }
-
-    /// The agent's body itself, for an upgrade, which has none.
-    pub(super) fn is_empty(&self) -> bool {
-        matches!(self, Self::Empty)
-    }
 }

@@ -27,6 +27,6 @@ pub use body::AgentBody;
 pub use plan::{Plan, PlanError};
 pub use record::Line;
 pub use refusal::Refusal;
-pub use respond::respond;
+pub use respond::{Form, respond};
 pub use settings::{ServiceSettings, Timeouts};
 pub use story::{Deps, Exchange};

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI32, Ordering};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -14,9 +14,9 @@ use crate::upstream::{Endpoint, EndpointError, Upstream};
 use crate::vocab::{AgentName, Code, ServiceName};
 
 /// Largest difference between an API's clock and ours that we follow, in seconds.
-const OFFSET_MAX: i64 = 600;
+const OFFSET_MAX: i32 = 600;
 /// A difference that is only the age of an answer, in seconds.
-const OFFSET_NOISE: i64 = 2;
+const OFFSET_NOISE: i32 = 2;
 
 /// One generation of everything that judges and carries requests.
 pub struct Plan {
@@ -31,7 +31,7 @@ pub(super) struct Service {
     pub(super) settings: ServiceSettings,
     pub(super) endpoint: Arc<Endpoint>,
     /// The API's clock minus ours, in seconds, as its last `Date` showed.
-    offset: AtomicI64,
+    offset: AtomicI32,
 }
 
 /// A service that cannot be reached as configured.
@@ -68,7 +68,7 @@ impl Plan {
                 Service {
                     settings,
                     endpoint,
-                    offset: AtomicI64::new(0),
+                    offset: AtomicI32::new(0),
                 },
             );
         }
@@ -105,14 +105,14 @@ impl Plan {
 }
 
 impl Service {
-    pub(super) fn offset(&self) -> i64 {
+    pub(super) fn offset(&self) -> i32 {
         self.offset.load(Ordering::Relaxed)
     }
 
     /// Follows the API's clock as its `Date` shows it; small differences are travel time, large ones are lies. Answers
     /// whether what we follow changed.
     pub(super) fn saw_date(&self, date: i64, now: i64) -> bool {
-        let offset = date - now;
+        let offset = i32::try_from(date.saturating_sub(now)).unwrap_or(0);
         let followed = if offset.abs() <= OFFSET_NOISE {
             0
         } else {

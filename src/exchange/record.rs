@@ -188,12 +188,15 @@ impl Drop for Line {
     fn drop(&mut self) {
         let took = self.begun.elapsed();
         let bytes_in = self.progress.bytes.load(Ordering::Relaxed);
-        let (upstream, overhead) = (self.upstream, self.overhead);
+        let upstream = self.upstream;
+        let overhead = self
+            .overhead
+            .unwrap_or_else(|| took.saturating_sub(self.waited));
         let facts = self.record.facts();
         facts.bytes_in = bytes_in;
         facts.duration_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
         facts.upstream_ms = upstream.map(|d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX));
-        facts.overhead_us = overhead.map(|d| u64::try_from(d.as_micros()).unwrap_or(u64::MAX));
+        facts.overhead_us = u64::try_from(overhead.as_micros()).unwrap_or(u64::MAX);
         let agent = facts.agent.as_ref().map_or("", AgentName::as_str);
         let service = facts.service.as_ref().map_or("", |s| s.as_str());
         let code = facts.code.map_or("", |c| c.as_str());

@@ -190,7 +190,7 @@ impl Exchange {
         &self,
         plan: &Plan,
         service: &Service,
-        mut arrival: Arrival,
+        arrival: Arrival,
         permit: &Permit,
         line: &mut Line,
     ) -> Result<Bare, Refusal> {
@@ -203,8 +203,7 @@ impl Exchange {
             placeholders: &plan.placeholders,
             pseudonym: &self.pseudonym,
         };
-        let upgrade =
-            (arrival.intent == Intent::WebSocket).then(|| hyper::upgrade::on(&mut arrival.parts));
+        let upgrade = (arrival.intent == Intent::WebSocket).then_some(arrival.upgrade);
         let query = arrival.query.as_deref();
         let stripped =
             credential::strip(&arrival.parts, arrival.path, query, arrival.intent, &bench);

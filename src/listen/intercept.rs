@@ -21,7 +21,9 @@ use super::hello;
 use super::proxy::{HEAD_TIMEOUT, names_host};
 use crate::agent::Agent;
 use crate::audit::Event;
+use crate::ca::{CaError, Leaf, Origin};
 use crate::exchange::{AgentBody, Arrival, Door};
+use crate::metrics::LeafResult;
 use crate::vocab::{Authority, Host};
 
 /// How long a ClientHello may take: a tunnel in which the server should speak first ends here.
@@ -88,7 +90,7 @@ impl Doors {
             );
             return None;
         }
-        let config = match self.config(authority.host()).await {
+        let config = match self.config(authority.host()) {
             Ok(config) => config,
             Err(error) => {
                 tracing::error!(%error, "a leaf certificate could not be minted");
@@ -108,15 +110,21 @@ impl Doors {
     }
 
     /// The TLS configuration for one host; kept while its leaf is.
-    async fn config(&self, host: &Host) -> Result<Arc<ServerConfig>, crate::ca::CaError> {
-        let (leaf, result) = self.leaves.leaf(host).await?;
-        self.metrics.leaf(result.as_str());
-        if result.is_reused()
+    fn config(&self, host: &Host) -> Result<Arc<ServerConfig>, CaError> {
+        let Leaf { certified, origin } = self
+            .leaves
+            .leaf(host)
+            .inspect_err(|_| self.metrics.leaf(LeafResult::Failed))?;
+        self.metrics.leaf(match origin {
+            Origin::Minted => LeafResult::Minted,
+            Origin::Reused => LeafResult::Cached,
+        });
+        if origin == Origin::Reused
             && let Some(config) = self.configs.get(host)
         {
             return Ok(config);
         }
-        let config = Arc::new(server_config(leaf)?);
+        let config = Arc::new(server_config(certified)?);
         self.configs.insert(host.clone(), config.clone());
         Ok(config)
     }
@@ -174,11 +182,11 @@ impl Doors {
     }
 }
 
-fn server_config(leaf: Arc<CertifiedKey>) -> Result<ServerConfig, crate::ca::CaError> {
+fn server_config(leaf: Arc<CertifiedKey>) -> Result<ServerConfig, CaError> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
-        .map_err(|_| crate::ca::CaError::Tls)?
+        .map_err(|_| CaError::Signing)?
         .with_no_client_auth()
         .with_cert_resolver(Arc::new(SingleCertAndKey::from(leaf)));
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];

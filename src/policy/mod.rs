@@ -1,43 +1,31 @@
-//! STUB, replaced by the policy branch.
-use crate::vocab::{AgentName, Authority, Generation, GrantId, RuleName, ScopeSet, ServiceName};
-/// Stub.
-#[derive(Debug, Clone)]
-pub struct Permit {
-    agent: AgentName,
-    service: ServiceName,
-    authority: Authority,
-    rule: RuleName,
-    scopes: ScopeSet,
-    generation: Generation,
-    credentialed: bool,
-}
-#[allow(missing_docs)]
-impl Permit {
-    pub fn agent(&self) -> &AgentName {
-        &self.agent
-    }
-    pub fn service(&self) -> &ServiceName {
-        &self.service
-    }
-    pub fn authority(&self) -> &Authority {
-        &self.authority
-    }
-    pub fn rule(&self) -> &RuleName {
-        &self.rule
-    }
-    pub fn scopes(&self) -> &ScopeSet {
-        &self.scopes
-    }
-    pub fn generation(&self) -> Generation {
-        self.generation
-    }
-    pub fn credentialed(&self) -> bool {
-        self.credentialed
-    }
-    pub fn grant(&self) -> GrantId {
-        GrantId {
-            service: self.service.clone(),
-            agent: self.agent.clone(),
-        }
-    }
-}
+//! Who may send what where: the decision, and nothing but the decision.
+//!
+//! A [`Snapshot`] is built once from settings, is never changed, and answers two questions: whether an agent may
+//! reach a destination at all ([`Snapshot::admits`], asked before a leaf certificate is minted) and whether one
+//! request is allowed ([`Snapshot::decide`]). A yes is a [`Permit`], which only this room can make, so no later stage
+//! can be reached without a decision.
+//!
+//! Knows nothing of sockets, HTTP messages, tokens, files and time. Methods are compared as RFC 9110 §9.1 says
+//! (case-sensitively), paths in the form of [`RequestPath::compared`](crate::vocab::RequestPath::compared).
+//!
+//! Invariant: what no rule allows is denied, and one decision takes time linear in the path's length for each rule,
+//! whatever the agent sends: there is no regular expression and no backtracking here.
+
+mod catalogue;
+mod decide;
+mod error;
+mod explain;
+mod pattern;
+mod rule;
+mod ruleset;
+mod snapshot;
+
+#[cfg(test)]
+mod tests;
+
+pub use catalogue::{HostPattern, PatternError};
+pub use decide::{Admission, Decision, Denial, Facts, Pending, Permit};
+pub use error::{Place, PolicyError};
+pub use explain::{Explanation, Fix, Outcome, PolicyWarning};
+pub use rule::{Effect, Rule, RuleError};
+pub use snapshot::{AgentSettings, ServiceSettings, Settings, Snapshot};

@@ -69,9 +69,17 @@ impl Answer {
     pub async fn read(response: Response<Incoming>) -> Result<Self, CallerError> {
         let (parts, body) = response.into_parts();
         #[expect(clippy::disallowed_methods, reason = "bounded by Limited")]
-        let collected = Limited::new(body, ANSWER_MAX).collect().await.map_err(|_| CallerError::Body)?;
+        let collected = Limited::new(body, ANSWER_MAX)
+            .collect()
+            .await
+            .map_err(|_| CallerError::Body)?;
         let trailers = collected.trailers().cloned();
-        Ok(Self { status: parts.status, headers: parts.headers, body: collected.to_bytes(), trailers })
+        Ok(Self {
+            status: parts.status,
+            headers: parts.headers,
+            body: collected.to_bytes(),
+            trailers,
+        })
     }
 
     /// The body as text.
@@ -92,7 +100,10 @@ impl Answer {
 #[derive(Debug, Clone)]
 enum Way {
     Direct(SocketAddr),
-    Proxy { address: SocketAddr, authorization: Option<String> },
+    Proxy {
+        address: SocketAddr,
+        authorization: Option<String>,
+    },
 }
 
 /// A client with one trusted CA.
@@ -108,7 +119,13 @@ impl Caller {
     /// # Errors
     /// [`CallerError::Trust`] where the PEM holds no certificate.
     pub fn through(proxy: SocketAddr, ca_pem: &str) -> Result<Self, CallerError> {
-        Self::new(Way::Proxy { address: proxy, authorization: None }, ca_pem)
+        Self::new(
+            Way::Proxy {
+                address: proxy,
+                authorization: None,
+            },
+            ca_pem,
+        )
     }
 
     /// A client that dials a server itself, whatever name it asks for.
@@ -128,14 +145,20 @@ impl Caller {
         if trust.is_empty() {
             return Err(CallerError::Trust);
         }
-        Ok(Self { way, trust: Arc::new(trust) })
+        Ok(Self {
+            way,
+            trust: Arc::new(trust),
+        })
     }
 
     /// The same client as a named agent.
     #[must_use]
     pub fn named(mut self, agent: &str, token: &str) -> Self {
         if let Way::Proxy { authorization, .. } = &mut self.way {
-            *authorization = Some(format!("Basic {}", STANDARD.encode(format!("{agent}:{token}"))));
+            *authorization = Some(format!(
+                "Basic {}",
+                STANDARD.encode(format!("{agent}:{token}"))
+            ));
         }
         self
     }
@@ -152,10 +175,20 @@ impl Caller {
             .map_err(|_| CallerError::Trust)?
             .with_root_certificates(self.trust.clone())
             .with_no_client_auth();
-        config.alpn_protocols = vec![if h2 { b"h2".to_vec() } else { b"http/1.1".to_vec() }];
+        config.alpn_protocols = vec![if h2 {
+            b"h2".to_vec()
+        } else {
+            b"http/1.1".to_vec()
+        }];
         let name = ServerName::try_from(host.to_owned()).map_err(|_| CallerError::Trust)?;
-        let tls = TlsConnector::from(Arc::new(config)).connect(name, stream).await?;
-        let authority = if port == 443 { host.to_owned() } else { format!("{host}:{port}") };
+        let tls = TlsConnector::from(Arc::new(config))
+            .connect(name, stream)
+            .await?;
+        let authority = if port == 443 {
+            host.to_owned()
+        } else {
+            format!("{host}:{port}")
+        };
         Session::over(TokioIo::new(tls), authority, h2).await
     }
 
@@ -163,25 +196,41 @@ impl Caller {
     ///
     /// # Errors
     /// [`CallerError`]; a refused CONNECT is one.
-    pub async fn call(&self, host: &str, port: u16, h2: bool, call: Call) -> Result<Answer, CallerError> {
+    pub async fn call(
+        &self,
+        host: &str,
+        port: u16,
+        h2: bool,
+        call: Call,
+    ) -> Result<Answer, CallerError> {
         self.open(host, port, h2).await?.send(call).await
     }
 
     async fn reach(&self, host: &str, port: u16) -> Result<Box<dyn Wire>, CallerError> {
         let (address, authorization) = match &self.way {
             Way::Direct(address) => return Ok(Box::new(dial(*address).await?)),
-            Way::Proxy { address, authorization } => (*address, authorization),
+            Way::Proxy {
+                address,
+                authorization,
+            } => (*address, authorization),
         };
         let (mut sender, connection) = http1::handshake(TokioIo::new(dial(address).await?)).await?;
         tokio::spawn(connection.with_upgrades());
         let target = format!("{host}:{port}");
-        let mut request = Request::builder().method(Method::CONNECT).uri(&target).header(header::HOST, &target);
+        let mut request = Request::builder()
+            .method(Method::CONNECT)
+            .uri(&target)
+            .header(header::HOST, &target);
         if let Some(authorization) = authorization {
             request = request.header(header::PROXY_AUTHORIZATION, authorization);
         }
-        let response = sender.send_request(request.body(Empty::<Bytes>::new())?).await?;
+        let response = sender
+            .send_request(request.body(Empty::<Bytes>::new())?)
+            .await?;
         if response.status() != StatusCode::OK {
-            return Err(CallerError::Refused(Box::new(Answer::read(response).await?)));
+            return Err(CallerError::Refused(Box::new(
+                Answer::read(response).await?,
+            )));
         }
         Ok(Box::new(TokioIo::new(hyper::upgrade::on(response).await?)))
     }
@@ -220,7 +269,12 @@ impl Call {
     #[must_use]
     pub fn new(method: Method, target: &str) -> Self {
         let body = Empty::new().map_err(|e| match e {}).boxed_unsync();
-        Self { method, target: target.to_owned(), fields: Vec::new(), body }
+        Self {
+            method,
+            target: target.to_owned(),
+            fields: Vec::new(),
+            body,
+        }
     }
 
     /// The same with one more field.
@@ -233,7 +287,9 @@ impl Call {
     /// The same with this body, its length declared.
     #[must_use]
     pub fn bytes(mut self, body: impl Into<Bytes>) -> Self {
-        self.body = Full::new(body.into()).map_err(|e| match e {}).boxed_unsync();
+        self.body = Full::new(body.into())
+            .map_err(|e| match e {})
+            .boxed_unsync();
         self
     }
 }
@@ -305,9 +361,10 @@ impl Session {
     pub fn beside(&self) -> Option<Self> {
         match &self.sender {
             Sender::Http1(_) => None,
-            Sender::Http2(sender) => {
-                Some(Self { sender: Sender::Http2(sender.clone()), authority: self.authority.clone() })
-            }
+            Sender::Http2(sender) => Some(Self {
+                sender: Sender::Http2(sender.clone()),
+                authority: self.authority.clone(),
+            }),
         }
     }
 }

@@ -12,6 +12,7 @@
 //! tokenward does with `connect:`. A request that names another server than the one it reached is answered with 421.
 
 mod api;
+mod caller;
 mod clients;
 mod controls;
 mod fixed;
@@ -34,6 +35,7 @@ mod tests;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+pub use caller::{Answer, Call, CallBody, Caller, CallerError, Session};
 pub use clients::{ClientMethod, Registration, TokenKind};
 pub use controls::{
     Alpn, ApiSettings, ChallengeForm, ChallengeNonce, Controls, ExpiresIn, Failure, HtuRule,

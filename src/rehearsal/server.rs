@@ -170,7 +170,8 @@ impl Site {
             async move { site.answer(request, wire).await }
         });
         let io = TokioIo::new(stream);
-        // Clients that hang up are part of many a test: how a connection ended is nobody's concern.
+        // Clients that hang up are part of many a test: how a connection ended is nobody's concern. Biased, so that
+        // a connection asked to close knows it before it sees the answer.
         if h2 {
             let connection = http2::Builder::new(TokioExecutor::new())
                 .timer(TokioTimer::new())
@@ -179,8 +180,9 @@ impl Site {
                 .serve_connection(io, service);
             let mut connection = pin!(connection);
             tokio::select! {
-                ended = connection.as_mut() => return drop(ended),
+                biased;
                 () = close.cancelled() => connection.as_mut().graceful_shutdown(),
+                ended = connection.as_mut() => return drop(ended),
             }
             connection.await.ok();
         } else {
@@ -190,8 +192,9 @@ impl Site {
                 .with_upgrades();
             let mut connection = pin!(connection);
             tokio::select! {
-                ended = connection.as_mut() => return drop(ended),
+                biased;
                 () = close.cancelled() => connection.as_mut().graceful_shutdown(),
+                ended = connection.as_mut() => return drop(ended),
             }
             connection.await.ok();
         }

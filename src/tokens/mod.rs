@@ -1,7 +1,68 @@
-//! The `tokens` room.
+//! How access tokens are had and kept.
+//!
+//! The keeper decides (a pure state machine), the worker does (one task on the control runtime), the door lends (to
+//! the hot path, through [`credential::Source`](crate::credential::Source)). Under `issuer` is everything that speaks
+//! to an authorization server.
+//!
+//! It knows nothing of requests and their answers, of TLS interception and of configuration files. Serves RFC 6749,
+//! RFC 7009, RFC 7523, RFC 8414, RFC 8707, RFC 9449 §5 and §8, RFC 10070. Invariant: what is lent is unexpired by both
+//! clocks, carries the scopes that were asked for and is bound as configured; where that cannot be had, nothing is lent.
 
+mod catalogue;
+mod door;
+mod failure;
+mod issuer;
+mod journal;
+mod keeper;
+mod ledger;
 mod settings;
+mod shelf;
+mod transport;
+mod worker;
 
+use std::sync::Arc;
+
+use crate::audit::Audit;
+use crate::metrics::Metrics;
+use crate::upstream::Upstream;
+use crate::vocab::Clock;
+
+pub use catalogue::SetupError;
+pub use door::{Door, GrantStatus};
 pub use settings::{
     AssertionAudience, ClientAuth, CredentialSettings, IssuerSettings, OauthSettings, Settings,
 };
+pub use worker::Worker;
+
+/// What the room needs of the rest of the house.
+pub struct Deps {
+    /// The time.
+    pub clock: Clock,
+    /// Where the life of tokens is written down.
+    pub audit: Audit,
+    /// Where it is counted.
+    pub metrics: Metrics,
+    /// The way to the issuers.
+    pub upstream: Upstream,
+}
+
+/// Sets the room up. Nothing is sent before somebody asks; [`Worker::run`] is to be spawned on the control runtime,
+/// and ends when the last handle of the door is gone.
+///
+/// # Errors
+/// [`SetupError`] naming the service whose credential cannot be used.
+pub fn start(settings: Settings, deps: Deps) -> Result<(Arc<Door>, Worker), SetupError> {
+    let mut seed = [0; 8];
+    aws_lc_rs::rand::fill(&mut seed).map_err(|_| SetupError::Randomness)?;
+    let ledger = ledger::Ledger {
+        audit: deps.audit,
+        metrics: deps.metrics,
+    };
+    door::assemble(
+        settings,
+        deps.clock,
+        Arc::new(deps.upstream),
+        Arc::new(ledger),
+        u64::from_le_bytes(seed),
+    )
+}

@@ -92,3 +92,69 @@ pub enum ClientAuth {
     /// The secret in the form.
     SecretPost(Secret<String>),
 }
+
+impl CredentialSettings {
+    /// What ties the credential to a key.
+    pub(super) fn binding(&self) -> Binding {
+        match self {
+            Self::Bearer(_) => Binding::Bearer,
+            Self::Header { .. } => Binding::Static,
+            Self::Nothing => Binding::None,
+            Self::Oauth(oauth) => oauth.binding,
+        }
+    }
+
+    /// Whether leases of the one may go on under the other.
+    pub(super) fn same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Bearer(a), Self::Bearer(b)) => equal(a.expose(), b.expose()),
+            (
+                Self::Header { name, value },
+                Self::Header {
+                    name: other_name,
+                    value: other_value,
+                },
+            ) => name == other_name && equal(value.expose(), other_value.expose()),
+            (Self::Nothing, Self::Nothing) => true,
+            (Self::Oauth(a), Self::Oauth(b)) => a.same(b),
+            _ => false,
+        }
+    }
+}
+
+impl OauthSettings {
+    /// Whether tokens of the one may go on under the other.
+    pub(super) fn same(&self, other: &Self) -> bool {
+        self.issuer == other.issuer
+            && self.client_id == other.client_id
+            && self.client_auth.same(&other.client_auth)
+            && self.resource == other.resource
+            && self.audience == other.audience
+            && self.parameters == other.parameters
+            && self.binding == other.binding
+            && self.max_token_age == other.max_token_age
+    }
+}
+
+impl ClientAuth {
+    fn same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Nothing, Self::Nothing) => true,
+            (
+                Self::PrivateKeyJwt { key_pem, kid },
+                Self::PrivateKeyJwt {
+                    key_pem: other_pem,
+                    kid: other_kid,
+                },
+            ) => kid == other_kid && equal(key_pem.expose(), other_pem.expose()),
+            (Self::SecretBasic(a), Self::SecretBasic(b))
+            | (Self::SecretPost(a), Self::SecretPost(b)) => equal(a.expose(), b.expose()),
+            _ => false,
+        }
+    }
+}
+
+/// Compares secrets without telling by its duration where they differ.
+fn equal(a: &(impl AsRef<[u8]> + ?Sized), b: &(impl AsRef<[u8]> + ?Sized)) -> bool {
+    aws_lc_rs::constant_time::verify_slices_are_equal(a.as_ref(), b.as_ref()).is_ok()
+}

@@ -1,7 +1,7 @@
 //! A connection in hand: an HTTP/1.1 connection that nobody else uses, or one stream's place on an HTTP/2 connection.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use http::Version;
@@ -9,8 +9,10 @@ use hyper::client::conn::{http1, http2};
 use tokio::time::timeout;
 
 use super::client::Outgoing;
-use super::pool::{Key, Pool};
+use super::key::Key;
+use super::pool::Pool;
 use super::stream::Meter;
+use crate::vocab::Clock;
 
 /// How long a connection may take to become free after its reply has ended; longer means that the request's body is
 /// still flowing, and then it is not kept.
@@ -122,8 +124,8 @@ pub(super) struct Http2Shared {
     pub(super) streams: AtomicUsize,
     /// How many streams the peer takes at a time, as far as known.
     pub(super) limit: Arc<AtomicUsize>,
-    pub(super) idle_since: std::sync::atomic::AtomicU64,
-    pub(super) clock: crate::vocab::Clock,
+    pub(super) idle_since: AtomicU64,
+    pub(super) clock: Clock,
 }
 
 impl Http2Shared {

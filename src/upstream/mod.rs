@@ -16,9 +16,12 @@ mod connection;
 mod dial;
 mod error;
 mod issuer;
+mod key;
+mod open;
 mod pool;
 mod reply;
 mod settings;
+mod shelf;
 mod stream;
 mod tasks;
 mod tls;
@@ -40,7 +43,7 @@ pub use error::{EndpointError, RootsError, UpstreamError};
 pub use issuer::{
     IssuerClient, IssuerError, IssuerReply, IssuerRequest, IssuerUrl, IssuerUrlError,
 };
-pub use pool::{Key, PoolLimits, key};
+pub use key::{Key, PoolLimits, key};
 pub use reply::{Reply, ReplyBody};
 pub use settings::{ConnectTo, TargetSettings};
 pub use tls::{Endpoint, Roots};

@@ -4,190 +4,46 @@
 //! ever reach the agent that they were for (the class of "HTTP/1.1 must die"), and no agent learns by timing what
 //! another one does. The lock is held for look-ups only, never across an await.
 
-use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use futures_util::future::poll_fn;
 use http::Version;
-use hyper::client::conn::{http1, http2};
-use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::TcpStream;
-use tokio::sync::Notify;
 use tokio::sync::futures::OwnedNotified;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::connection::{Connection, Http1Line, Http1Wire, Http2Line, Http2Shared, Line, Protocol};
-use super::dial::{Destination, Dialer, Progress};
+use super::connection::{Connection, Http1Line, Line, Protocol};
+use super::dial::{Dialer, Progress};
 use super::error::UpstreamError;
-use super::stream::{Counted, Stream};
+use super::key::{Key, PoolLimits};
+use super::open::{Opening, Place};
+use super::shelf::{Idle, Kept};
 use super::tasks::Tasks;
 use super::tls::Endpoint;
-use crate::policy::Permit;
-use crate::vocab::{AgentName, Authority, Clock, Moment, Scheme, ServiceName};
+use crate::vocab::{AgentName, Clock, Scheme, ServiceName};
 
 /// How often old connections are looked for.
 const SWEEP_EVERY: Duration = Duration::from_secs(5);
 /// How long a request waits for a connection that another request is opening, before it opens one itself.
 const SHARE_WAIT: Duration = Duration::from_secs(1);
-/// Largest head of a reply.
-const HEAD_MAX: u32 = 64 * 1024;
-/// Largest buffer of an HTTP/1.1 connection.
-const HTTP1_BUFFER_MAX: usize = 256 * 1024;
-/// Flow-control windows: enough for 100 MB/s at 10 ms on one stream.
-const STREAM_WINDOW: u32 = 1024 * 1024;
-const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
-/// What waits unsent on one HTTP/2 stream at most.
-const SEND_BUFFER_MAX: usize = 256 * 1024;
-const PING_EVERY: Duration = Duration::from_secs(20);
-const PING_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Bounds of a pool.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PoolLimits {
-    /// Connections in use and kept, in all.
-    pub connections: usize,
-    /// HTTP/1.1 connections kept for one agent, service and authority; also its HTTP/2 connections.
-    pub per_key: usize,
-    /// HTTP/1.1 connections kept, in all.
-    pub idle: usize,
-    /// How long a connection is kept unused.
-    pub idle_for: Duration,
-}
-
-impl Default for PoolLimits {
-    fn default() -> Self {
-        Self {
-            connections: 8192,
-            per_key: 64,
-            idle: 1024,
-            idle_for: Duration::from_secs(60),
-        }
-    }
-}
-
-/// Whose connections: an agent's to a service, at one authority.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Key {
-    /// `None` for calls of our own to an issuer, which have a pool of their own besides.
-    owner: Option<(AgentName, ServiceName)>,
-    pub(super) authority: Authority,
-}
-
-impl Key {
-    /// The key of an agent's requests to a service.
-    #[must_use]
-    pub fn new(agent: AgentName, service: ServiceName, authority: Authority) -> Self {
-        Self {
-            owner: Some((agent, service)),
-            authority,
-        }
-    }
-
-    pub(super) fn issuer(authority: Authority) -> Self {
-        Self {
-            owner: None,
-            authority,
-        }
-    }
-}
-
-/// The key of what a permit allows.
-#[must_use]
-pub fn key(permit: &Permit) -> Key {
-    Key::new(
-        permit.agent().clone(),
-        permit.service().clone(),
-        permit.authority().clone(),
-    )
-}
-
+/// The connections of one way out.
 pub(super) struct Pool {
-    limits: PoolLimits,
-    dialer: Arc<Dialer>,
-    tasks: Tasks,
-    clock: Clock,
+    pub(super) limits: PoolLimits,
+    pub(super) dialer: Arc<Dialer>,
+    pub(super) tasks: Tasks,
+    pub(super) clock: Clock,
     kept: Mutex<Kept>,
-    open: Arc<AtomicUsize>,
+    pub(super) open: Arc<AtomicUsize>,
     sweeping: AtomicBool,
     closing: CancellationToken,
-}
-
-#[derive(Default)]
-struct Kept {
-    shelves: HashMap<Key, Shelf>,
-    /// Shelves made so far.
-    made: u64,
-    /// HTTP/1.1 connections on all shelves.
-    idle: usize,
-}
-
-/// What is kept under one key, all for one endpoint.
-#[derive(Default)]
-struct Shelf {
-    /// Its number, from 1. A connection goes back to the shelf that it was made for and to no later one, so that what
-    /// was in use when its owner's connections were closed is not kept.
-    id: u64,
-    endpoint: u64,
-    used: Moment,
-    http1: Vec<Idle>,
-    http2: Vec<Arc<Http2Shared>>,
-    /// What the server chose the last time.
-    known: Option<Version>,
-    /// Connections being opened that others may come to share.
-    opening: usize,
-    opened: Arc<Notify>,
-}
-
-struct Idle {
-    wire: Http1Wire,
-    since: Moment,
 }
 
 enum Taken {
     Line(Line),
     Open(Place),
     Wait(OwnedNotified),
-}
-
-/// Where a new connection will belong.
-struct Place {
-    /// 0 is no shelf at all.
-    shelf: u64,
-    opening: Option<Opening>,
-}
-
-/// Keeps others from opening more of the same, until the connection can be shared or has failed.
-struct Opening {
-    pool: Arc<Pool>,
-    key: Key,
-    shelf: u64,
-}
-
-impl Drop for Opening {
-    fn drop(&mut self) {
-        if let Some(shelf) = self.pool.kept().shelf(&self.key, self.shelf) {
-            shelf.opening = shelf.opening.saturating_sub(1);
-            shelf.opened.notify_waiters();
-        }
-    }
-}
-
-/// A TCP connection, counted.
-struct Raw {
-    stream: TcpStream,
-    open: Open,
-}
-
-/// Counts an open connection for as long as its task lives.
-struct Open(Arc<AtomicUsize>);
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::AcqRel);
-    }
 }
 
 impl Pool {
@@ -315,144 +171,6 @@ impl Pool {
         }))
     }
 
-    /// Looks up and dials.
-    async fn dial(
-        self: &Arc<Self>,
-        key: &Key,
-        endpoint: &Endpoint,
-        deadline: Duration,
-        progress: &Progress,
-    ) -> Result<Raw, UpstreamError> {
-        let open = self.count_in()?;
-        self.sweep_from_time_to_time();
-        let authority = &key.authority;
-        let (host, port) = match endpoint.connect() {
-            Some(to) => (&to.host, to.port.unwrap_or_else(|| authority.port())),
-            None => (authority.host(), authority.port()),
-        };
-        let to = Destination {
-            host,
-            port,
-            allow_private: endpoint.allow_private(),
-        };
-        let stream = self.dialer.connect(&to, deadline, progress).await?;
-        Ok(Raw { stream, open })
-    }
-
-    /// Makes an HTTP connection of a TCP one.
-    async fn open(
-        self: &Arc<Self>,
-        key: &Key,
-        endpoint: &Arc<Endpoint>,
-        need: Protocol,
-        place: Place,
-        raw: Raw,
-    ) -> Result<Line, UpstreamError> {
-        let Raw { stream, open } = raw;
-        let authority = &key.authority;
-        if authority.scheme() == Scheme::Http {
-            return self
-                .start_http1(key, place.shelf, Stream::Plain(stream), open)
-                .await;
-        }
-        let stream = endpoint.handshake(authority.host(), need, stream).await?;
-        let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-        let stream = Stream::Tls(Box::new(stream));
-        let version = if http2 {
-            Version::HTTP_2
-        } else {
-            Version::HTTP_11
-        };
-        if need == Protocol::Any
-            && let Some(shelf) = self.kept().shelf(key, place.shelf)
-        {
-            shelf.known = Some(version);
-        }
-        if http2 {
-            self.start_http2(key, place, stream, open).await
-        } else {
-            self.start_http1(key, place.shelf, stream, open).await
-        }
-    }
-
-    async fn start_http1(
-        self: &Arc<Self>,
-        key: &Key,
-        shelf: u64,
-        stream: Stream,
-        open: Open,
-    ) -> Result<Line, UpstreamError> {
-        let (stream, meter) = Counted::new(stream);
-        let handshake = http1::Builder::new()
-            .max_buf_size(HTTP1_BUFFER_MAX)
-            .max_header_size(HEAD_MAX as usize)
-            .handshake(TokioIo::new(stream));
-        let (sender, connection) = handshake.await.map_err(|_| UpstreamError::Protocol)?;
-        self.tasks.spawn(async move {
-            let _open = open;
-            // Whoever waits for the reply is told of the error; nobody else needs to be.
-            connection.with_upgrades().await.is_ok()
-        });
-        Ok(Line::Http1(Http1Line {
-            wire: Http1Wire { sender, meter },
-            pool: self.clone(),
-            key: key.clone(),
-            shelf,
-            reused: false,
-        }))
-    }
-
-    async fn start_http2(
-        self: &Arc<Self>,
-        key: &Key,
-        place: Place,
-        stream: Stream,
-        open: Open,
-    ) -> Result<Line, UpstreamError> {
-        let (stream, meter) = Counted::new(stream);
-        let handshake = http2::Builder::new(self.tasks.clone())
-            .timer(TokioTimer::new())
-            .initial_stream_window_size(STREAM_WINDOW)
-            .initial_connection_window_size(CONNECTION_WINDOW)
-            .max_header_list_size(HEAD_MAX)
-            .max_send_buf_size(SEND_BUFFER_MAX)
-            .keep_alive_interval(PING_EVERY)
-            .keep_alive_timeout(PING_TIMEOUT)
-            .handshake(TokioIo::new(stream));
-        let (sender, mut connection) = handshake.await.map_err(|_| UpstreamError::Protocol)?;
-        let limit = Arc::new(AtomicUsize::new(connection.current_max_send_streams()));
-        let shared = Arc::new(Http2Shared {
-            sender,
-            meter: meter.clone(),
-            streams: AtomicUsize::new(1),
-            limit: limit.clone(),
-            idle_since: AtomicU64::new(self.clock.now().0),
-            clock: self.clock.clone(),
-        });
-        if let Some(shelf) = self.kept().shelf(key, place.shelf) {
-            shelf.http2.push(shared.clone());
-        }
-        let mut opening = place.opening;
-        self.tasks.spawn(async move {
-            let _open = open;
-            // Polled at every request and once when the peer's SETTINGS came: its stream limit is known from then on.
-            let driven = poll_fn(|cx| {
-                meter.watcher().register(cx.waker());
-                let state = std::pin::Pin::new(&mut connection).poll(cx);
-                limit.store(connection.current_max_send_streams(), Ordering::Release);
-                if meter.greeted() {
-                    drop(opening.take());
-                }
-                state
-            });
-            driven.await.is_ok()
-        });
-        Ok(Line::Http2(Http2Line {
-            shared,
-            was_idle: false,
-        }))
-    }
-
     /// Puts an HTTP/1.1 connection on its shelf, or closes it where there is no room or no such shelf any more.
     pub(super) fn park(line: Http1Line) {
         let pool = line.pool;
@@ -498,29 +216,11 @@ impl Pool {
 
     /// Closes what is dead or was unused for long.
     pub(super) fn sweep(&self) {
-        let now = self.clock.now();
-        let idle_for = self.limits.idle_for;
-        let mut kept = self.kept();
-        let mut closed = 0;
-        for shelf in kept.shelves.values_mut() {
-            let before = shelf.http1.len();
-            shelf
-                .http1
-                .retain(|idle| now.since(idle.since) < idle_for && !idle.wire.sender.is_closed());
-            closed += before - shelf.http1.len();
-            shelf.http2.retain(|shared| {
-                let since = Moment(shared.idle_since.load(Ordering::Acquire));
-                let used = shared.streams.load(Ordering::Acquire) > 0;
-                !shared.sender.is_closed() && (used || now.since(since) < idle_for)
-            });
-        }
-        kept.idle -= closed;
-        kept.shelves
-            .retain(|_, shelf| !shelf.is_empty() || now.since(shelf.used) < idle_for);
+        self.kept().sweep(self.clock.now(), self.limits.idle_for);
     }
 
     /// Starts the task that sweeps, once.
-    fn sweep_from_time_to_time(self: &Arc<Self>) {
+    pub(super) fn sweep_from_time_to_time(self: &Arc<Self>) {
         if self.sweeping.swap(true, Ordering::AcqRel) {
             return;
         }
@@ -539,67 +239,8 @@ impl Pool {
         });
     }
 
-    /// Counts a connection in. At the bound, idle ones make room for the next request.
-    fn count_in(&self) -> Result<Open, UpstreamError> {
-        let before = self.open.fetch_add(1, Ordering::AcqRel);
-        let open = Open(self.open.clone());
-        if before < self.limits.connections {
-            return Ok(open);
-        }
-        self.kept().close_unused();
-        Err(UpstreamError::Limit)
-    }
-
-    fn kept(&self) -> MutexGuard<'_, Kept> {
+    pub(super) fn kept(&self) -> MutexGuard<'_, Kept> {
         // What a panicking thread left is a valid map; at worst a count is off by one.
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Kept {
-    fn shelf(&mut self, key: &Key, id: u64) -> Option<&mut Shelf> {
-        self.shelves.get_mut(key).filter(|shelf| shelf.id == id)
-    }
-
-    fn close_unused(&mut self) {
-        for shelf in self.shelves.values_mut() {
-            shelf.http1.clear();
-            shelf
-                .http2
-                .retain(|shared| shared.streams.load(Ordering::Acquire) > 0);
-        }
-        self.idle = 0;
-    }
-
-    fn retain(&mut self, keep: impl Fn(&Key, &Shelf) -> bool) {
-        let mut closed = 0;
-        self.shelves.retain(|key, shelf| {
-            let stays = keep(key, shelf);
-            if !stays {
-                closed += shelf.clear();
-            }
-            stays
-        });
-        self.idle -= closed;
-    }
-}
-
-impl Shelf {
-    /// A place on a living connection that the peer's SETTINGS have arrived on.
-    fn http2_line(&mut self) -> Option<Http2Line> {
-        self.http2.retain(|shared| !shared.sender.is_closed());
-        let mut greeted = self.http2.iter().filter(|shared| shared.meter.greeted());
-        greeted.find_map(Http2Shared::place)
-    }
-
-    /// Closes all; how many were HTTP/1.1.
-    fn clear(&mut self) -> usize {
-        self.http2.clear();
-        self.known = None;
-        std::mem::take(&mut self.http1).len()
-    }
-
-    fn is_empty(&self) -> bool {
-        self.http1.is_empty() && self.http2.is_empty()
     }
 }

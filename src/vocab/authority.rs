@@ -174,7 +174,7 @@ impl Authority {
         Ok(Self::new(
             scheme,
             Host::parse(host)?,
-            port.unwrap_or(scheme.default_port()),
+            port.unwrap_or_else(|| scheme.default_port()),
         ))
     }
 

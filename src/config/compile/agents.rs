@@ -3,9 +3,8 @@
 use std::collections::BTreeMap;
 
 use super::services::Services;
-use super::{Context, Origins, text, visible};
+use super::{Context, Origins, visible};
 use crate::agent::{AgentCredential, Settings};
-use crate::config::SecretReading;
 use crate::config::raw::{Named, RawAgent, RawAgentAuth, SecretRef};
 use crate::policy::AgentSettings;
 use crate::vocab::{AgentName, Secret, ServiceName};
@@ -31,6 +30,11 @@ pub(super) fn compile(
 ) -> Agents {
     let mut agents = Agents::default();
     let Some(raw) = raw else {
+        // No credential: who sits on this machine is `default`.
+        agents.policy.push(AgentSettings {
+            name: AgentName::fallback(),
+            services: None,
+        });
         return agents;
     };
     if raw.is_empty() {
@@ -98,11 +102,6 @@ fn auth_of(
 
 /// The agent's token, if it is read and can be sent in `Proxy-Authorization`.
 fn token(key: &str, reference: &SecretRef, it: &mut Context<'_>) -> Option<Secret<String>> {
-    if it.reading == SecretReading::AgentTokens {
-        it.note(reference);
-        let found = it.references.secret(reference).ok()?;
-        return text(&found, visible);
-    }
     let token = it.secret_text(key, reference, visible);
     let length = token.expose().len();
     if (1..TOKEN_MIN).contains(&length) {

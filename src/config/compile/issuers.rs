@@ -67,11 +67,6 @@ fn issuer(key: &str, raw: &RawIssuer, it: &mut Context<'_>) -> Option<IssuerSett
         (raw.ca.as_ref(), raw.connect.as_deref(), raw.allow_private),
         it,
     );
-    if target.connect.as_ref().is_some_and(|c| c.port.is_some()) {
-        let what = "every endpoint keeps its own port";
-        let key = format!("{key}.connect");
-        it.findings.error(&key, what, "write the address alone");
-    }
     let url = url(&format!("{key}.url"), raw.url.as_deref()?, it)?;
     Some(IssuerSettings {
         url,

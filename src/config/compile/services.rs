@@ -167,13 +167,7 @@ pub(super) fn report(key: &str, error: &str, it: &mut Context<'_>) {
 
 /// For one agent, each variable can hold one placeholder.
 pub(super) fn check_variables(services: &Services, agents: &Agents, it: &mut Context<'_>) {
-    let everything = [None];
-    let lists: Vec<Option<&Vec<ServiceName>>> = if agents.policy.is_empty() {
-        everything.to_vec()
-    } else {
-        agents.policy.iter().map(|a| a.services.as_ref()).collect()
-    };
-    for list in lists {
+    for list in agents.policy.iter().map(|agent| agent.services.as_ref()) {
         let mut taken: BTreeMap<&str, &ServiceName> = BTreeMap::new();
         for service in &services.exchange {
             let Some(variable) = service.placeholder.variable.as_deref() else {

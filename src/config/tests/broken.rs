@@ -367,7 +367,6 @@ const OAUTH_AND_FILES: &[Case] = &[
         &[
             (2, "issuers.a.url", "https://HOST"),
             (3, "issuers.b.url", "without user, query"),
-            (3, "issuers.b.connect", "address alone"),
             (4, "issuers.c.url", "https://HOST"),
             (4, "issuers.c.connect", "an address or a name"),
         ],

@@ -155,9 +155,8 @@ async fn frames(world: &World, last: Vec<u8>) -> Server {
     .await
 }
 
-#[tokio::test]
-async fn what_the_server_disclaims_is_unprocessed_and_nothing_else() {
-    let world = World::new();
+/// What a server may say last, what we make of it, and whether the request counts as unprocessed.
+fn last_words() -> [(&'static str, Vec<u8>, SendFailure, bool); 9] {
     let goaway = |last_stream: u32, reason: u32, debug: &[u8]| {
         let mut payload = last_stream.to_be_bytes().to_vec();
         payload.extend_from_slice(&reason.to_be_bytes());
@@ -165,7 +164,7 @@ async fn what_the_server_disclaims_is_unprocessed_and_nothing_else() {
         frame(7, 0, 0, &payload)
     };
     let refusal = b"stream error received: refused stream before processing any application logic";
-    let table = [
+    [
         (
             "refused",
             frame(3, 0, 1, &7u32.to_be_bytes()),
@@ -215,8 +214,13 @@ async fn what_the_server_disclaims_is_unprocessed_and_nothing_else() {
             SendFailure::Protocol,
             false,
         ),
-    ];
-    for (name, last, failure, unprocessed) in table {
+    ]
+}
+
+#[tokio::test]
+async fn what_the_server_disclaims_is_unprocessed_and_nothing_else() {
+    let world = World::new();
+    for (name, last, failure, unprocessed) in last_words() {
         let server = frames(&world, last).await;
         let endpoint = world.endpoint(&server);
         let connection = world.connect("a", &endpoint).await.unwrap();

@@ -1,0 +1,89 @@
+//! The rules of one service, in the order in which they are asked.
+
+use std::cmp::Ordering;
+use std::collections::HashMap;
+
+use super::pattern::{Outline, atoms};
+use super::rule::{Effect, Mention, Rule};
+use crate::vocab::RequestPath;
+
+/// What the rules say; the numbers are places in the list of rules.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Judgement {
+    Allowed(usize),
+    Denied(usize),
+    Silent,
+}
+
+/// The order in which a service's rules are asked, so that the first match decides: denies, then allows from the most
+/// specific to the least.
+#[derive(Debug)]
+pub(super) struct Order {
+    denies: Box<[usize]>,
+    /// A rule that names methods beside `*` stands here twice, since its methods differ in specificity.
+    allows: Box<[(Mention, usize)]>,
+}
+
+impl Order {
+    pub(super) fn of(rules: &[Rule]) -> Self {
+        // The text comes last, so that the answer does not depend on the order of the file.
+        let specific_first = |one: &Rule, two: &Rule, methods: Ordering| {
+            let paths = two.path().specificity(one.path());
+            paths.then(methods).then_with(|| one.text().cmp(two.text()))
+        };
+        let (allows, mut denies): (Vec<_>, Vec<_>) =
+            (0..rules.len()).partition(|&at| rules[at].effect() == Effect::Allow);
+        denies.sort_by(|&one, &two| specific_first(&rules[one], &rules[two], Ordering::Equal));
+        let mut allows: Vec<_> = allows
+            .into_iter()
+            .flat_map(|at| rules[at].mentions().map(move |how| (how, at)))
+            .collect();
+        allows.sort_by(|&(how, one), &(other_how, two)| {
+            specific_first(&rules[one], &rules[two], other_how.cmp(&how))
+        });
+        Self {
+            denies: denies.into(),
+            allows: allows.into(),
+        }
+    }
+
+    /// Judges one request by the rules that this is the order of.
+    pub(super) fn judge(&self, rules: &[Rule], method: &str, path: &RequestPath) -> Judgement {
+        let folded = atoms(path.compared());
+        let inside: Vec<&str> = folded
+            .strip_prefix('/')
+            .unwrap_or(&folded)
+            .split('/')
+            .collect();
+        let deny = self
+            .denies
+            .iter()
+            .find(|&&at| rules[at].mention(method).is_some() && rules[at].path().matches(&inside));
+        if let Some(&at) = deny {
+            return Judgement::Denied(at);
+        }
+        let allow = self.allows.iter().find(|&&(how, at)| {
+            rules[at].mention(method) == Some(how) && rules[at].path().matches(&inside)
+        });
+        allow.map_or(Judgement::Silent, |&(_, at)| Judgement::Allowed(at))
+    }
+}
+
+/// Pairs of allows, earlier place first, that one request could match with nothing to choose between them. Each later
+/// rule is told once.
+pub(super) fn ties(rules: &[Rule]) -> Vec<(usize, usize)> {
+    let mut alike: HashMap<Vec<Outline<'_>>, Vec<usize>> = HashMap::new();
+    let mut ties = Vec::new();
+    for (at, rule) in rules.iter().enumerate() {
+        if rule.effect() == Effect::Deny {
+            continue;
+        }
+        let earlier = alike.entry(rule.path().outline()).or_default();
+        let tie = earlier.iter().find(|&&other| {
+            rule.methods_tie(&rules[other]) && rule.path().meets(rules[other].path())
+        });
+        ties.extend(tie.map(|&other| (other, at)));
+        earlier.push(at);
+    }
+    ties
+}

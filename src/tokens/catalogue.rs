@@ -1,0 +1,309 @@
+//! What is configured, ready to use: static credentials as leases, OAuth clients with their issuers.
+//!
+//! A reload builds a new catalogue out of the settings and what of the old one is unchanged: an unchanged client keeps
+//! its keys, its tokens and its number, so that the leases that are out go on.
+
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use http::HeaderName;
+use tokio_util::sync::CancellationToken;
+
+use super::issuer::{AuthError, Client, Issuer};
+use super::settings::{CredentialSettings, IssuerSettings, OauthSettings, Settings};
+use super::transport::Lines;
+use crate::credential::{BadToken, Lease, LeaseFacts};
+use crate::vocab::{AgentName, Binding, Clock, Generation, GrantId, ScopeSet, Secret, ServiceName};
+
+/// Parameters of a token request that tokenward sets itself.
+const OWN_PARAMETERS: &[&str] = &[
+    "audience",
+    "client_assertion",
+    "client_assertion_type",
+    "client_id",
+    "client_secret",
+    "grant_type",
+    "resource",
+    "scope",
+];
+
+/// Why the credentials of the configuration cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SetupError {
+    /// The kind of binding is not one that OAuth can give here.
+    #[error("service {0}: this binding is not supported yet")]
+    Binding(ServiceName),
+    /// The client's private key cannot be read.
+    #[error("service {0}: the client's key is {kind}", kind = AuthError::Key)]
+    ClientKey(ServiceName),
+    /// The client's secret cannot stand in a header.
+    #[error("service {0}: the client secret cannot be used")]
+    ClientSecret(ServiceName),
+    /// The issuer is not an https URL without query and fragment.
+    #[error("service {0}: the issuer is not an https URL without query and fragment")]
+    Issuer(ServiceName),
+    /// A further parameter has a name that is tokenward's own.
+    #[error("service {0}: a further parameter has a name that is set by other keys")]
+    Parameter(ServiceName),
+    /// The system gives no random numbers.
+    #[error("no random numbers to be had")]
+    Randomness,
+    /// The static credential cannot stand in a header.
+    #[error("service {0}: {BadToken}")]
+    Static(ServiceName),
+    /// The issuer's connections cannot be set up.
+    #[error("service {0}: the issuer's trust roots cannot be used")]
+    Transport(ServiceName),
+}
+
+/// All services of one generation.
+#[derive(Default)]
+pub(super) struct Catalogue {
+    services: HashMap<ServiceName, Offer>,
+}
+
+/// One service's credential.
+#[derive(Clone)]
+pub(super) struct Offer {
+    /// The generation that brought the credential in its present form. Permits of older ones are not served.
+    pub(super) since: Generation,
+    pub(super) kind: Kind,
+}
+
+/// How it is had.
+#[derive(Clone)]
+pub(super) enum Kind {
+    Fixed(Arc<Fixed>),
+    Oauth { edition: u64, client: Arc<Client> },
+}
+
+/// A credential that does not change.
+pub(super) struct Fixed {
+    settings: CredentialSettings,
+    lease: u64,
+    /// One lease an agent, made when it is first needed. Bounded by the agents of the configuration.
+    leases: RwLock<HashMap<AgentName, Lease>>,
+}
+
+/// What a catalogue is built with.
+pub(super) struct Builder<'a> {
+    pub(super) lines: &'a dyn Lines,
+    pub(super) clock: &'a Clock,
+    /// Numbers credentials; never the same twice in one process.
+    pub(super) counter: &'a mut u64,
+}
+
+impl Catalogue {
+    pub(super) fn offer(&self, service: &ServiceName) -> Option<&Offer> {
+        self.services.get(service)
+    }
+
+    /// Every service and how its credential is tied to a key.
+    pub(super) fn bindings(&self) -> Vec<(ServiceName, Binding)> {
+        let mut all: Vec<_> = self
+            .services
+            .iter()
+            .map(|(name, offer)| (name.clone(), offer.kind.binding()))
+            .collect();
+        all.sort_by(|a, b| a.0.cmp(&b.0));
+        all
+    }
+
+    /// The client of this edition.
+    pub(super) fn client(&self, service: &ServiceName, edition: u64) -> Option<Arc<Client>> {
+        match &self.services.get(service)?.kind {
+            Kind::Oauth { edition: e, client } if *e == edition => Some(Arc::clone(client)),
+            Kind::Oauth { .. } | Kind::Fixed(_) => None,
+        }
+    }
+
+    /// Editions of clients that `next` no longer has.
+    pub(super) fn editions_gone_in(&self, next: &Self) -> Vec<u64> {
+        self.services
+            .iter()
+            .filter_map(|(name, offer)| match offer.kind {
+                Kind::Oauth { edition, .. } => {
+                    next.client(name, edition).is_none().then_some(edition)
+                }
+                Kind::Fixed(_) => None,
+            })
+            .collect()
+    }
+
+    /// The catalogue of new settings, with whatever is unchanged taken over from this one.
+    pub(super) fn succeed(
+        &self,
+        settings: Settings,
+        generation: Generation,
+        builder: &mut Builder<'_>,
+    ) -> Result<Self, SetupError> {
+        let mut issuers: Vec<Arc<Issuer>> = self
+            .services
+            .values()
+            .filter_map(|offer| match &offer.kind {
+                Kind::Oauth { client, .. } => Some(Arc::clone(client.issuer())),
+                Kind::Fixed(_) => None,
+            })
+            .collect();
+        let mut services = HashMap::new();
+        for (name, credential) in settings.services {
+            let offer = match self.services.get(&name) {
+                Some(offer) if offer.kind.settings().same(&credential) => offer.clone(),
+                _ => Offer {
+                    since: generation,
+                    kind: builder.kind(&name, credential, &mut issuers)?,
+                },
+            };
+            services.insert(name, offer);
+        }
+        Ok(Self { services })
+    }
+}
+
+impl Builder<'_> {
+    fn kind(
+        &mut self,
+        service: &ServiceName,
+        credential: CredentialSettings,
+        issuers: &mut Vec<Arc<Issuer>>,
+    ) -> Result<Kind, SetupError> {
+        *self.counter += 1;
+        let edition = *self.counter;
+        let oauth = match credential {
+            CredentialSettings::Oauth(oauth) => oauth,
+            fixed => {
+                let fixed = Fixed {
+                    settings: fixed,
+                    lease: edition,
+                    leases: RwLock::default(),
+                };
+                fixed
+                    .make(&AgentName::fallback(), service)
+                    .map_err(|_| SetupError::Static(service.clone()))?;
+                return Ok(Kind::Fixed(Arc::new(fixed)));
+            }
+        };
+        check(service, &oauth)?;
+        let issuer = self.issuer(service, &oauth.issuer, issuers)?;
+        let client = Client::new(service.clone(), oauth, issuer).map_err(|error| match error {
+            AuthError::Key => SetupError::ClientKey(service.clone()),
+            AuthError::Signature | AuthError::Value => SetupError::ClientSecret(service.clone()),
+        })?;
+        Ok(Kind::Oauth {
+            edition,
+            client: Arc::new(client),
+        })
+    }
+
+    /// One issuer for all services that name the same one: one metadata cache, one gate, one clock.
+    fn issuer(
+        &self,
+        service: &ServiceName,
+        settings: &Arc<IssuerSettings>,
+        known: &mut Vec<Arc<Issuer>>,
+    ) -> Result<Arc<Issuer>, SetupError> {
+        if let Some(issuer) = known.iter().find(|i| i.settings() == settings) {
+            return Ok(Arc::clone(issuer));
+        }
+        let transport = self
+            .lines
+            .open(settings)
+            .ok_or_else(|| SetupError::Transport(service.clone()))?;
+        let issuer = Issuer::new(Arc::clone(settings), transport, self.clock.clone())
+            .map(Arc::new)
+            .map_err(|_| SetupError::Issuer(service.clone()))?;
+        known.push(Arc::clone(&issuer));
+        Ok(issuer)
+    }
+}
+
+fn check(service: &ServiceName, oauth: &OauthSettings) -> Result<(), SetupError> {
+    if !matches!(
+        oauth.binding,
+        Binding::Bearer | Binding::Dpop | Binding::RefreshOnly
+    ) {
+        return Err(SetupError::Binding(service.clone()));
+    }
+    let own = |name: &str| OWN_PARAMETERS.contains(&name);
+    if oauth.parameters.iter().any(|(name, _)| own(name)) {
+        return Err(SetupError::Parameter(service.clone()));
+    }
+    Ok(())
+}
+
+impl Kind {
+    pub(super) fn binding(&self) -> Binding {
+        match self {
+            Self::Fixed(fixed) => fixed.settings.binding(),
+            Self::Oauth { client, .. } => client.settings().binding,
+        }
+    }
+
+    fn settings(&self) -> CredentialRef<'_> {
+        match self {
+            Self::Fixed(fixed) => CredentialRef::Fixed(&fixed.settings),
+            Self::Oauth { client, .. } => CredentialRef::Oauth(client.settings()),
+        }
+    }
+}
+
+/// Settings that are in use, for comparison with new ones.
+enum CredentialRef<'a> {
+    Fixed(&'a CredentialSettings),
+    Oauth(&'a OauthSettings),
+}
+
+impl CredentialRef<'_> {
+    fn same(&self, other: &CredentialSettings) -> bool {
+        match (self, other) {
+            (Self::Fixed(a), b) => a.same(b),
+            (Self::Oauth(a), CredentialSettings::Oauth(b)) => a.same(b),
+            (Self::Oauth(_), _) => false,
+        }
+    }
+}
+
+impl Fixed {
+    /// This agent's lease. It never ends: a static credential is valid until the configuration changes.
+    pub(super) fn lease(
+        &self,
+        agent: &AgentName,
+        service: &ServiceName,
+    ) -> Result<Lease, BadToken> {
+        let known = self.leases.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(lease) = known.get(agent) {
+            return Ok(lease.clone());
+        }
+        drop(known);
+        let lease = self.make(agent, service)?;
+        self.leases
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(agent.clone(), lease.clone());
+        Ok(lease)
+    }
+
+    fn make(&self, agent: &AgentName, service: &ServiceName) -> Result<Lease, BadToken> {
+        let facts = LeaseFacts {
+            id: self.lease,
+            grant: GrantId {
+                service: service.clone(),
+                agent: agent.clone(),
+            },
+            binding: self.settings.binding(),
+            scopes: ScopeSet::default(),
+            expires: None,
+            cancel: CancellationToken::new(),
+        };
+        match &self.settings {
+            CredentialSettings::Bearer(token) => Lease::bearer(facts, token),
+            CredentialSettings::Header { name, value } => fixed(facts, name, value),
+            CredentialSettings::Nothing => Ok(Lease::nothing(facts)),
+            CredentialSettings::Oauth(_) => Err(BadToken),
+        }
+    }
+}
+
+fn fixed(facts: LeaseFacts, name: &HeaderName, value: &Secret<String>) -> Result<Lease, BadToken> {
+    Lease::fixed(facts, name.clone(), value)
+}

@@ -1,0 +1,372 @@
+//! Door, worker and keeper together, with a scripted issuer and a clock that stands still unless turned.
+
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use serde_json::json;
+
+use super::super::issuer::tests::{FakeIssuer, Notebook, Seen, granted, oauth, refused};
+use super::super::settings::{ClientAuth, CredentialSettings, IssuerSettings};
+use super::super::transport::Transport;
+use super::*;
+use crate::upstream::IssuerError;
+use crate::vocab::{Secret, WallTime};
+
+struct OneLine(Arc<FakeIssuer>);
+
+impl Lines for OneLine {
+    fn open(&self, _: &IssuerSettings) -> Option<Arc<dyn Transport>> {
+        Some(Arc::<FakeIssuer>::clone(&self.0) as Arc<dyn Transport>)
+    }
+}
+
+struct House {
+    door: Arc<Door>,
+    fake: Arc<FakeIssuer>,
+    notes: Arc<Notebook>,
+    clock: Clock,
+}
+
+fn name(text: &str) -> ServiceName {
+    ServiceName::new(text).unwrap()
+}
+
+fn settings() -> Settings {
+    let key = CredentialSettings::Header {
+        name: "x-api-key".parse().unwrap(),
+        value: Secret::new("canary-key".into()),
+    };
+    Settings {
+        services: vec![
+            (name("items"), CredentialSettings::Oauth(oauth())),
+            (name("llm"), key),
+            (name("open"), CredentialSettings::Nothing),
+            (
+                name("fixed"),
+                CredentialSettings::Bearer(Secret::new("canary-bearer".into())),
+            ),
+        ],
+    }
+}
+
+fn house() -> House {
+    let (house, worker) = still_house();
+    drop(tokio::spawn(worker.run()));
+    house
+}
+
+/// A house whose worker has not begun.
+fn still_house() -> (House, Worker) {
+    let fake = FakeIssuer::new();
+    let notes = Arc::new(Notebook::default());
+    let clock = Clock::manual(WallTime(1_700_000_000_000));
+    let (door, worker) = assemble(
+        settings(),
+        clock.clone(),
+        Arc::new(OneLine(Arc::clone(&fake))),
+        Arc::<Notebook>::clone(&notes),
+        1,
+    )
+    .unwrap();
+    let house = House {
+        door,
+        fake,
+        notes,
+        clock,
+    };
+    (house, worker)
+}
+
+impl House {
+    async fn lend(&self, service: &str, scopes: &str) -> Result<Lease, Unavailable> {
+        self.door
+            .lend(
+                &name(service),
+                &AgentName::fallback(),
+                &ScopeSet::parse(scopes).unwrap(),
+                Generation(1),
+            )
+            .await
+    }
+}
+
+#[tokio::test]
+async fn five_hundred_cold_requests_are_one_token_request() {
+    let house = house();
+    *house.fake.delay.lock().unwrap() = Duration::from_millis(30);
+    let leases = join_all((0..500).map(|_| house.lend("items", "a"))).await;
+    let ids: Vec<u64> = leases
+        .iter()
+        .map(|l| l.as_ref().unwrap().facts().id)
+        .collect();
+    assert!(ids.iter().all(|id| *id == ids[0]));
+    assert_eq!(house.fake.tokens().len(), 1);
+    let lease = house.lend("items", "a").await.unwrap();
+    assert_eq!(lease.facts().binding, Binding::Dpop);
+    assert!(lease.thumbprint().is_some());
+    assert_eq!(house.notes.count("Issued"), 1);
+    house.lend("items", "b").await.unwrap();
+    assert_eq!(house.fake.tokens().len(), 2);
+}
+
+#[tokio::test]
+async fn static_credentials_need_no_worker() {
+    let (house, worker) = still_house();
+    drop(worker);
+    for (service, binding) in [
+        ("llm", Binding::Static),
+        ("open", Binding::None),
+        ("fixed", Binding::Bearer),
+    ] {
+        let lease = house.lend(service, "").await.unwrap();
+        assert_eq!(lease.facts().binding, binding);
+        assert_eq!(lease.facts().expires, None);
+        let again = house.lend(service, "").await.unwrap();
+        assert_eq!(lease.facts().id, again.facts().id);
+        assert!(!format!("{lease:?}").contains("canary"));
+    }
+    let cold = house.lend("items", "a").await.unwrap_err();
+    assert_eq!(cold.code, Code::Draining);
+}
+
+#[tokio::test]
+async fn an_asker_who_leaves_does_not_end_the_fetch() {
+    let house = house();
+    *house.fake.delay.lock().unwrap() = Duration::from_millis(20);
+    let left = tokio::time::timeout(Duration::from_millis(5), house.lend("items", "a")).await;
+    assert!(left.is_err());
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert_eq!(house.door.status().len(), 1);
+    house.lend("items", "a").await.unwrap();
+    assert_eq!(house.fake.tokens().len(), 1);
+}
+
+#[tokio::test]
+async fn nobody_waits_longer_than_the_limit_and_the_token_still_comes() {
+    let (mut house, worker) = still_house();
+    Arc::get_mut(&mut house.door).unwrap().wait = Duration::from_millis(20);
+    drop(tokio::spawn(worker.run()));
+    *house.fake.delay.lock().unwrap() = Duration::from_millis(60);
+    let refusal = house.lend("items", "a").await.unwrap_err();
+    assert_eq!(refusal.code, Code::AsTimeout);
+    assert_eq!(refusal.retry_after, Some(Duration::from_secs(1)));
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert!(house.lend("items", "a").await.is_ok());
+    assert_eq!(house.fake.tokens().len(), 1);
+}
+
+#[tokio::test]
+async fn an_issuer_that_hangs_is_given_up() {
+    let (house, mut worker) = still_house();
+    worker.patience = Duration::from_millis(20);
+    drop(tokio::spawn(worker.run()));
+    *house.fake.delay.lock().unwrap() = Duration::from_mins(1);
+    let refusal = house.lend("items", "a").await.unwrap_err();
+    assert_eq!(refusal.code, Code::AsTimeout);
+    assert_eq!(house.door.status()[0].trouble, Some(Code::AsTimeout));
+}
+
+#[tokio::test]
+async fn a_fetch_that_panics_harms_nobody_else() {
+    let house = house();
+    house.fake.always(|seen| {
+        assert!(!seen.form["scope"].contains("bomb"), "a defect in the fetch");
+        Ok(granted(&json!({})))
+    });
+    let refusal = house.lend("items", "bomb").await.unwrap_err();
+    assert_eq!(refusal.code, Code::Internal);
+    assert!(house.lend("items", "a").await.is_ok());
+}
+
+#[tokio::test]
+async fn a_refusal_reaches_everybody_and_is_remembered() {
+    let house = house();
+    house.fake.always(|_| Ok(refused(400, "invalid_client")));
+    let all = join_all((0..50).map(|_| house.lend("items", "a"))).await;
+    for refusal in all {
+        let refusal = refusal.unwrap_err();
+        assert_eq!(refusal.code, Code::ClientMisconfigured);
+        assert_eq!(refusal.oauth_error, Some("invalid_client"));
+    }
+    house.lend("items", "a").await.unwrap_err();
+    assert_eq!(house.fake.tokens().len(), 1);
+    assert_eq!(
+        house.door.status()[0].trouble,
+        Some(Code::ClientMisconfigured)
+    );
+    house.fake.always(|_| Ok(granted(&json!({}))));
+    house.clock.advance(Duration::from_secs(2));
+    house.lend("items", "a").await.unwrap();
+    assert_eq!(house.door.status()[0].trouble, None);
+}
+
+#[tokio::test]
+async fn two_hundred_reports_are_one_new_token() {
+    let house = house();
+    let lease = house.lend("items", "a").await.unwrap();
+    for _ in 0..200 {
+        house.door.report(&lease, Feedback::InvalidToken);
+    }
+    let next = house.lend("items", "a").await.unwrap();
+    assert_ne!(next.facts().id, lease.facts().id);
+    assert_eq!(house.fake.tokens().len(), 2);
+    house.door.report(&lease, Feedback::InvalidToken);
+    let same = house.lend("items", "a").await.unwrap();
+    assert_eq!(same.facts().id, next.facts().id);
+    house.door.report(&next, Feedback::InvalidTokenAgain);
+    let rest = house.lend("items", "a").await.unwrap_err();
+    assert_eq!(rest.code, Code::UpstreamRejectedCredential);
+    assert_eq!(rest.retry_after, Some(Duration::from_secs(30)));
+    assert_eq!(house.fake.tokens().len(), 2);
+}
+
+#[tokio::test]
+async fn an_expired_token_is_never_lent() {
+    let house = house();
+    let first = house.lend("items", "a").await.unwrap();
+    house.clock.advance(Duration::from_secs(600));
+    house.fake.always(|_| Err(IssuerError::Unreachable));
+    assert_eq!(
+        house.lend("items", "a").await.unwrap_err().code,
+        Code::AsUnavailable
+    );
+    house.fake.always(|_| Ok(granted(&json!({}))));
+    house.clock.advance(Duration::from_secs(1));
+    let second = house.lend("items", "a").await.unwrap();
+    assert_ne!(first.facts().id, second.facts().id);
+}
+
+#[tokio::test]
+async fn a_token_in_use_is_renewed_before_it_ends() {
+    let house = house();
+    let first = house.lend("items", "a").await.unwrap();
+    house.clock.advance(Duration::from_secs(500));
+    house.lend("items", "a").await.unwrap();
+    // Any word to the worker makes it look at the clock.
+    house.lend("items", "b").await.unwrap();
+    for _ in 0..100 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        if house.lend("items", "a").await.unwrap().facts().id != first.facts().id {
+            return;
+        }
+    }
+    panic!("not renewed");
+}
+
+#[tokio::test]
+async fn status_tells_what_is_in_use_and_nothing_secret() {
+    let house = house();
+    let lease = house.lend("items", "a").await.unwrap();
+    let status = house.door.status();
+    assert_eq!(status.len(), 1);
+    assert_eq!(status[0].lease, Some(lease.facts().id));
+    assert_eq!(status[0].thumbprint.as_deref(), lease.thumbprint());
+    assert_eq!(status[0].expires_in, Some(Duration::from_secs(600)));
+    assert!(!format!("{status:?}").contains("canary"));
+    let bindings: Vec<_> = house.door.bindings().into_iter().map(|(_, b)| b).collect();
+    assert_eq!(
+        bindings,
+        [
+            Binding::Bearer,
+            Binding::Dpop,
+            Binding::Static,
+            Binding::None
+        ]
+    );
+    let notes = house.notes.0.lock().unwrap().join("\n");
+    assert!(!notes.contains("canary"), "{notes}");
+}
+
+#[tokio::test]
+async fn a_reload_keeps_what_did_not_change() {
+    let house = house();
+    let kept = house.lend("items", "a").await.unwrap();
+    let fixed = house.lend("fixed", "").await.unwrap();
+    house.door.replace(settings(), Generation(2)).await.unwrap();
+    assert_eq!(
+        house.lend("items", "a").await.unwrap().facts().id,
+        kept.facts().id
+    );
+    assert_eq!(
+        house.lend("fixed", "").await.unwrap().facts().id,
+        fixed.facts().id
+    );
+    assert_eq!(house.fake.tokens().len(), 1);
+}
+
+#[tokio::test]
+async fn a_reload_ends_what_changed_and_refuses_old_permits_for_it() {
+    let house = house();
+    let old = house.lend("items", "a").await.unwrap();
+    let mut changed = settings();
+    let CredentialSettings::Oauth(oauth) = &mut changed.services[0].1 else {
+        panic!("items is oauth")
+    };
+    oauth.client_auth = ClientAuth::SecretPost(Secret::new("new".into()));
+    changed.services.remove(3);
+    house.door.replace(changed, Generation(2)).await.unwrap();
+    for service in ["items", "fixed"] {
+        assert_eq!(
+            house.lend(service, "a").await.unwrap_err().code,
+            Code::ConfigChanged
+        );
+    }
+    let (agent, scopes) = (AgentName::fallback(), ScopeSet::parse("a").unwrap());
+    let new = house
+        .door
+        .lend(&name("items"), &agent, &scopes, Generation(2))
+        .await
+        .unwrap();
+    assert_ne!(new.facts().id, old.facts().id);
+    assert_ne!(new.thumbprint(), old.thumbprint());
+    let seen: Vec<Seen> = house.fake.tokens();
+    assert_eq!(seen[1].form["client_secret"], "new");
+    assert_eq!(house.door.status().len(), 1);
+}
+
+#[tokio::test]
+async fn settings_that_cannot_work_change_nothing() {
+    let house = house();
+    let lease = house.lend("items", "a").await.unwrap();
+    let with = |change: &dyn Fn(&mut super::super::settings::OauthSettings)| {
+        let mut oauth = oauth();
+        change(&mut oauth);
+        Settings {
+            services: vec![(name("items"), CredentialSettings::Oauth(oauth))],
+        }
+    };
+    let bad = [
+        with(&|o| o.binding = Binding::Mtls),
+        with(&|o| o.parameters = vec![("scope".into(), "x".into())]),
+        with(&|o| {
+            o.client_auth = ClientAuth::PrivateKeyJwt {
+                key_pem: Secret::new(b"canary".to_vec()),
+                kid: None,
+            };
+        }),
+        with(&|o| {
+            o.issuer = Arc::new(IssuerSettings {
+                url: "http://as.test".into(),
+                ..(*o.issuer).clone()
+            });
+        }),
+        Settings {
+            services: vec![(
+                name("items"),
+                CredentialSettings::Bearer(Secret::new("canary\n".into())),
+            )],
+        },
+    ];
+    for settings in bad {
+        let error = house
+            .door
+            .replace(settings, Generation(2))
+            .await
+            .unwrap_err();
+        assert!(!error.to_string().contains("canary"), "{error}");
+    }
+    assert_eq!(
+        house.lend("items", "a").await.unwrap().facts().id,
+        lease.facts().id
+    );
+}

@@ -1,0 +1,223 @@
+//! Authorization server metadata (RFC 8414): where it is, what of it is believed, how long it is kept.
+//!
+//! Invariant: once an issuer's endpoints are known, they stay on the hosts where they are. An issuer that moves them
+//! to another host while we run is either mended by an operator (restart or reload) or taken over; a client assertion
+//! must not follow it (R-100).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{HeaderMap, header};
+
+use super::address::Address;
+use super::strict::Members;
+use crate::credential::Expiry;
+use crate::proof::ProofKey;
+use crate::tokens::failure::Failure;
+use crate::vocab::{Moment, WallTime};
+
+const TTL_MIN: Duration = Duration::from_hours(1);
+const TTL_MAX: Duration = Duration::from_hours(24);
+/// How long metadata serves after its end while the issuer cannot be asked.
+const STALE_MAX: Duration = Duration::from_hours(24);
+/// A failed reading is not repeated sooner: many grants may wait for one issuer.
+const FAILED_PAUSE: Duration = Duration::from_secs(2);
+
+/// What we use of an issuer's metadata.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Metadata {
+    pub(super) token_endpoint: Address,
+    pub(super) revocation_endpoint: Option<Address>,
+    /// `dpop_signing_alg_values_supported`.
+    dpop_algorithms: Option<Vec<String>>,
+    /// `token_endpoint_auth_signing_alg_values_supported`.
+    pub(super) assertion_algorithms: Option<Vec<String>>,
+}
+
+/// Why metadata is not believed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(super) enum MetadataError {
+    /// It is of another issuer, or its endpoints are not https.
+    #[error("the metadata is not that of the configured issuer")]
+    Invalid,
+    /// An endpoint went to another host.
+    #[error("an endpoint moved to another host")]
+    Moved,
+    /// It is not JSON: some servers answer every path with a page.
+    #[error("not metadata")]
+    NotJson,
+}
+
+impl Metadata {
+    /// Reads a metadata document of this issuer.
+    pub(super) fn read(body: &[u8], issuer: &str) -> Result<Self, MetadataError> {
+        let members = Members::read(body).map_err(|_| {
+            // A body that is JSON to a lax reader but not to us was made to be read two ways.
+            if serde_json::from_slice::<serde_json::Map<_, _>>(body).is_ok() {
+                MetadataError::Invalid
+            } else {
+                MetadataError::NotJson
+            }
+        })?;
+        // RFC 8414 §3.3: identical, no normalisation of case, slash or port.
+        if members.text("issuer") != Some(issuer) {
+            return Err(MetadataError::Invalid);
+        }
+        let url = |name: &str| match members.value(name) {
+            None => Ok(None),
+            Some(value) => value
+                .as_str()
+                .and_then(|text| Address::parse(text).ok())
+                .map(Some)
+                .ok_or(MetadataError::Invalid),
+        };
+        let list = |name: &str| members.list(name).map_err(|_| MetadataError::Invalid);
+        Ok(Self {
+            token_endpoint: url("token_endpoint")?.ok_or(MetadataError::Invalid)?,
+            revocation_endpoint: url("revocation_endpoint")?,
+            dpop_algorithms: list("dpop_signing_alg_values_supported")?,
+            assertion_algorithms: list("token_endpoint_auth_signing_alg_values_supported")?,
+        })
+    }
+
+    /// Whether the issuer may take our proofs. Servers that take DPoP without saying so exist, so silence is consent.
+    pub(super) fn takes_proofs(&self) -> bool {
+        self.dpop_algorithms
+            .as_ref()
+            .is_none_or(|list| list.iter().any(|a| a == ProofKey::ALG))
+    }
+
+    /// The successor of `before`.
+    fn after(mut self, before: &Self) -> Result<Self, MetadataError> {
+        let same = |a: &Address, b: &Address| a.authority() == b.authority();
+        if !same(&self.token_endpoint, &before.token_endpoint) {
+            return Err(MetadataError::Moved);
+        }
+        match (&self.revocation_endpoint, &before.revocation_endpoint) {
+            (Some(new), Some(old)) if !same(new, old) => return Err(MetadataError::Moved),
+            (Some(new), None) if !same(new, &before.token_endpoint) => {
+                return Err(MetadataError::Moved);
+            }
+            _ => {}
+        }
+        // An issuer that ceases to list DPoP fails rather than going on without it (R-059).
+        if before.dpop_algorithms.is_some() {
+            self.dpop_algorithms.get_or_insert_default();
+        }
+        Ok(self)
+    }
+}
+
+/// Where an issuer's metadata may be, in order: RFC 8414 §3.1 by insertion, OpenID by insertion, OpenID by appending.
+pub(super) fn places(issuer: &Address) -> Vec<Address> {
+    let origin = issuer.authority().origin();
+    let path = issuer.path().wire().trim_end_matches('/');
+    let mut texts = vec![
+        format!("{origin}/.well-known/oauth-authorization-server{path}"),
+        format!("{origin}/.well-known/openid-configuration{path}"),
+        format!("{origin}{path}/.well-known/openid-configuration"),
+    ];
+    texts.dedup();
+    texts
+        .iter()
+        .filter_map(|text| Address::parse(text).ok())
+        .collect()
+}
+
+/// How long an answer may be kept: what it says, within bounds.
+pub(super) fn time_to_live(headers: &HeaderMap) -> Duration {
+    headers
+        .get_all(header::CACHE_CONTROL)
+        .iter()
+        .filter_map(|line| line.to_str().ok())
+        .flat_map(|line| line.split(','))
+        .filter_map(|directive| directive.trim().split_once('='))
+        .find(|(name, _)| name.eq_ignore_ascii_case("max-age"))
+        .and_then(|(_, seconds)| seconds.trim_matches('"').parse().ok())
+        .map_or(TTL_MIN, Duration::from_secs)
+        .clamp(TTL_MIN, TTL_MAX)
+}
+
+/// One issuer's metadata over time.
+#[derive(Default)]
+pub(super) struct Book {
+    held: Option<Held>,
+    failed: Option<(Moment, Failure)>,
+}
+
+struct Held {
+    metadata: Arc<Metadata>,
+    fresh: Expiry,
+    usable: Expiry,
+}
+
+impl Book {
+    /// What is to be used without asking: fresh metadata, or the failure of a moment ago.
+    pub(super) fn settled(
+        &self,
+        now: Moment,
+        wall: WallTime,
+    ) -> Option<Result<Arc<Metadata>, Failure>> {
+        if let Some(held) = self.held.as_ref().filter(|h| !h.fresh.passed(now, wall)) {
+            return Some(Ok(Arc::clone(&held.metadata)));
+        }
+        let (_, failure) = self
+            .failed
+            .filter(|(at, _)| now.since(*at) < FAILED_PAUSE)?;
+        Some(self.fall_back(failure, now, wall))
+    }
+
+    /// Keeps what the issuer said now.
+    pub(super) fn keep(
+        &mut self,
+        metadata: Metadata,
+        ttl: Duration,
+        now: Moment,
+        wall: WallTime,
+    ) -> Result<Arc<Metadata>, MetadataError> {
+        let metadata = match &self.held {
+            Some(held) => metadata.after(&held.metadata)?,
+            None => metadata,
+        };
+        let metadata = Arc::new(metadata);
+        let until = |span: Duration| Expiry {
+            monotonic: now + span,
+            wall: wall + span,
+        };
+        self.failed = None;
+        self.held = Some(Held {
+            metadata: Arc::clone(&metadata),
+            fresh: until(ttl),
+            usable: until(ttl + STALE_MAX),
+        });
+        Ok(metadata)
+    }
+
+    /// Notes that the issuer could not be asked, or was not believed.
+    pub(super) fn miss(
+        &mut self,
+        failure: Failure,
+        now: Moment,
+        wall: WallTime,
+    ) -> Result<Arc<Metadata>, Failure> {
+        self.failed = Some((now, failure));
+        self.fall_back(failure, now, wall)
+    }
+
+    /// What was known before serves while the issuer is out of reach, never in place of something that was refused.
+    fn fall_back(
+        &self,
+        failure: Failure,
+        now: Moment,
+        wall: WallTime,
+    ) -> Result<Arc<Metadata>, Failure> {
+        self.held
+            .as_ref()
+            .filter(|held| !failure.terminal() && !held.usable.passed(now, wall))
+            .map(|held| Arc::clone(&held.metadata))
+            .ok_or(failure)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,77 @@
+//! What is worth telling about tokens, as words; who writes them down is not this room's business.
+
+use std::time::Duration;
+
+use super::failure::Failure;
+use super::keeper::Reason;
+use crate::vocab::{Binding, GrantId, ScopeSet, ServiceName};
+
+/// Takes notes. Must not block: it is called from the control runtime's only thread.
+pub(super) trait Journal: Send + Sync {
+    /// Takes one note.
+    fn note(&self, note: &Note<'_>);
+}
+
+/// Something that operators want to see. No variant can carry a token, a key or a text of an issuer.
+#[derive(Debug)]
+pub(super) enum Note<'a> {
+    /// The token is bound to a key that is not ours.
+    BindingMismatch { grant: &'a GrantId },
+    /// The issuer's clock differs from ours by this much.
+    ClockOffset {
+        service: &'a ServiceName,
+        seconds: i64,
+    },
+    /// The issuer answered with a weaker token than configured.
+    DowngradeRefused { grant: &'a GrantId },
+    /// A token went out of use before it was replaced.
+    Dropped {
+        grant: &'a GrantId,
+        lease: u64,
+        reason: Reason,
+    },
+    /// The issuer's metadata names another host than before.
+    EndpointMoved { service: &'a ServiceName },
+    /// No token could be had.
+    Failed {
+        grant: &'a GrantId,
+        failure: Failure,
+    },
+    /// A token came into use.
+    Issued {
+        grant: &'a GrantId,
+        lease: u64,
+        scopes: &'a ScopeSet,
+        binding: Binding,
+        jkt: Option<&'a str>,
+        expires_in: Duration,
+        renewal: bool,
+    },
+    /// The issuer wanted a nonce.
+    NonceChallenge { service: &'a ServiceName },
+    /// A proof was signed for the issuer.
+    Proof { service: &'a ServiceName },
+    /// The issuer granted other scopes than asked for.
+    ScopeChanged {
+        grant: &'a GrantId,
+        requested: &'a ScopeSet,
+        granted: &'a ScopeSet,
+    },
+    /// How the grants of a service stand.
+    Standing {
+        service: &'a ServiceName,
+        binding: Binding,
+        standing: Standing,
+    },
+}
+
+/// Grants of one service, counted by how they are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Standing {
+    /// A token is in use and nothing is wrong.
+    pub(super) healthy: usize,
+    /// A token is in use and its renewal fails.
+    pub(super) degraded: usize,
+    /// There is no token, because something is wrong.
+    pub(super) failed: usize,
+}

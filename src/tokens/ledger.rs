@@ -1,0 +1,153 @@
+//! Writes the room's notes into the audit file and the metrics.
+
+use super::journal::{Journal, Note, Standing};
+use super::keeper::Reason;
+use crate::audit::{Audit, Event};
+use crate::metrics::{Metrics, Peer};
+use crate::vocab::Binding;
+
+/// Audit and metrics together.
+pub(super) struct Ledger {
+    pub(super) audit: Audit,
+    pub(super) metrics: Metrics,
+}
+
+impl Journal for Ledger {
+    fn note(&self, note: &Note<'_>) {
+        self.count(note);
+        if let Some(event) = event(note) {
+            self.audit.event(event);
+        }
+    }
+}
+
+impl Ledger {
+    fn count(&self, note: &Note<'_>) {
+        let metrics = &self.metrics;
+        match note {
+            Note::BindingMismatch { grant } => {
+                tracing::warn!(%grant, "the issuer bound a token to a key that is not ours");
+                metrics.security_event("binding_mismatch");
+            }
+            Note::ClockOffset { service, seconds } => {
+                // Offsets are bounded to minutes, which a float holds exactly.
+                let seconds = i32::try_from(*seconds).unwrap_or(i32::MAX);
+                metrics.clock_offset(service.as_str(), f64::from(seconds));
+            }
+            Note::DowngradeRefused { .. } => metrics.security_event("downgrade_refused"),
+            Note::Dropped { grant, reason, .. } => {
+                let event = match reason {
+                    Reason::Expired => "expired",
+                    _ => "dropped",
+                };
+                metrics.token_event(grant.service.as_str(), event);
+            }
+            Note::EndpointMoved { service } => {
+                tracing::warn!(%service, "the issuer's metadata names another host than before");
+                metrics.security_event("issuer_moved");
+            }
+            Note::Failed { grant, .. } => metrics.token_event(grant.service.as_str(), "failed"),
+            Note::Issued { grant, renewal, .. } => {
+                let event = if *renewal { "refreshed" } else { "issued" };
+                metrics.token_event(grant.service.as_str(), event);
+            }
+            Note::NonceChallenge { service } => {
+                metrics.nonce_challenge(service.as_str(), Peer::Issuer);
+            }
+            Note::Proof { service } => metrics.dpop_proof(service.as_str()),
+            Note::ScopeChanged { .. } => metrics.security_event("scope_changed"),
+            Note::Standing {
+                service,
+                binding,
+                standing,
+            } => self.stand(service.as_str(), *binding, *standing),
+        }
+    }
+
+    fn stand(&self, service: &str, binding: Binding, standing: Standing) {
+        let live = standing.healthy + standing.degraded;
+        self.metrics.tokens(service, binding, "live", live);
+        let health = [
+            ("healthy", standing.healthy),
+            ("degraded", standing.degraded),
+            ("failed", standing.failed),
+        ];
+        for (state, grants) in health {
+            self.metrics.token_health(service, state, grants);
+        }
+    }
+}
+
+/// The audit line of a note, where it has one.
+fn event(note: &Note<'_>) -> Option<Event> {
+    Some(match *note {
+        Note::DowngradeRefused { grant } => Event::DowngradeRefused {
+            grant: grant.clone(),
+        },
+        // A token that came to its end was not given up.
+        Note::Dropped {
+            reason: Reason::Expired,
+            ..
+        } => return None,
+        Note::Dropped {
+            grant,
+            lease,
+            reason,
+        } => Event::TokenDropped {
+            grant: grant.clone(),
+            token_id: lease,
+            reason: reason.as_str(),
+        },
+        Note::Failed { grant, failure } => Event::TokenRequestFailed {
+            grant: grant.clone(),
+            code: failure.code,
+            oauth_error: failure.oauth_error,
+        },
+        Note::Issued {
+            grant,
+            lease,
+            scopes,
+            binding,
+            jkt,
+            expires_in,
+            renewal,
+        } => {
+            let (grant, scopes, jkt) = (grant.clone(), scopes.clone(), jkt.map(Into::into));
+            if renewal {
+                Event::TokenRefreshed {
+                    grant,
+                    scopes,
+                    expires_in,
+                    binding,
+                    jkt,
+                    token_id: lease,
+                }
+            } else {
+                Event::TokenIssued {
+                    grant,
+                    scopes,
+                    expires_in,
+                    binding,
+                    jkt,
+                    token_id: lease,
+                }
+            }
+        }
+        Note::ScopeChanged {
+            grant,
+            requested,
+            granted,
+        } => Event::ScopeChanged {
+            grant: grant.clone(),
+            requested: requested.clone(),
+            granted: granted.clone(),
+        },
+        // Told by the failure that follows, or by metrics alone.
+        Note::BindingMismatch { .. }
+        | Note::ClockOffset { .. }
+        | Note::EndpointMoved { .. }
+        | Note::NonceChallenge { .. }
+        | Note::Proof { .. }
+        | Note::Standing { .. } => return None,
+    })
+}

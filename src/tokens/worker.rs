@@ -1,0 +1,316 @@
+//! Runs the keeper: one task that owns all fetches.
+//!
+//! It decides nothing. Events go into the keeper, actions come out and are done: a fetch becomes a task of its own,
+//! which ends by itself whoever has stopped waiting for it; a token becomes a lease on the shelf before
+//! anybody is told of it.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::{Id, JoinError, JoinSet};
+use tokio_util::sync::CancellationToken;
+
+use super::failure::Failure;
+use super::issuer::{Obtained, Token};
+use super::journal::{Journal, Note};
+use super::keeper::{Action, Event, Keeper, Key};
+use super::shelf::Shelf;
+use crate::credential::{BadToken, Expiry, Lease, LeaseFacts, Unavailable};
+use crate::proof::Signer;
+use crate::vocab::{Binding, Code, Moment};
+
+/// Longest time for one token, metadata and retries included.
+const FETCH_LIMIT: Duration = Duration::from_secs(10);
+/// The worker looks at its clocks at least this often: a wall clock that jumps wakes nobody.
+const NAP_MAX: Duration = Duration::from_secs(30);
+/// Most requests that wait for one token.
+const WAITERS_MAX: usize = 4096;
+
+/// The outcome of an ask.
+pub(super) type Answer = Result<Lease, Unavailable>;
+
+/// What the door says to the worker.
+pub(super) enum Command {
+    /// A request waits for a token.
+    Ask {
+        key: Key,
+        answer: oneshot::Sender<Answer>,
+    },
+    /// Look at the shelf: a report came in.
+    Look,
+    /// These credentials are gone.
+    Retire(Vec<u64>),
+}
+
+/// The control side of the room. [`Worker::run`] is to be spawned on the control runtime.
+pub struct Worker {
+    shelf: Arc<Shelf>,
+    journal: Arc<dyn Journal>,
+    commands: mpsc::Receiver<Command>,
+    keeper: Keeper,
+    waiters: BTreeMap<Key, Vec<oneshot::Sender<Answer>>>,
+    flights: JoinSet<Result<Obtained, Failure>>,
+    /// Which fetch a task is.
+    errands: HashMap<Id, (Key, u64)>,
+    wake: Option<Moment>,
+    /// Longest time for one token; tests are less patient.
+    pub(super) patience: Duration,
+}
+
+impl Worker {
+    pub(super) fn new(
+        shelf: Arc<Shelf>,
+        journal: Arc<dyn Journal>,
+        commands: mpsc::Receiver<Command>,
+        seed: u64,
+    ) -> Self {
+        Self {
+            shelf,
+            journal,
+            commands,
+            keeper: Keeper::new(seed),
+            waiters: BTreeMap::new(),
+            flights: JoinSet::new(),
+            errands: HashMap::new(),
+            wake: None,
+            patience: FETCH_LIMIT,
+        }
+    }
+
+    /// Works until the door is gone. Fetches that are under way end with it.
+    pub async fn run(mut self) {
+        loop {
+            self.catch_up();
+            let nap = self.nap();
+            tokio::select! {
+                biased;
+                Some(landed) = self.flights.join_next_with_id() => self.landed(landed),
+                command = self.commands.recv() => match command {
+                    Some(command) => self.obey(command),
+                    None => return,
+                },
+                () = tokio::time::sleep(nap) => {}
+            }
+        }
+    }
+
+    /// Reports and time come before anything else: an ask must not be served with what is refused or expired.
+    fn catch_up(&mut self) {
+        for rejection in self.shelf.take_rejections() {
+            self.feed(Event::Rejected {
+                lease: rejection.lease,
+                again: rejection.again,
+            });
+        }
+        if self.wake.is_some_and(|wake| self.shelf.clock.now() >= wake) {
+            self.tick();
+        }
+    }
+
+    fn tick(&mut self) {
+        self.wake = None;
+        for (key, at) in self.shelf.uses() {
+            self.feed(Event::Used { key, at });
+        }
+        self.feed(Event::Tick);
+    }
+
+    fn nap(&self) -> Duration {
+        let now = self.shelf.clock.now();
+        self.wake
+            .map_or(NAP_MAX, |wake| wake.since(now))
+            .min(NAP_MAX)
+    }
+
+    fn obey(&mut self, command: Command) {
+        self.catch_up();
+        match command {
+            Command::Ask { key, answer } => {
+                let waiting = self.waiters.entry(key.clone()).or_default();
+                if waiting.len() >= WAITERS_MAX {
+                    waiting.retain(|w| !w.is_closed());
+                }
+                if waiting.len() >= WAITERS_MAX {
+                    // The asker may have stopped waiting; then there is nobody to tell.
+                    drop(answer.send(Err(Code::Overloaded.into())));
+                    return;
+                }
+                waiting.push(answer);
+                self.feed(Event::Asked(key));
+            }
+            Command::Look => {}
+            Command::Retire(editions) => {
+                for edition in editions {
+                    self.feed(Event::Retired { edition });
+                }
+            }
+        }
+    }
+
+    fn landed(&mut self, landed: Result<(Id, Result<Obtained, Failure>), JoinError>) {
+        let (id, outcome) = match landed {
+            Ok((id, outcome)) => (id, outcome),
+            // A fetch that panicked is a failed fetch; the keeper and everybody's tokens are unharmed.
+            Err(error) => (error.id(), Err(Code::Internal.into())),
+        };
+        let Some((key, attempt)) = self.errands.remove(&id) else {
+            return;
+        };
+        match outcome {
+            Ok(obtained) => {
+                let client = self.client(&key);
+                let cap = client.map_or(Duration::ZERO, |c| c.settings().max_token_age);
+                self.feed(Event::Granted {
+                    key,
+                    attempt,
+                    token: obtained.token,
+                    life: obtained.life,
+                    cap,
+                });
+            }
+            Err(failure) => {
+                self.journal.note(&Note::Failed {
+                    grant: &key.grant,
+                    failure,
+                });
+                self.feed(Event::Failed {
+                    key,
+                    attempt,
+                    failure,
+                });
+            }
+        }
+    }
+
+    fn feed(&mut self, event: Event<Token>) {
+        let (now, wall) = (self.shelf.clock.now(), self.shelf.clock.wall());
+        for action in self.keeper.handle(now, wall, event) {
+            self.perform(action);
+        }
+    }
+
+    fn perform(&mut self, action: Action<Token>) {
+        match action {
+            Action::Drop { key, lease, reason } => {
+                self.shelf.remove(&key, lease);
+                self.journal.note(&Note::Dropped {
+                    grant: &key.grant,
+                    lease,
+                    reason,
+                });
+                self.recount(&key);
+            }
+            Action::Fetch { key, attempt } => self.fetch(key, attempt),
+            Action::Forget(key) => {
+                self.shelf.calm(&key);
+                self.recount(&key);
+                if self.waiters.get(&key).is_some_and(Vec::is_empty) {
+                    self.waiters.remove(&key);
+                }
+            }
+            Action::Publish {
+                key,
+                lease,
+                expires,
+                token,
+                renewal,
+            } => self.publish(key, (lease, expires), token, renewal),
+            Action::Refuse { key, refusal } => self.answer(&key, &Err(refusal)),
+            Action::Trouble { key, code } => {
+                self.shelf.trouble(&key, code);
+                self.recount(&key);
+            }
+            Action::Wake(key) => {
+                // Between the keeper's word and this moment a report may have taken the lease off the shelf.
+                let answer = self.shelf.take(&key).ok_or_else(|| Unavailable {
+                    retry_after: Some(Duration::from_secs(1)),
+                    ..Code::AsUnavailable.into()
+                });
+                self.answer(&key, &answer);
+            }
+            Action::WakeAt(at) => self.wake = Some(self.wake.map_or(at, |wake| wake.min(at))),
+        }
+    }
+
+    fn fetch(&mut self, key: Key, attempt: u64) {
+        let client = self.client(&key);
+        let journal = Arc::clone(&self.journal);
+        let patience = self.patience;
+        let (agent, scopes) = (key.grant.agent.clone(), key.scopes.clone());
+        let task = self.flights.spawn(async move {
+            let client = client.ok_or(Code::ConfigChanged)?;
+            let fetch = client.obtain(&agent, &scopes, journal.as_ref());
+            tokio::time::timeout(patience, fetch)
+                .await
+                .unwrap_or_else(|_| Err(Code::AsTimeout.into()))
+        });
+        self.errands.insert(task.id(), (key, attempt));
+    }
+
+    fn publish(&mut self, key: Key, (id, expires): (u64, Expiry), token: Token, renewal: bool) {
+        let facts = LeaseFacts {
+            id,
+            grant: key.grant.clone(),
+            binding: token.binding,
+            scopes: token.scopes.clone(),
+            expires: Some(expires),
+            cancel: CancellationToken::new(),
+        };
+        let Ok(lease) = lease_of(&token, facts) else {
+            // The token was checked when it was read; this is a fault of ours, and nobody gets a lease.
+            tracing::error!(grant = %key.grant, "a checked token was refused by the lease");
+            return;
+        };
+        self.journal.note(&Note::Issued {
+            grant: &key.grant,
+            lease: id,
+            scopes: &token.scopes,
+            binding: token.binding,
+            jkt: lease.thumbprint(),
+            expires_in: expires.monotonic.since(self.shelf.clock.now()),
+            renewal,
+        });
+        self.shelf.put(key.clone(), lease);
+        self.recount(&key);
+    }
+
+    fn recount(&self, key: &Key) {
+        let service = &key.grant.service;
+        let catalogue = self.shelf.catalogue.load();
+        if let Some(offer) = catalogue.offer(service) {
+            self.journal.note(&Note::Standing {
+                service,
+                binding: offer.kind.binding(),
+                standing: self.shelf.standing(service),
+            });
+        }
+    }
+
+    fn answer(&mut self, key: &Key, answer: &Answer) {
+        for waiter in self.waiters.remove(key).unwrap_or_default() {
+            // Whoever has stopped waiting is not told.
+            drop(waiter.send(answer.clone()));
+        }
+    }
+
+    fn client(&self, key: &Key) -> Option<Arc<super::issuer::Client>> {
+        self.shelf
+            .catalogue
+            .load()
+            .client(&key.grant.service, key.edition)
+    }
+}
+
+fn lease_of(token: &Token, facts: LeaseFacts) -> Result<Lease, BadToken> {
+    match (token.binding, &token.key) {
+        (Binding::Dpop, Some(key)) => {
+            let signer: Arc<dyn Signer> = Arc::<crate::proof::ProofKey>::clone(key);
+            Lease::dpop(facts, &token.access, signer)
+        }
+        // A bound token never goes out as a bearer token.
+        (Binding::Dpop, None) => Err(BadToken),
+        _ => Lease::bearer(facts, &token.access),
+    }
+}

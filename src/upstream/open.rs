@@ -1,0 +1,222 @@
+//! A new connection: dialled, shaken hands with, and given to hyper on a task of its own.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use futures_util::future::poll_fn;
+use http::Version;
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::TcpStream;
+
+use super::connection::{Http1Line, Http1Wire, Http2Line, Http2Shared, Line, Protocol};
+use super::dial::{Destination, Progress};
+use super::error::UpstreamError;
+use super::key::Key;
+use super::pool::Pool;
+use super::stream::{Counted, Stream};
+use super::tls::Endpoint;
+use crate::vocab::Scheme;
+
+/// Largest head of a reply.
+const HEAD_MAX: u32 = 64 * 1024;
+/// Largest buffer of an HTTP/1.1 connection.
+const HTTP1_BUFFER_MAX: usize = 256 * 1024;
+/// Flow-control windows: enough for 100 MB/s at 10 ms on one stream.
+const STREAM_WINDOW: u32 = 1024 * 1024;
+const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
+/// What waits unsent on one HTTP/2 stream at most.
+const SEND_BUFFER_MAX: usize = 256 * 1024;
+const PING_EVERY: Duration = Duration::from_secs(20);
+const PING_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Where a new connection will belong.
+pub(super) struct Place {
+    /// 0 is no shelf at all.
+    pub(super) shelf: u64,
+    pub(super) opening: Option<Opening>,
+}
+
+/// Keeps others from opening more of the same, until the connection can be shared or has failed.
+pub(super) struct Opening {
+    pub(super) pool: Arc<Pool>,
+    pub(super) key: Key,
+    pub(super) shelf: u64,
+}
+
+impl Drop for Opening {
+    fn drop(&mut self) {
+        if let Some(shelf) = self.pool.kept().shelf(&self.key, self.shelf) {
+            shelf.opening = shelf.opening.saturating_sub(1);
+            shelf.opened.notify_waiters();
+        }
+    }
+}
+
+/// A TCP connection, counted.
+pub(super) struct Raw {
+    pub(super) stream: TcpStream,
+    pub(super) open: Open,
+}
+
+/// Counts an open connection for as long as its task lives.
+pub(super) struct Open(Arc<AtomicUsize>);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+impl Pool {
+    /// Looks up and dials.
+    pub(super) async fn dial(
+        self: &Arc<Self>,
+        key: &Key,
+        endpoint: &Endpoint,
+        deadline: Duration,
+        progress: &Progress,
+    ) -> Result<Raw, UpstreamError> {
+        let open = self.count_in()?;
+        self.sweep_from_time_to_time();
+        let authority = &key.authority;
+        let (host, port) = match endpoint.connect() {
+            Some(to) => (&to.host, to.port.unwrap_or_else(|| authority.port())),
+            None => (authority.host(), authority.port()),
+        };
+        let to = Destination {
+            host,
+            port,
+            allow_private: endpoint.allow_private(),
+        };
+        let stream = self.dialer.connect(&to, deadline, progress).await?;
+        Ok(Raw { stream, open })
+    }
+
+    /// Makes an HTTP connection of a TCP one.
+    pub(super) async fn open(
+        self: &Arc<Self>,
+        key: &Key,
+        endpoint: &Arc<Endpoint>,
+        need: Protocol,
+        place: Place,
+        raw: Raw,
+    ) -> Result<Line, UpstreamError> {
+        let Raw { stream, open } = raw;
+        let authority = &key.authority;
+        if authority.scheme() == Scheme::Http {
+            return self
+                .start_http1(key, place.shelf, Stream::Plain(stream), open)
+                .await;
+        }
+        let stream = endpoint.handshake(authority.host(), need, stream).await?;
+        let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+        let stream = Stream::Tls(Box::new(stream));
+        let version = if http2 {
+            Version::HTTP_2
+        } else {
+            Version::HTTP_11
+        };
+        if need == Protocol::Any
+            && let Some(shelf) = self.kept().shelf(key, place.shelf)
+        {
+            shelf.known = Some(version);
+        }
+        if http2 {
+            self.start_http2(key, place, stream, open).await
+        } else {
+            self.start_http1(key, place.shelf, stream, open).await
+        }
+    }
+
+    async fn start_http1(
+        self: &Arc<Self>,
+        key: &Key,
+        shelf: u64,
+        stream: Stream,
+        open: Open,
+    ) -> Result<Line, UpstreamError> {
+        let (stream, meter) = Counted::new(stream);
+        let handshake = http1::Builder::new()
+            .max_buf_size(HTTP1_BUFFER_MAX)
+            .max_header_size(HEAD_MAX as usize)
+            .handshake(TokioIo::new(stream));
+        let (sender, connection) = handshake.await.map_err(|_| UpstreamError::Protocol)?;
+        self.tasks.spawn(async move {
+            let _open = open;
+            // Whoever waits for the reply is told of the error; nobody else needs to be.
+            connection.with_upgrades().await.is_ok()
+        });
+        Ok(Line::Http1(Http1Line {
+            wire: Http1Wire { sender, meter },
+            pool: self.clone(),
+            key: key.clone(),
+            shelf,
+            reused: false,
+        }))
+    }
+
+    async fn start_http2(
+        self: &Arc<Self>,
+        key: &Key,
+        place: Place,
+        stream: Stream,
+        open: Open,
+    ) -> Result<Line, UpstreamError> {
+        let (stream, meter) = Counted::new(stream);
+        let handshake = http2::Builder::new(self.tasks.clone())
+            .timer(TokioTimer::new())
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_header_list_size(HEAD_MAX)
+            .max_send_buf_size(SEND_BUFFER_MAX)
+            .keep_alive_interval(PING_EVERY)
+            .keep_alive_timeout(PING_TIMEOUT)
+            .handshake(TokioIo::new(stream));
+        let (sender, mut connection) = handshake.await.map_err(|_| UpstreamError::Protocol)?;
+        let limit = Arc::new(AtomicUsize::new(connection.current_max_send_streams()));
+        let shared = Arc::new(Http2Shared {
+            sender,
+            meter: meter.clone(),
+            streams: AtomicUsize::new(1),
+            limit: limit.clone(),
+            idle_since: AtomicU64::new(self.clock.now().0),
+            clock: self.clock.clone(),
+        });
+        if let Some(shelf) = self.kept().shelf(key, place.shelf) {
+            shelf.http2.push(shared.clone());
+        }
+        let mut opening = place.opening;
+        self.tasks.spawn(async move {
+            let _open = open;
+            // Polled at every request and once when the peer's SETTINGS came: its stream limit is known from then on.
+            let driven = poll_fn(|cx| {
+                meter.watcher().register(cx.waker());
+                let state = Pin::new(&mut connection).poll(cx);
+                limit.store(connection.current_max_send_streams(), Ordering::Release);
+                if meter.greeted() {
+                    drop(opening.take());
+                }
+                state
+            });
+            driven.await.is_ok()
+        });
+        Ok(Line::Http2(Http2Line {
+            shared,
+            was_idle: false,
+        }))
+    }
+
+    /// Counts a connection in. At the bound, idle ones make room for the next request.
+    fn count_in(&self) -> Result<Open, UpstreamError> {
+        let before = self.open.fetch_add(1, Ordering::AcqRel);
+        let open = Open(self.open.clone());
+        if before < self.limits.connections {
+            return Ok(open);
+        }
+        self.kept().close_unused();
+        Err(UpstreamError::Limit)
+    }
+}

@@ -1,0 +1,116 @@
+//! Where kept connections lie: one shelf per key, guarded by the pool's lock.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use http::Version;
+use tokio::sync::Notify;
+
+use super::connection::{Http1Wire, Http2Line, Http2Shared};
+use super::key::Key;
+use crate::vocab::Moment;
+
+#[derive(Default)]
+pub(super) struct Kept {
+    pub(super) shelves: HashMap<Key, Shelf>,
+    /// Shelves made so far.
+    pub(super) made: u64,
+    /// HTTP/1.1 connections on all shelves.
+    pub(super) idle: usize,
+}
+
+/// What is kept under one key, all for one endpoint.
+#[derive(Default)]
+pub(super) struct Shelf {
+    /// Its number, from 1. A connection goes back to the shelf that it was made for and to no later one, so that what
+    /// was in use when its owner's connections were closed is not kept.
+    pub(super) id: u64,
+    pub(super) endpoint: u64,
+    pub(super) used: Moment,
+    pub(super) http1: Vec<Idle>,
+    pub(super) http2: Vec<Arc<Http2Shared>>,
+    /// What the server chose the last time.
+    pub(super) known: Option<Version>,
+    /// Connections being opened that others may come to share.
+    pub(super) opening: usize,
+    pub(super) opened: Arc<Notify>,
+}
+
+pub(super) struct Idle {
+    pub(super) wire: Http1Wire,
+    pub(super) since: Moment,
+}
+
+impl Kept {
+    pub(super) fn shelf(&mut self, key: &Key, id: u64) -> Option<&mut Shelf> {
+        self.shelves.get_mut(key).filter(|shelf| shelf.id == id)
+    }
+
+    /// Closes what is dead or was unused for long.
+    pub(super) fn sweep(&mut self, now: Moment, idle_for: Duration) {
+        let mut closed = 0;
+        for shelf in self.shelves.values_mut() {
+            let before = shelf.http1.len();
+            shelf
+                .http1
+                .retain(|idle| now.since(idle.since) < idle_for && !idle.wire.sender.is_closed());
+            closed += before - shelf.http1.len();
+            shelf.http2.retain(|shared| {
+                let since = Moment(shared.idle_since.load(Ordering::Acquire));
+                let used = shared.streams.load(Ordering::Acquire) > 0;
+                !shared.sender.is_closed() && (used || now.since(since) < idle_for)
+            });
+        }
+        self.idle -= closed;
+        self.shelves
+            .retain(|_, shelf| !shelf.is_empty() || now.since(shelf.used) < idle_for);
+    }
+
+    /// Closes whatever nobody uses at the moment.
+    pub(super) fn close_unused(&mut self) {
+        for shelf in self.shelves.values_mut() {
+            shelf.http1.clear();
+            shelf
+                .http2
+                .retain(|shared| shared.streams.load(Ordering::Acquire) > 0);
+        }
+        self.idle = 0;
+    }
+
+    pub(super) fn retain(&mut self, keep: impl Fn(&Key, &Shelf) -> bool) {
+        let mut closed = 0;
+        self.shelves.retain(|key, shelf| {
+            let stays = keep(key, shelf);
+            if !stays {
+                closed += shelf.clear();
+            }
+            stays
+        });
+        self.idle -= closed;
+    }
+}
+
+impl Shelf {
+    /// A place on a living connection that the peer's SETTINGS have arrived on.
+    pub(super) fn http2_line(&mut self) -> Option<Http2Line> {
+        self.http2.retain(|shared| !shared.sender.is_closed());
+        let mut greeted = self.http2.iter().filter(|shared| shared.meter.greeted());
+        greeted.find_map(Http2Shared::place)
+    }
+
+    /// Closes all; how many were HTTP/1.1.
+    pub(super) fn clear(&mut self) -> usize {
+        self.http2.clear();
+        self.known = None;
+        // Whoever waits for a connection of this shelf looks again.
+        self.opening = 0;
+        self.opened.notify_waiters();
+        std::mem::take(&mut self.http1).len()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.http1.is_empty() && self.http2.is_empty()
+    }
+}
