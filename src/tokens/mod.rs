@@ -17,6 +17,8 @@ mod keeper;
 mod ledger;
 mod settings;
 mod shelf;
+#[cfg(all(test, feature = "demo"))]
+mod tests;
 mod transport;
 mod worker;
 
