@@ -15,4 +15,4 @@ pub use authority::{Custody, custody};
 pub use build::start;
 pub use environment::{Access, PROXY_VARIABLES, TRUST_VARIABLES, environment};
 pub use error::StartError;
-pub use running::Running;
+pub use running::{Running, Seat};

@@ -88,11 +88,13 @@ impl Running {
         let (control, writer) = (self.control, self.writer);
         drop((self.doors, self.audit));
         let ended = tokio::task::spawn_blocking(move || {
-            writer.finish();
-            control.join().is_ok()
+            let written = writer.finish();
+            (written, control.join().is_ok())
         });
-        if !matches!(ended.await, Ok(true)) {
-            tracing::error!("the control thread ended in a panic");
+        match ended.await {
+            Ok((Ok(()), true)) => {}
+            Ok((Err(error), _)) => tracing::error!(%error, "audit lines were lost at the end"),
+            Ok((Ok(()), false)) | Err(_) => tracing::error!("the control thread ended in a panic"),
         }
         finished
     }
