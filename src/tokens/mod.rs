@@ -17,7 +17,8 @@ mod keeper;
 mod ledger;
 mod settings;
 mod shelf;
-#[cfg(all(test, feature = "demo"))]
+#[cfg(feature = "demo")]
+#[cfg(test)]
 mod tests;
 mod transport;
 mod worker;

@@ -17,9 +17,7 @@ use crate::metrics::Metrics;
 use crate::policy::{
     AgentSettings, Decision, Effect, Facts, HostPattern, Permit, Rule, ServiceSettings, Snapshot,
 };
-use crate::rehearsal::{
-    Failure, MetadataFault, NonceMode, Options, Rehearsal, Seen, Service,
-};
+use crate::rehearsal::{Failure, MetadataFault, NonceMode, Options, Rehearsal, Seen, Service};
 use crate::upstream::{ConnectTo, PoolLimits, Roots, TargetSettings, Upstream, UpstreamSettings};
 use crate::vocab::{
     AgentName, Authority, Binding, Clock, Code, Generation, Host, RequestPath, Scheme, ScopeSet,
@@ -41,11 +39,7 @@ impl House {
         Self::with(Options::default(), client, change).await
     }
 
-    async fn with(
-        options: Options,
-        client: &str,
-        change: impl FnOnce(&mut OauthSettings),
-    ) -> Self {
+    async fn with(options: Options, client: &str, change: impl FnOnce(&mut OauthSettings)) -> Self {
         let rehearsal = Rehearsal::start(options).await.unwrap();
         let mut oauth = settings(&rehearsal, client);
         change(&mut oauth);
@@ -214,7 +208,9 @@ async fn every_way_to_authenticate_gets_the_token_that_is_configured() {
         assert_eq!(house.asked().len(), requests, "{client}");
         let text = house.written().await;
         assert!(text.contains("\"token.issued\""), "{text}");
-        assert!(text.contains("tokenward_token_events_total{event=\"issued\",service=\"items\"} 1"));
+        assert!(
+            text.contains("tokenward_token_events_total{event=\"issued\",service=\"items\"} 1")
+        );
     }
 }
 
@@ -265,7 +261,11 @@ async fn nonces_that_are_good_once_cost_one_challenge_in_all() {
             break;
         }
     }
-    let challenged = house.asked().iter().filter(|s| s.status == Some(400)).count();
+    let challenged = house
+        .asked()
+        .iter()
+        .filter(|s| s.status == Some(400))
+        .count();
     assert_eq!(challenged, 1);
 }
 
@@ -273,8 +273,14 @@ async fn nonces_that_are_good_once_cost_one_challenge_in_all() {
 async fn what_the_issuer_does_wrong_has_a_code_and_no_token() {
     type Turn = fn(&mut crate::rehearsal::IssuerSettings);
     let table: [(Turn, Code); 12] = [
-        (|i| i.token_type = Some("Bearer".into()), Code::DowngradeRefused),
-        (|i| i.token_type = Some("N_A".into()), Code::DowngradeRefused),
+        (
+            |i| i.token_type = Some("Bearer".into()),
+            Code::DowngradeRefused,
+        ),
+        (
+            |i| i.token_type = Some("N_A".into()),
+            Code::DowngradeRefused,
+        ),
         (|i| i.wrong_jkt = true, Code::BindingMismatch),
         (
             |i| i.scope = Some("items:read items:admin".into()),
@@ -298,7 +304,10 @@ async fn what_the_issuer_does_wrong_has_a_code_and_no_token() {
             |i| i.metadata = Some(MetadataFault::Algorithms(vec!["EdDSA".into()])),
             Code::UnsupportedDpopAlg,
         ),
-        (|i| i.metadata = Some(MetadataFault::Huge), Code::AsUnavailable),
+        (
+            |i| i.metadata = Some(MetadataFault::Huge),
+            Code::AsUnavailable,
+        ),
         (
             |i| i.expires_in = crate::rehearsal::ExpiresIn::Said(serde_json::json!(-1)),
             Code::AsUnavailable,
@@ -408,7 +417,11 @@ async fn an_issuer_whose_clock_is_off_is_understood() {
 #[tokio::test]
 async fn nothing_secret_is_written() {
     let house = House::new("svc-post", |_| {}).await;
-    let secret = house.rehearsal.client_secret("svc-post").unwrap().to_owned();
+    let secret = house
+        .rehearsal
+        .client_secret("svc-post")
+        .unwrap()
+        .to_owned();
     let lease = house.lease().await.unwrap();
     let jkt = lease.thumbprint().unwrap().to_owned();
     let proofs: Vec<String> = house
