@@ -120,44 +120,66 @@ fn target(named: &Named) -> Option<&str> {
     }
 }
 
+/// The room whose fakes the tests of every room may use. It knows words only, so that closes no circle.
+pub(crate) const STAGE: &str = "rehearsal";
+
 /// Imports that go up or across, tests included: what a room's tests need, moving the room would need as well.
 pub(crate) fn imports(rooms: &[Room], source: &Source) -> Vec<String> {
-    let Some(from) = source
-        .room()
-        .and_then(|name| rooms.iter().find(|room| room.name == name))
-    else {
+    let room = |name: &str| rooms.iter().find(|room| room.name == name);
+    let Some(from) = source.room().and_then(room) else {
         return Vec::new();
     };
-    let mut found = Vec::new();
+    let mut found = BTreeSet::new();
     for named in &source.all_paths {
         let Some(name) = target(named) else { continue };
         let place = format!("src/{}:{}", source.path, named.line);
         if name == "*" {
-            found.push(format!(
+            found.insert(format!(
                 "{place}: `crate::*` hides which rooms are imported; name the room"
             ));
             continue;
         }
-        let Some(to) = rooms.iter().find(|room| room.name == name) else {
+        let Some(to) = room(name) else { continue };
+        if name == STAGE && !source.production_paths.contains(named) {
             continue;
-        };
+        }
         if let Some(why) = refusal(from, to) {
-            found.push(format!(
+            found.insert(format!(
                 "{place}: room `{}` ({}) imports `{}` ({}), and {why}; move the code to where both are below it, or let \
                  the lower room own a trait or a `Settings` that the upper one fills in",
                 from.name, from.number, to.name, to.number
             ));
         }
     }
-    found
+    found.into_iter().collect()
 }
 
-/// Who imports whom, with one place for each.
+/// What the rehearsal imports besides words. It judges what the other rooms make.
+pub(crate) fn partial(rooms: &[Room], source: &Source) -> Vec<String> {
+    let of_ours = |name: &str| {
+        rooms
+            .iter()
+            .any(|room| room.name == name && room.number > 0)
+    };
+    let strays = source.all_paths.iter().filter(|named| {
+        source.room() == Some(STAGE)
+            && target(named).is_some_and(|name| name != STAGE && of_ours(name))
+    });
+    let report = |named: &Named| {
+        format!(
+            "src/{}:{}: the rehearsal is a second opinion and imports `vocab` only; write what it needs anew",
+            source.path, named.line
+        )
+    };
+    strays.map(report).collect()
+}
+
+/// Who imports whom outside tests, with one place for each.
 pub(crate) fn edges(rooms: &[Room], sources: &[Source]) -> BTreeMap<(String, String), String> {
     let mut found = BTreeMap::new();
     for source in sources {
         let Some(from) = source.room() else { continue };
-        for named in &source.all_paths {
+        for named in &source.production_paths {
             let Some(to) = target(named) else { continue };
             if to != from && rooms.iter().any(|room| room.name == to) {
                 let place = format!("src/{}:{}", source.path, named.line);
