@@ -6,7 +6,8 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use tokenward::config::{SecretReading, load};
+use serde_json::Value;
+use tokenward::config::{SecretReading, load, schema};
 
 /// One configuration, and where it was found.
 struct Example {
@@ -127,6 +128,51 @@ fn every_example_compiles() -> Result<(), Box<dyn Error>> {
         }
     }
     assert!(broken.is_empty(), "\n{}", broken.join("\n"));
+    Ok(())
+}
+
+/// Names of keys and fixed words in a schema.
+fn words(schema: &Value, found: &mut Vec<String>) {
+    match schema {
+        Value::Object(members) => {
+            for (name, value) in members {
+                match (name.as_str(), value) {
+                    ("properties", Value::Object(keys)) => found.extend(keys.keys().cloned()),
+                    ("const", Value::String(word)) => found.push(word.clone()),
+                    ("enum", Value::Array(choices)) => {
+                        found.extend(choices.iter().filter_map(Value::as_str).map(str::to_owned));
+                    }
+                    _ => {}
+                }
+                words(value, found);
+            }
+        }
+        Value::Array(items) => items.iter().for_each(|item| words(item, found)),
+        Value::Bool(_) | Value::Null | Value::Number(_) | Value::String(_) => {}
+    }
+}
+
+#[test]
+fn the_readme_shows_every_key_of_the_schema() -> Result<(), Box<dyn Error>> {
+    let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md"))?;
+    let shown: String = blocks("README.md", &readme)
+        .into_iter()
+        .map(|block| block.text)
+        .collect();
+    let mut known = Vec::new();
+    words(&serde_json::from_str(&schema())?, &mut known);
+    assert!(
+        known.iter().any(|word| word == "client_credentials"),
+        "the schema is read wrongly"
+    );
+    let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    known.retain(|known| !shown.split(|c| !word(c)).any(|shown| shown == known));
+    known.sort();
+    known.dedup();
+    assert!(
+        known.is_empty(),
+        "README.md: the configuration reference does not show {known:?}"
+    );
     Ok(())
 }
 
