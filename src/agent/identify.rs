@@ -87,9 +87,7 @@ impl Agents {
                 Err(Unauthenticated)
             };
         }
-        let (user, token) = credential
-            .and_then(|value| read(value))
-            .ok_or(Unauthenticated)?;
+        let (user, token) = credential.and_then(read).ok_or(Unauthenticated)?;
         let hash = sha256(&token);
         let mut found = None;
         // Every entry is compared, so the time tells nothing about which agents exist.

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::thread::JoinHandle;
 
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -33,20 +34,107 @@ const LEAVES: usize = 10_000;
 /// # Errors
 /// [`StartError`]; nothing listens then.
 pub async fn start(plan: Plan, clock: Clock) -> Result<Running, StartError> {
-    let addresses: Vec<SocketAddr> = plan.listen.proxy.iter().map(|p| p.addr).collect();
-    let listeners = bind_all("listen.proxy", &addresses).await?;
-    let health = bind_all("health", plan.health.as_slice()).await?;
-    let proxies = local_addresses(&listeners)?;
-    let own: Vec<SocketAddr> = proxies
-        .iter()
-        .copied()
-        .chain(local_addresses(&health)?)
-        .collect();
-
-    let Custody { root, instance } = custody(&plan.ca, &clock)?;
+    let sockets = Sockets::bind(&plan).await?;
+    let custody = custody(&plan.ca, &clock)?;
     let metrics = Metrics::new()?;
-    let (audit, writer) = Audit::start(plan.audit, clock.clone())?;
-    let snapshot = Snapshot::build(plan.policy).map_err(|errors| {
+    let (audit, writer) = Audit::start(plan.audit.clone(), clock.clone())?;
+    let tools = Tools {
+        clock,
+        audit,
+        metrics,
+    };
+    let ca_not_after = custody.root.not_after();
+    tools.metrics.ca_not_after(ca_not_after.seconds());
+
+    let wing = data_wing(&plan, &sockets, custody, &tools)?;
+    let readiness = Readiness::new(tools.audit.clone(), tools.clock.clone(), ca_not_after);
+    let health = Health {
+        readiness: readiness.clone(),
+        metrics: tools.metrics.clone(),
+        audit: tools.audit.clone(),
+    };
+    let health_address = local_addresses(&sockets.health)?.first().copied();
+    let stop = CancellationToken::new();
+    let control = control_wing(wing.worker, sockets.health, &health, stop.clone())?;
+    for listener in sockets.proxies {
+        tokio::spawn(wing.doors.clone().serve(listener));
+    }
+    let generation = plan.policy.generation;
+    tools.audit.event(Event::Started {
+        version: env!("CARGO_PKG_VERSION"),
+        generation,
+    });
+    Ok(Running {
+        proxies: sockets.proxy_addresses,
+        health: health_address,
+        trust: wing.trust,
+        seats: wing.seats,
+        doors: wing.doors,
+        door: wing.door,
+        upstream: wing.upstream,
+        audit: tools.audit,
+        writer,
+        readiness,
+        stop,
+        control,
+        drain: plan.drain,
+    })
+}
+
+/// What both wings are given.
+struct Tools {
+    clock: Clock,
+    audit: Audit,
+    metrics: Metrics,
+}
+
+/// Everything that listens, bound before anything is loaded.
+struct Sockets {
+    proxies: Vec<TcpListener>,
+    proxy_addresses: Vec<SocketAddr>,
+    health: Vec<TcpListener>,
+    /// All of them: addresses that are never dialled on behalf of an agent.
+    own: Vec<SocketAddr>,
+}
+
+impl Sockets {
+    async fn bind(plan: &Plan) -> Result<Self, StartError> {
+        let addresses: Vec<SocketAddr> = plan.listen.proxy.iter().map(|p| p.addr).collect();
+        let proxies = bind_all("listen.proxy", &addresses).await?;
+        let health = bind_all("health", plan.health.as_slice()).await?;
+        let proxy_addresses = local_addresses(&proxies)?;
+        let own = proxy_addresses
+            .iter()
+            .copied()
+            .chain(local_addresses(&health)?)
+            .collect();
+        Ok(Self {
+            proxies,
+            proxy_addresses,
+            health,
+            own,
+        })
+    }
+}
+
+/// The data wing, and the control wing's part that has not begun to run.
+struct Wing {
+    doors: Arc<Doors>,
+    door: Arc<tokens::Door>,
+    worker: tokens::Worker,
+    upstream: Upstream,
+    trust: TrustFiles,
+    seats: Vec<Seat>,
+}
+
+fn data_wing(
+    plan: &Plan,
+    sockets: &Sockets,
+    custody: Custody,
+    tools: &Tools,
+) -> Result<Wing, StartError> {
+    let Custody { root, instance } = custody;
+    let snapshot = Snapshot::build(plan.policy.clone()).map_err(|errors| {
         StartError::Policy(
             errors
                 .iter()
@@ -55,109 +143,98 @@ pub async fn start(plan: Plan, clock: Clock) -> Result<Running, StartError> {
                 .join("; "),
         )
     })?;
-    let generation = snapshot.generation();
-    metrics.config_generation(generation.0);
-    let ca_not_after = root.not_after();
-    metrics.ca_not_after(ca_not_after.seconds());
-
+    tools.metrics.config_generation(snapshot.generation().0);
     let roots = Roots::system(std::slice::from_ref(root.certificate_der()))?;
     let trust = ca::write_trust_files(&plan.runtime_dir, &root, roots.bundle())?;
     warn_about(&trust);
-    let upstream = Upstream::new(
-        UpstreamSettings {
-            roots,
-            own_listeners: own,
-            limits: PoolLimits::default(),
-        },
-        clock.clone(),
-    );
-    let token_deps = tokens::Deps {
-        clock: clock.clone(),
-        audit: audit.clone(),
-        metrics: metrics.clone(),
+    let settings = UpstreamSettings {
+        roots,
+        own_listeners: sockets.own.clone(),
+        limits: PoolLimits::default(),
+    };
+    let upstream = Upstream::new(settings, tools.clock.clone());
+    let deps = tokens::Deps {
+        clock: tools.clock.clone(),
+        audit: tools.audit.clone(),
+        metrics: tools.metrics.clone(),
         upstream: upstream.clone(),
     };
-    let (door, worker) = tokens::start(plan.tokens, token_deps)?;
-
-    let placeholders = placeholders(&instance, &snapshot, &plan.services);
+    let (door, worker) = tokens::start(plan.tokens.clone(), deps)?;
     let seats = seats(
         &snapshot,
-        &plan.services,
+        plan,
         &instance,
-        &plan.proxy_tokens,
-        proxies.first(),
+        sockets.proxy_addresses.first(),
         &trust,
     );
-    let exchange_plan = exchange::Plan::new(
-        snapshot,
-        plan.services,
-        placeholders,
-        plan.limits.agent_streams,
-        &upstream,
-    )?;
-    let exchange = Arc::new(Exchange::new(Deps {
-        plan: exchange_plan,
-        source: door.clone(),
-        upstream: upstream.clone(),
-        audit: audit.clone(),
-        metrics: metrics.clone(),
-        clock: clock.clone(),
-        pseudonym: pseudonym(&instance),
-    }));
+    let exchange = exchange(plan, snapshot, &instance, door.clone(), &upstream, tools)?;
     let doors = Doors::new(DoorsSetup {
-        exchange,
-        agents: Agents::new(plan.agents),
-        leaves: Arc::new(Leaves::new(root, clock.clone(), LEAVES)?),
-        metrics: metrics.clone(),
-        limits: Limits {
-            connections: plan.limits.connections,
-            per_agent: plan.limits.agent_connections,
-            streams: u32::try_from(plan.limits.agent_streams).unwrap_or(u32::MAX),
-            request_head: plan.limits.request_head,
-        },
+        exchange: Arc::new(exchange),
+        agents: Agents::new(plan.agents.clone()),
+        leaves: Arc::new(Leaves::new(root, tools.clock.clone(), LEAVES)?),
+        metrics: tools.metrics.clone(),
+        limits: limits(plan),
     });
+    Ok(Wing {
+        doors,
+        door,
+        worker,
+        upstream,
+        trust,
+        seats,
+    })
+}
 
-    let readiness = Readiness::new(audit.clone(), clock, ca_not_after);
-    let health_addresses = local_addresses(&health)?;
+fn exchange(
+    plan: &Plan,
+    snapshot: Snapshot,
+    instance: &InstanceKey,
+    door: Arc<tokens::Door>,
+    upstream: &Upstream,
+    tools: &Tools,
+) -> Result<Exchange, StartError> {
+    let placeholders = placeholders(instance, &snapshot, &plan.services);
+    let streams = plan.limits.agent_streams;
+    let services = plan.services.clone();
+    Ok(Exchange::new(Deps {
+        plan: exchange::Plan::new(snapshot, services, placeholders, streams, upstream)?,
+        source: door,
+        upstream: upstream.clone(),
+        audit: tools.audit.clone(),
+        metrics: tools.metrics.clone(),
+        clock: tools.clock.clone(),
+        pseudonym: pseudonym(instance),
+    }))
+}
+
+fn limits(plan: &Plan) -> Limits {
+    Limits {
+        connections: plan.limits.connections,
+        per_agent: plan.limits.agent_connections,
+        streams: u32::try_from(plan.limits.agent_streams).unwrap_or(u32::MAX),
+        request_head: plan.limits.request_head,
+    }
+}
+
+/// Starts the control wing's thread: the token worker and the health listeners.
+fn control_wing(
+    worker: tokens::Worker,
+    listeners: Vec<TcpListener>,
+    health: &Health,
+    stop: CancellationToken,
+) -> Result<JoinHandle<()>, StartError> {
     let mut work: Vec<Work> = vec![Box::pin(worker.run())];
-    for listener in health {
+    for listener in listeners {
         // The socket was made on the data runtime; its events must arrive where it is served.
         let listener = listener.into_std()?;
-        let state = Health {
-            readiness: readiness.clone(),
-            metrics: metrics.clone(),
-            audit: audit.clone(),
-        };
+        let health = health.clone();
         work.push(Box::pin(async move {
             if let Ok(listener) = TcpListener::from_std(listener) {
-                admin::serve(listener, state).await;
+                admin::serve(listener, health).await;
             }
         }));
     }
-    let stop = CancellationToken::new();
-    let control = control::spawn(work, stop.clone())?;
-    for listener in listeners {
-        tokio::spawn(doors.clone().serve(listener));
-    }
-    audit.event(Event::Started {
-        version: env!("CARGO_PKG_VERSION"),
-        generation,
-    });
-    Ok(Running {
-        proxies,
-        health: health_addresses.first().copied(),
-        trust,
-        seats,
-        doors,
-        door,
-        upstream,
-        audit,
-        writer,
-        readiness,
-        stop,
-        control,
-        drain: plan.drain,
-    })
+    Ok(control::spawn(work, stop)?)
 }
 
 async fn bind_all(
@@ -228,9 +305,8 @@ fn placeholders(
 /// Each agent's environment.
 fn seats(
     snapshot: &Snapshot,
-    services: &[ServiceSettings],
+    plan: &Plan,
     instance: &InstanceKey,
-    tokens: &std::collections::BTreeMap<AgentName, crate::vocab::Secret<String>>,
     proxy: Option<&SocketAddr>,
     trust: &TrustFiles,
 ) -> Vec<Seat> {
@@ -238,13 +314,13 @@ fn seats(
         return Vec::new();
     };
     let seat = |agent: &AgentName| {
-        let variables: Vec<(String, String)> = reachable(snapshot, services, agent)
+        let variables: Vec<(String, String)> = reachable(snapshot, &plan.services, agent)
             .filter_map(|s| {
                 let name = s.placeholder.variable.clone()?;
                 Some((name, derive(instance, agent, &s.name, &s.placeholder.shape)))
             })
             .collect();
-        let credential = tokens.get(agent).map(|token| (agent, token));
+        let credential = plan.proxy_tokens.get(agent).map(|token| (agent, token));
         let access = Access {
             proxy: *proxy,
             credential,

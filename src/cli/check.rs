@@ -23,15 +23,7 @@ pub(super) fn check(args: &Args) -> Result<ExitCode, Failure> {
             return Err(Failure::of(problems));
         }
     };
-    let snapshot = Snapshot::build(plan.policy.clone()).map_err(|errors| {
-        Failure(
-            errors
-                .iter()
-                .map(ToString::to_string)
-                .collect::<Vec<_>>()
-                .join("\n"),
-        )
-    })?;
+    let snapshot = snapshot(&plan)?;
     if args.json {
         out::data(&format!("{:#}\n", as_json(&plan, &snapshot)));
     } else {
@@ -44,6 +36,19 @@ pub(super) fn check(args: &Args) -> Result<ExitCode, Failure> {
         );
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The policy of a plan.
+pub(super) fn snapshot(plan: &Plan) -> Result<Snapshot, Failure> {
+    Snapshot::build(plan.policy.clone()).map_err(|errors| {
+        Failure(
+            errors
+                .iter()
+                .map(ToString::to_string)
+                .collect::<Vec<_>>()
+                .join("\n"),
+        )
+    })
 }
 
 /// The binding of a service, in the word that status and audit use.

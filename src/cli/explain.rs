@@ -8,9 +8,10 @@ use serde_json::json;
 use super::args::Args;
 use super::serve::plan_without_secrets;
 use super::{Failure, env, out};
+use crate::config::Plan;
 use crate::exchange::absolute_authority;
-use crate::policy::{Facts, Outcome, Snapshot};
-use crate::vocab::RequestPath;
+use crate::policy::{Explanation, Facts, Outcome};
+use crate::vocab::{AgentName, RequestPath, ServiceName};
 
 pub(super) fn explain(
     args: &Args,
@@ -24,74 +25,107 @@ pub(super) fn explain(
     let uri: Uri = url.parse().map_err(|_| bad())?;
     let authority = absolute_authority(&uri).map_err(|_| bad())?;
     let path = RequestPath::parse(uri.path()).map_err(Failure::of)?;
-    let snapshot = Snapshot::build(plan.policy.clone()).map_err(|errors| {
-        Failure(
-            errors
-                .iter()
-                .map(ToString::to_string)
-                .collect::<Vec<_>>()
-                .join("\n"),
-        )
-    })?;
+    let snapshot = super::check::snapshot(&plan)?;
     let explanation = snapshot.explain(&Facts {
         agent: &agent,
         authority: &authority,
         method,
         path: &path,
     });
-
-    let service = explanation.service.as_ref();
-    let binding = service
-        .and_then(|name| plan.services.iter().find(|s| s.name == *name))
-        .map(|s| s.binding.as_str());
-    let name = service.map_or("none", |s| s.as_str());
-    let (allowed, verdict, rule, scopes, fix) = match &explanation.outcome {
-        Outcome::Allowed { rule, scopes, .. } => (
-            true,
-            "allowed",
-            Some(rule.to_string()),
-            scopes.to_string(),
-            None,
-        ),
-        Outcome::Refused { code, rule, fix } => {
-            let rule = rule.as_ref().map(|(rule, _)| rule.to_string());
-            (
-                false,
-                code.as_str(),
-                rule,
-                String::new(),
-                fix.as_ref().map(ToString::to_string),
-            )
-        }
-        Outcome::Tunnelled => (true, "tunnelled", None, String::new(), None),
-    };
-    if args.json {
-        let document = json!({
-            "allowed": allowed, "verdict": verdict, "agent": agent.as_str(), "service": service.map(|s| s.as_str()),
-            "rule": rule, "scopes": scopes, "binding": binding, "remedy": fix,
-        });
-        out::data(&format!("{document:#}\n"));
+    let answer = Answer::of(explanation, &plan);
+    out::data(&if args.json {
+        answer.json()
     } else {
-        let mut text = format!("{method} {url} by agent {agent}: {verdict}\n  service  {name}\n");
-        for (title, value) in [
-            ("rule", rule),
-            ("scopes", (!scopes.is_empty()).then_some(scopes)),
-        ] {
-            if let Some(value) = value {
-                text.push_str(&format!("  {title:<8} {value}\n"));
-            }
-        }
-        if let Some(binding) = binding.filter(|_| allowed) {
-            text.push_str(&format!("  binding  {binding}\n"));
-        }
-        if let Some(fix) = fix {
-            text.push_str(&format!("  remedy   {fix}\n"));
-        }
-        out::data(&text);
-    }
-    Ok(if allowed {
+        answer.text(method, url)
+    });
+    Ok(if answer.allowed {
         ExitCode::SUCCESS
     } else {
         ExitCode::from(1)
     })
+}
+
+/// What is printed, in one form or the other.
+struct Answer {
+    allowed: bool,
+    verdict: &'static str,
+    agent: AgentName,
+    service: Option<ServiceName>,
+    rule: Option<String>,
+    scopes: Option<String>,
+    binding: Option<&'static str>,
+    remedy: Option<String>,
+}
+
+impl Answer {
+    fn of(explanation: Explanation, plan: &Plan) -> Self {
+        let Explanation {
+            agent,
+            service,
+            outcome,
+        } = explanation;
+        let found = service
+            .as_ref()
+            .and_then(|name| plan.services.iter().find(|s| s.name == *name));
+        let binding = found.map(|s| s.binding.as_str());
+        let (allowed, verdict, rule, scopes, remedy) = match outcome {
+            Outcome::Allowed { rule, scopes, .. } => {
+                let scopes = (!scopes.is_empty()).then(|| scopes.to_string());
+                (true, "allowed", Some(rule.to_string()), scopes, None)
+            }
+            Outcome::Refused { code, rule, fix } => {
+                let rule = rule.map(|(rule, _)| rule.to_string());
+                (
+                    false,
+                    code.as_str(),
+                    rule,
+                    None,
+                    fix.map(|fix| fix.to_string()),
+                )
+            }
+            Outcome::Tunnelled => (true, "tunnelled", None, None, None),
+        };
+        Self {
+            allowed,
+            verdict,
+            agent,
+            service,
+            rule,
+            scopes,
+            binding,
+            remedy,
+        }
+    }
+
+    fn json(&self) -> String {
+        let document = json!({
+            "allowed": self.allowed,
+            "verdict": self.verdict,
+            "agent": self.agent.as_str(),
+            "service": self.service.as_ref().map(ServiceName::as_str),
+            "rule": self.rule,
+            "scopes": self.scopes,
+            "binding": self.binding,
+            "remedy": self.remedy,
+        });
+        format!("{document:#}\n")
+    }
+
+    fn text(&self, method: &str, url: &str) -> String {
+        let mut text = format!("{method} {url} by agent {}: {}\n", self.agent, self.verdict);
+        let service = self.service.as_ref().map(ServiceName::as_str);
+        let lines = [
+            ("service", service),
+            ("rule", self.rule.as_deref()),
+            ("scopes", self.scopes.as_deref()),
+            ("binding", self.binding),
+            ("remedy", self.remedy.as_deref()),
+        ];
+        for (title, value) in lines {
+            text.push_str(
+                &value.map_or_else(String::new, |value| format!("  {title:<8} {value}\n")),
+            );
+        }
+        text
+    }
 }

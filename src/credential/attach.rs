@@ -4,7 +4,7 @@
 //! that was checked out for its permit: [`Armed`] holds both, and whatever sends takes nothing else.
 
 use bytes::Bytes;
-use http::header::{self, HeaderValue};
+use http::header::{self, HeaderMap, HeaderValue};
 use http::{Request, Uri, Version};
 use http_body_util::combinators::UnsyncBoxBody;
 
@@ -110,17 +110,63 @@ pub fn attach<C>(
     nonces: &Nonces,
     stamp: Stamp,
 ) -> Result<Armed<C>, AttachError> {
+    let h2 = wire.version == Version::HTTP_2;
     let mut request = Request::new(body);
     *request.method_mut() = head.method.clone();
     *request.uri_mut() = target(head, wire)?;
-    let h2 = wire.version == Version::HTTP_2;
     *request.version_mut() = if h2 {
         Version::HTTP_2
     } else {
         Version::HTTP_11
     };
-    let headers = request.headers_mut();
-    *headers = head.headers.clone();
+    *request.headers_mut() = head.headers.clone();
+    hop_fields(request.headers_mut(), head, wire)?;
+    // From here on nothing else touches the fields: the credential is what goes out.
+    let (mut jti, mut nonce) = (None, None);
+    match lease.form() {
+        Form::Dpop {
+            authorization,
+            ath,
+            signer,
+        } => {
+            nonce = nonces.current(&wire.authority.origin(), signer.thumbprint());
+            let claims = ProofClaims {
+                htm: head.method.as_str(),
+                htu: &proof::htu(wire.authority, &head.path, wire.htu),
+                iat: stamp.iat,
+                jti: &stamp.jti,
+                ath: Some(ath),
+                nonce: nonce.as_ref(),
+            };
+            let proof = signer.proof(&claims).map_err(|_| AttachError::Proof)?;
+            let mut proof = value(proof.as_str())?;
+            proof.set_sensitive(true);
+            request.headers_mut().insert("dpop", proof);
+            request
+                .headers_mut()
+                .insert(header::AUTHORIZATION, authorization.clone());
+            jti = Some(stamp.jti);
+        }
+        Form::Field { name, value } => {
+            request.headers_mut().insert(name.clone(), value.clone());
+        }
+        Form::Nothing => {}
+    }
+    Ok(Armed {
+        connection,
+        request,
+        jti,
+        nonce,
+    })
+}
+
+/// The fields that belong to this hop and were written by us alone.
+fn hop_fields(
+    headers: &mut HeaderMap,
+    head: &BareHead,
+    wire: &Wire<'_>,
+) -> Result<(), AttachError> {
+    let h2 = wire.version == Version::HTTP_2;
     if !h2 {
         headers.insert(header::HOST, value(&wire.authority.to_string())?);
     }
@@ -135,42 +181,7 @@ pub fn attach<C>(
         headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
         headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
     }
-    let (mut jti, mut nonce) = (None, None);
-    match lease.form() {
-        Form::Dpop {
-            authorization,
-            ath,
-            signer,
-        } => {
-            nonce = nonces.current(&wire.authority.origin(), signer.thumbprint());
-            let htu = proof::htu(wire.authority, &head.path, wire.htu);
-            let htm = head.method.as_str();
-            let claims = ProofClaims {
-                htm,
-                htu: &htu,
-                iat: stamp.iat,
-                jti: &stamp.jti,
-                ath: Some(ath),
-                nonce: nonce.as_ref(),
-            };
-            let proof = signer.proof(&claims).map_err(|_| AttachError::Proof)?;
-            let mut proof = value(proof.as_str())?;
-            proof.set_sensitive(true);
-            headers.insert("dpop", proof);
-            headers.insert(header::AUTHORIZATION, authorization.clone());
-            jti = Some(stamp.jti);
-        }
-        Form::Field { name, value } => {
-            headers.insert(name.clone(), value.clone());
-        }
-        Form::Nothing => {}
-    }
-    Ok(Armed {
-        connection,
-        request,
-        jti,
-        nonce,
-    })
+    Ok(())
 }
 
 /// Origin form on HTTP/1.1, scheme and authority with it on HTTP/2; the path's bytes are those that policy judged.

@@ -6,22 +6,28 @@ use dashmap::DashMap;
 
 use crate::proof::Nonce;
 
-/// Nonces by origin and key thumbprint. Bounded; cheap to clone.
+/// Origins that one key keeps nonces for; a service with a wildcard may have many.
+const ORIGINS: usize = 64;
+
+/// The nonces of one key, oldest origin first.
+type ByOrigin = Vec<(Arc<str>, Nonce)>;
+
+/// Nonces by key thumbprint and origin. Bounded; cheap to clone; a look-up copies nothing.
 ///
-/// Both halves of the key come from the configuration, so the bound is a backstop: when it is reached the map is
-/// emptied, which costs each server one challenge and nothing else.
+/// Keys and hosts come from the configuration, so the bounds are a backstop: what is dropped costs its server one
+/// challenge and nothing else.
 #[derive(Clone)]
 pub struct Nonces {
-    known: Arc<DashMap<(Arc<str>, Arc<str>), Nonce>>,
+    known: Arc<DashMap<Arc<str>, ByOrigin>>,
     capacity: usize,
 }
 
 impl Nonces {
-    /// An empty store for at most `capacity` pairs.
+    /// An empty store for at most `capacity` keys.
     #[must_use]
     pub fn new(capacity: usize) -> Self {
         Self {
-            known: Arc::new(DashMap::new()),
+            known: Arc::default(),
             capacity,
         }
     }
@@ -29,17 +35,31 @@ impl Nonces {
     /// What to send next to this origin with this key.
     #[must_use]
     pub fn current(&self, origin: &str, thumbprint: &str) -> Option<Nonce> {
-        self.known
-            .get(&(origin.into(), thumbprint.into()))
-            .map(|nonce| nonce.clone())
+        let of_key = self.known.get(thumbprint)?;
+        of_key
+            .iter()
+            .find(|(known, _)| **known == *origin)
+            .map(|(_, nonce)| nonce.clone())
     }
 
     /// Keeps the nonce of the newest answer. An answer without one changes nothing: never back to empty.
     pub fn note(&self, origin: &str, thumbprint: &str, nonce: Nonce) {
+        if let Some(mut of_key) = self.known.get_mut(thumbprint) {
+            if let Some((_, old)) = of_key.iter_mut().find(|(known, _)| **known == *origin) {
+                *old = nonce;
+                return;
+            }
+            if of_key.len() >= ORIGINS {
+                of_key.remove(0);
+            }
+            of_key.push((origin.into(), nonce));
+            return;
+        }
         if self.known.len() >= self.capacity {
             self.known.clear();
         }
-        self.known.insert((origin.into(), thumbprint.into()), nonce);
+        self.known
+            .insert(thumbprint.into(), vec![(origin.into(), nonce)]);
     }
 }
 
@@ -65,8 +85,14 @@ mod tests {
                 "k",
                 Nonce::parse("n").unwrap(),
             );
+            nonces.note(
+                "https://a.test",
+                &format!("k{i}"),
+                Nonce::parse("n").unwrap(),
+            );
         }
         assert!(nonces.known.len() <= 4);
-        assert!(nonces.current("https://99.test", "k").is_some());
+        assert!(nonces.known.iter().all(|of_key| of_key.len() <= ORIGINS));
+        assert!(nonces.current("https://a.test", "k99").is_some());
     }
 }

@@ -20,10 +20,11 @@ use super::record::Line;
 use super::refusal::Refusal;
 use super::story::{Exchange, random};
 use crate::audit::Event;
-use crate::credential::{self, BareHead, Feedback, Intent, Lease, Stamp, Wire};
+use crate::credential::{self, BareHead, Feedback, Intent, Lease, LeaseFacts, Stamp, Wire};
+use crate::metrics::Peer;
 use crate::policy::Permit;
 use crate::proof::{self, Challenge, Jti, Nonce};
-use crate::upstream::{Client, Protocol, Reply, SendError};
+use crate::upstream::{Client, Connection, Protocol, Reply, SendError, UpstreamError};
 use crate::vocab::{Code, Stopwatch};
 
 /// Most times that one request goes out.
@@ -61,7 +62,7 @@ struct Spent {
 /// What to do with an attempt's outcome.
 enum Next {
     Again,
-    Done(Reply),
+    Done(Box<Reply>),
     FreshLease,
 }
 
@@ -89,7 +90,7 @@ pub(super) async fn run(
         match round.judge(outcome, &mut spent)? {
             Next::Done(reply) => {
                 return Ok((
-                    reply,
+                    *reply,
                     Used {
                         lease,
                         head: bare.head,
@@ -129,26 +130,7 @@ async fn attempt(
 ) -> Result<Attempt, Refusal> {
     let Crossing { permit, service } = crossing;
     let settings = &service.settings;
-    let need = if bare.head.intent() == Intent::WebSocket {
-        Protocol::Http1
-    } else {
-        Protocol::Any
-    };
-    let waiting = Stopwatch::start();
-    let connection = exchange
-        .upstream
-        .connection(permit, &service.endpoint, need, settings.timeouts.connect)
-        .await;
-    line.upstream_took(waiting.elapsed());
-    let connection = connection.map_err(|why| {
-        if why.code() == Code::DestinationIpProhibited {
-            exchange.event(Event::AddressProhibited {
-                agent: permit.agent().clone(),
-                service: permit.service().clone(),
-            });
-        }
-        Refusal::from(why.code())
-    })?;
+    let connection = connect(exchange, crossing, bare.head.intent(), line).await?;
     let progress = line.progress();
     let body = bare
         .body
@@ -185,11 +167,52 @@ async fn attempt(
     let nonce = armed.nonce().cloned();
 
     let waiting = Stopwatch::start();
-    let sending = Client.oneshot(armed);
-    let outcome = within(sending, settings.timeouts.first_byte, &progress).await;
+    let outcome = within(
+        Client.oneshot(armed),
+        settings.timeouts.first_byte,
+        &progress,
+    )
+    .await;
     line.upstream_took(waiting.elapsed());
-    let outcome = outcome.ok_or(Code::UpstreamTimeout)?;
-    Ok((nonce, outcome))
+    Ok((nonce, outcome.ok_or(Code::UpstreamTimeout)?))
+}
+
+/// Checks out a connection to the service.
+async fn connect(
+    exchange: &Exchange,
+    crossing: &Crossing<'_>,
+    intent: Intent,
+    line: &mut Line,
+) -> Result<Connection, Refusal> {
+    let Crossing { permit, service } = crossing;
+    let need = if intent == Intent::WebSocket {
+        Protocol::Http1
+    } else {
+        Protocol::Any
+    };
+    let limit = service.settings.timeouts.connect;
+    let waiting = Stopwatch::start();
+    let connection = exchange
+        .upstream
+        .connection(permit, &service.endpoint, need, limit)
+        .await;
+    line.upstream_took(waiting.elapsed());
+    connection.map_err(|why| {
+        let (agent, service) = (permit.agent().clone(), permit.service().clone());
+        match why {
+            UpstreamError::AddressProhibited => {
+                exchange.event(Event::AddressProhibited { agent, service })
+            }
+            UpstreamError::SelfConnect => {
+                exchange.event(Event::SelfConnect {
+                    agent,
+                    host: permit.authority().host().to_string(),
+                });
+            }
+            _ => {}
+        }
+        Refusal::from(why.code())
+    })
 }
 
 /// Waits for an answer: `limit` from the moment the upstream stopped taking the body. While the body waits for the
@@ -232,14 +255,14 @@ impl Round<'_> {
         self.note_date(headers);
         let fresh = self.note_nonce(headers);
         if !self.crossing.permit.credentialed() {
-            return Ok(Next::Done(reply));
+            return Ok(Next::Done(Box::new(reply)));
         }
         match status {
             StatusCode::UNAUTHORIZED | StatusCode::BAD_REQUEST | StatusCode::FORBIDDEN => {
                 let challenges = challenges(headers);
                 self.after_challenge(reply, &challenges, fresh, spent)
             }
-            _ => Ok(Next::Done(reply)),
+            _ => Ok(Next::Done(Box::new(reply))),
         }
     }
 
@@ -266,34 +289,23 @@ impl Round<'_> {
     ) -> Result<Next, Refusal> {
         let status = reply.response.status();
         let refuse = |code: Code| Err(Refusal::from(code).answered(status));
-        let service = self.crossing.permit.service();
         let says = |error: &str| challenges.iter().any(|c| c.param("error") == Some(error));
         let bound = self.lease.thumbprint().is_some();
+        let can_be_sent = self.bare.body.can_be_sent();
         if status == StatusCode::FORBIDDEN {
             return if says("insufficient_scope") {
                 refuse(Code::ScopeDenied)
             } else {
-                Ok(Next::Done(reply))
+                Ok(Next::Done(Box::new(reply)))
             };
         }
         if bound && asks_for_nonce(challenges) {
-            self.exchange
-                .metrics
-                .nonce_challenge(service.as_str(), crate::metrics::Peer::Api);
-            // The same nonce again, or none, would be refused again.
-            let useful = fresh.is_some() && fresh != self.sent_nonce;
-            if spent.nonce || !useful {
-                return refuse(Code::DpopNonceLoop);
-            }
-            spent.nonce = true;
-            return if self.bare.body.can_be_sent() {
-                Ok(Next::Again)
-            } else {
-                refuse(Code::DpopNonceRetry)
-            };
+            return self
+                .after_nonce_challenge(fresh, spent)
+                .map_err(|code| Refusal::from(code).answered(status));
         }
         if bound && says("invalid_dpop_proof") {
-            let again = !spent.proof && self.bare.body.can_be_sent();
+            let again = !spent.proof && can_be_sent;
             spent.proof = true;
             return if again {
                 Ok(Next::Again)
@@ -302,32 +314,52 @@ impl Round<'_> {
             };
         }
         if status == StatusCode::BAD_REQUEST {
-            return Ok(Next::Done(reply));
+            return Ok(Next::Done(Box::new(reply)));
         }
         if says("insufficient_user_authentication") {
             return refuse(Code::StepupRequired);
         }
         if says("invalid_token") && self.lease.facts().expires.is_some() {
-            let code = Code::UpstreamRejectedCredential;
-            self.exchange.event(Event::ServiceTokenRejected {
-                grant: self.lease.facts().grant.clone(),
-                token_id: self.lease.facts().id,
-            });
-            let feedback = if spent.lease {
-                Feedback::InvalidTokenAgain
-            } else {
-                Feedback::InvalidToken
-            };
-            self.exchange.source.report(self.lease, feedback);
-            let again = !spent.lease && self.bare.body.can_be_sent();
+            self.report_rejection(spent.lease);
+            let again = !spent.lease && can_be_sent;
             spent.lease = true;
             return if again {
                 Ok(Next::FreshLease)
             } else {
-                refuse(code)
+                refuse(Code::UpstreamRejectedCredential)
             };
         }
         refuse(Code::UpstreamUnauthorized)
+    }
+
+    /// The API wants another nonce (RFC 9449 §9). The same nonce again, or none, would be refused again.
+    fn after_nonce_challenge(&self, fresh: Option<Nonce>, spent: &mut Spent) -> Result<Next, Code> {
+        let service = self.crossing.permit.service().as_str();
+        self.exchange.metrics.nonce_challenge(service, Peer::Api);
+        let useful = fresh.is_some() && fresh != self.sent_nonce;
+        if spent.nonce || !useful {
+            return Err(Code::DpopNonceLoop);
+        }
+        spent.nonce = true;
+        if self.bare.body.can_be_sent() {
+            Ok(Next::Again)
+        } else {
+            Err(Code::DpopNonceRetry)
+        }
+    }
+
+    fn report_rejection(&self, again: bool) {
+        let LeaseFacts { grant, id, .. } = self.lease.facts();
+        self.exchange.event(Event::ServiceTokenRejected {
+            grant: grant.clone(),
+            token_id: *id,
+        });
+        let feedback = if again {
+            Feedback::InvalidTokenAgain
+        } else {
+            Feedback::InvalidToken
+        };
+        self.exchange.source.report(self.lease, feedback);
     }
 
     /// The newest nonce of the origin, whatever the status of the answer that brings it (RFC 9449 §8.2).

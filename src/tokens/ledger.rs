@@ -103,36 +103,7 @@ fn event(note: &Note<'_>) -> Option<Event> {
             code: failure.code,
             oauth_error: failure.oauth_error,
         },
-        Note::Issued {
-            grant,
-            lease,
-            scopes,
-            binding,
-            jkt,
-            expires_in,
-            renewal,
-        } => {
-            let (grant, scopes, jkt) = (grant.clone(), scopes.clone(), jkt.map(Into::into));
-            if renewal {
-                Event::TokenRefreshed {
-                    grant,
-                    scopes,
-                    expires_in,
-                    binding,
-                    jkt,
-                    token_id: lease,
-                }
-            } else {
-                Event::TokenIssued {
-                    grant,
-                    scopes,
-                    expires_in,
-                    binding,
-                    jkt,
-                    token_id: lease,
-                }
-            }
-        }
+        Note::Issued { .. } => return issued(note),
         Note::ScopeChanged {
             grant,
             requested,
@@ -149,5 +120,41 @@ fn event(note: &Note<'_>) -> Option<Event> {
         | Note::NonceChallenge { .. }
         | Note::Proof { .. }
         | Note::Standing { .. } => return None,
+    })
+}
+
+/// A token's first line: it is new, or it follows another.
+fn issued(note: &Note<'_>) -> Option<Event> {
+    let Note::Issued {
+        grant,
+        lease,
+        scopes,
+        binding,
+        jkt,
+        expires_in,
+        renewal,
+    } = *note
+    else {
+        return None;
+    };
+    let (grant, scopes, jkt) = (grant.clone(), scopes.clone(), jkt.map(Into::into));
+    Some(if renewal {
+        Event::TokenRefreshed {
+            grant,
+            scopes,
+            expires_in,
+            binding,
+            jkt,
+            token_id: lease,
+        }
+    } else {
+        Event::TokenIssued {
+            grant,
+            scopes,
+            expires_in,
+            binding,
+            jkt,
+            token_id: lease,
+        }
     })
 }

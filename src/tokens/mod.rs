@@ -17,6 +17,9 @@ mod keeper;
 mod ledger;
 mod settings;
 mod shelf;
+#[cfg(feature = "demo")]
+#[cfg(test)]
+mod tests;
 mod transport;
 mod worker;
 

@@ -122,15 +122,14 @@ impl Authenticator {
         kid: Option<&str>,
         occasion: &Occasion<'_>,
     ) -> Result<Zeroizing<String>, AuthError> {
-        let listed = |signer: &&Box<dyn JwsSigner>| {
-            let name = signer.algorithm().name();
+        let listed = |name: &str| {
             occasion
                 .algorithms
                 .is_some_and(|list| list.iter().any(|a| a == name))
         };
         let signer = signers
             .iter()
-            .find(listed)
+            .find(|signer| listed(signer.algorithm().name()))
             .or_else(|| signers.last())
             .ok_or(AuthError::Key)?;
         let (kind, audience) = match occasion.audience {
