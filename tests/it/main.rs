@@ -1,0 +1,8 @@
+//! The house as a whole: a strict issuer and strict APIs, the proxy started from a configuration file, and agents that
+//! call through it. Real sockets only.
+
+#[cfg(test)]
+mod kit;
+
+#[cfg(test)]
+mod story;
