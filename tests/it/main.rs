@@ -5,4 +5,6 @@
 mod kit;
 
 #[cfg(test)]
+mod challenges;
+#[cfg(test)]
 mod story;
