@@ -5,6 +5,10 @@
 mod kit;
 
 #[cfg(test)]
+mod bodies;
+#[cfg(test)]
 mod challenges;
+#[cfg(test)]
+mod refusals;
 #[cfg(test)]
 mod story;

@@ -186,6 +186,8 @@ pub(crate) struct Setup {
     pub(crate) services: Vec<Svc>,
     /// Names of agents with their services; none: the agent `default`.
     pub(crate) agents: Vec<(&'static str, &'static str)>,
+    /// Where the proxy listens.
+    pub(crate) listen: String,
     /// Lines at the top of the file.
     pub(crate) more: Vec<String>,
     /// Further keys of the issuer.
@@ -202,6 +204,7 @@ impl Setup {
             options: Options::default(),
             services: services.into_iter().collect(),
             agents: Vec::new(),
+            listen: "127.0.0.1:0".into(),
             more: Vec::new(),
             issuer: "",
             audit: None,
@@ -236,8 +239,9 @@ impl Setup {
         let own = format!("{path}/audit.jsonl");
         let audit = self.audit.unwrap_or(&own);
         let mut text = format!(
-            "listen: {{proxy: \"127.0.0.1:0\"}}\nhealth: \"127.0.0.1:0\"\nruntime_dir: {path}/run\n\
+            "listen: {{proxy: \"{}\"}}\nhealth: \"127.0.0.1:0\"\nruntime_dir: {path}/run\n\
              ca: {{dir: {path}/ca}}\naudit: {{file: {audit}}}\ndrain: {{timeout: 5s}}\n",
+            self.listen
         );
         for line in &self.more {
             writeln!(text, "{line}").unwrap();
