@@ -2,13 +2,15 @@
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName};
+use futures_util::stream;
+use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HeaderName};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use http_body_util::combinators::UnsyncBoxBody;
-use http_body_util::{BodyExt as _, Empty, Full};
+use http_body_util::{BodyExt as _, Empty, Full, StreamBody};
 use hyper::body::Incoming;
 use serde_json::Value;
 
@@ -110,28 +112,19 @@ impl HttpBody for Filler {
     }
 }
 
-/// A body that breaks off: it announces more than it has.
-pub(super) struct Torn(pub(super) bool);
-
-impl HttpBody for Torn {
-    type Data = Bytes;
-    type Error = Cut;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
-        let first = std::mem::replace(&mut self.0, false);
-        Poll::Ready(Some(if first {
-            Ok(Frame::data(Bytes::from_static(b"{\"torn\":")))
-        } else {
-            Err(Cut)
-        }))
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(1000)
-    }
+/// An answer that breaks off: it announces more than it has.
+pub(super) fn torn() -> Response<Body> {
+    let frames = stream::unfold(true, |first| async move {
+        if first {
+            return Some((Ok(Frame::data(Bytes::from_static(b"{\"torn\":"))), false));
+        }
+        // An error right behind the first bytes would take their place: hyper had not written them yet.
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        Some((Err(Cut), false))
+    });
+    let mut response = streamed(200, "application/json", StreamBody::new(frames));
+    add(response.headers_mut(), CONTENT_LENGTH, "1000");
+    response
 }
 
 /// Reads a body of at most `limit` bytes, and its trailers.

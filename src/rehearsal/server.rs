@@ -276,7 +276,7 @@ async fn fail(failure: Failure, wire: &Wire) -> Option<Response<Body>> {
             tokio::time::sleep(span).await;
             return None;
         }
-        Failure::DropAfterHead => reply::streamed(200, "application/json", reply::Torn(true)),
+        Failure::DropAfterHead => reply::torn(),
         Failure::DropBeforeAnswer => {
             wire.cut.cancel();
             std::future::pending().await

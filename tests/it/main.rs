@@ -1,3 +1,16 @@
-//! Tests over several rooms, in one binary: linking is most of what a test binary costs.
+//! The house as a whole: a strict issuer and strict APIs, the proxy started from a configuration file, and agents that
+//! call through it. Real sockets only.
 
+#[cfg(test)]
+mod kit;
+
+#[cfg(test)]
+mod bodies;
+#[cfg(test)]
+mod challenges;
+#[cfg(test)]
 mod examples;
+#[cfg(test)]
+mod refusals;
+#[cfg(test)]
+mod story;
