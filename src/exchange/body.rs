@@ -198,7 +198,11 @@ impl AgentBody {
         Self(Kind::Whole(Some(bytes)))
     }
 
-    pub(super) fn stream(flow: Flow, line: Line) -> Self {
+    pub(super) fn stream(flow: Flow, mut line: Line) -> Self {
+        // A body that was never there is not asked for its end: HEAD, 204, 304.
+        if flow.inner.is_end_stream() {
+            line.completed();
+        }
         Self(Kind::Stream(Box::new(Download { flow, line })))
     }
 

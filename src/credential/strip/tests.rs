@@ -129,7 +129,7 @@ fn a_placeholder_of_somebody_else_is_refused() {
         ("authorization", format!("token {theirs}")),
         ("authorization", theirs.clone()),
         ("authorization", format!("Basic {basic}")),
-        ("x-api-key", theirs.clone()),
+        ("x-api-key", theirs),
     ] {
         let refused = world.strip(
             &Slot::Authorization,
