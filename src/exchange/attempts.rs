@@ -23,7 +23,7 @@ use crate::audit::Event;
 use crate::credential::{self, BareHead, Feedback, Intent, Lease, Stamp, Wire};
 use crate::policy::Permit;
 use crate::proof::{self, Challenge, Jti, Nonce};
-use crate::upstream::{Client, Protocol, Reply, SendError};
+use crate::upstream::{Client, Protocol, Reply, SendError, UpstreamError};
 use crate::vocab::{Code, Stopwatch};
 
 /// Most times that one request goes out.
@@ -141,11 +141,16 @@ async fn attempt(
         .await;
     line.upstream_took(waiting.elapsed());
     let connection = connection.map_err(|why| {
-        if why.code() == Code::DestinationIpProhibited {
-            exchange.event(Event::AddressProhibited {
+        match why {
+            UpstreamError::AddressProhibited => exchange.event(Event::AddressProhibited {
                 agent: permit.agent().clone(),
                 service: permit.service().clone(),
-            });
+            }),
+            UpstreamError::SelfConnect => exchange.event(Event::SelfConnect {
+                agent: permit.agent().clone(),
+                host: permit.authority().to_string(),
+            }),
+            _ => {}
         }
         Refusal::from(why.code())
     })?;
