@@ -4,7 +4,8 @@
 //! session, invitations to go around the proxy, words in our name. Redirects pass and are never followed.
 
 use http::header::{self, HeaderMap, HeaderName};
-use http::{Response, StatusCode, response};
+use http::{Method, Response, StatusCode, response};
+use http_body::Body as _;
 
 use super::attempts::Used;
 use super::body::{AgentBody, Flow, Watch};
@@ -127,6 +128,10 @@ pub(super) fn guard(
         }
         _ => {
             let (mut parts, inner) = reply.response.into_parts();
+            if *used.head.method() == Method::HEAD || inner.is_end_stream() {
+                // Nobody polls a body that is not there.
+                line.completed();
+            }
             clean(&mut parts.headers, credentialed);
             parts.extensions.clear();
             Kind::Stream {

@@ -150,10 +150,11 @@ impl Line {
     }
 
     pub(super) fn refused(&mut self, refusal: &Refusal) {
+        let status = self.form.status(refusal.code);
         let facts = self.record.facts();
         facts.decision = Verdict::Refused;
         facts.code = Some(refusal.code);
-        facts.status = Some(refusal.code.status());
+        facts.status = Some(status);
         facts.upstream_status = refusal.upstream_status;
         if facts.service.is_none() {
             facts.service = refusal.service.clone();

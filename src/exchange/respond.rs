@@ -30,6 +30,19 @@ impl Form {
         }
     }
 
+    /// The status of the answer to a refusal.
+    pub(super) fn status(self, code: Code) -> u16 {
+        if self.trailers_only(code) {
+            200
+        } else {
+            code.status()
+        }
+    }
+
+    fn trailers_only(self, code: Code) -> bool {
+        self.grpc && code != Code::AgentUnauthenticated
+    }
+
     /// For requests whose head was never read.
     #[must_use]
     pub fn plain(version: Version) -> Self {
@@ -44,7 +57,7 @@ impl Form {
 #[must_use]
 pub fn respond(refusal: &Refusal, id: RequestId, form: Form) -> Response<AgentBody> {
     let code = refusal.code;
-    let mut response = if form.grpc && code != Code::AgentUnauthenticated {
+    let mut response = if form.trailers_only(code) {
         trailers_only(refusal)
     } else {
         problem(refusal, id)

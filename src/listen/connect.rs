@@ -33,10 +33,10 @@ impl Doors {
         agent: Result<Agent, Refusal>,
         room: Arc<OwnedSemaphorePermit>,
     ) -> Response<AgentBody> {
-        let target = request
-            .uri()
-            .authority()
-            .map_or("", http::uri::Authority::as_str);
+        // Authority form alone (RFC 9112 §3.2.3); hyper reads the others too.
+        let uri = request.uri();
+        let target = uri.authority().filter(|_| uri.scheme().is_none());
+        let target = target.map_or("", http::uri::Authority::as_str);
         let authority =
             Authority::parse_connect(target).map_err(|_| Refusal::from(Code::BadRequest));
         let named = agent.as_ref().ok().map(Agent::name).cloned();
