@@ -53,7 +53,7 @@ class Search:
         with tempfile.NamedTemporaryFile() as wanted:
             wanted.write(b"\n".join(self.patterns))
             wanted.flush()
-            done = subprocess.run(["grep", "-raoFf", wanted.name, "--null", *map(str, paths)], capture_output=True,
+            done = subprocess.run(["grep", "-rHaoFf", wanted.name, "--null", *map(str, paths)], capture_output=True,
                                   env={"LC_ALL": "C", "PATH": os.environ["PATH"]})
         fail_unless(done.returncode in (0, 1), "grep:", done.stderr.decode())
         found = (line.split(b"\0", 1) for line in done.stdout.splitlines())

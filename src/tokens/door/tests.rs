@@ -170,7 +170,10 @@ async fn an_issuer_that_hangs_is_given_up() {
 async fn a_fetch_that_panics_harms_nobody_else() {
     let house = house();
     house.fake.always(|seen| {
-        assert!(!seen.form["scope"].contains("bomb"), "a defect in the fetch");
+        assert!(
+            !seen.form["scope"].contains("bomb"),
+            "a defect in the fetch"
+        );
         Ok(granted(&json!({})))
     });
     let refusal = house.lend("items", "bomb").await.unwrap_err();
