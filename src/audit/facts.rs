@@ -225,6 +225,7 @@ mod tests {
             proofs: vec!["j-1".to_owned(), "j-2".to_owned()],
             status: Some(502),
             upstream_status: Some(401),
+            complete: true,
             bytes_in: 1,
             bytes_out: 2,
             duration_ms: 3,

@@ -95,7 +95,11 @@ impl FakeIssuer {
             return Ok(reply(200, &[], &json!({})));
         }
         let next = self.next.lock().unwrap().pop_front();
-        next.unwrap_or_else(|| (self.rule.lock().unwrap())(seen))
+        next.unwrap_or_else(|| {
+            // A rule may panic on purpose; the next call must still find it.
+            let rule = self.rule.lock();
+            rule.unwrap_or_else(std::sync::PoisonError::into_inner)(seen)
+        })
     }
 }
 
