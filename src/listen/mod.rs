@@ -11,6 +11,7 @@ mod accept;
 mod connect;
 mod hello;
 mod intercept;
+mod linger;
 mod proxy;
 
 pub use accept::{Doors, DoorsSetup, Limits};

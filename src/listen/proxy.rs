@@ -6,16 +6,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::PROXY_AUTHORIZATION;
-use http::{Method, Request, Response};
+use http::{Method, Request, Response, StatusCode};
+use http_body::Body;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
-use hyper::service::service_fn;
+use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::accept::Doors;
+use super::linger::{Linger, Wanted};
 use crate::agent::Agent;
 use crate::exchange::{AgentBody, Arrival, Door, Refusal, absolute_authority};
 use crate::policy::Admission;
@@ -46,19 +48,27 @@ impl Doors {
     pub(super) async fn serve_http1<I, S>(&self, io: I, service: S)
     where
         I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
-        S: hyper::service::Service<
-                Request<Incoming>,
-                Response = Response<AgentBody>,
-                Error = Infallible,
-            > + Send
+        S: Service<Request<Incoming>, Response = Response<AgentBody>, Error = Infallible>
+            + Send
             + 'static,
         S::Future: Send,
     {
+        let wanted = Wanted::default();
+        let switch = wanted.clone();
+        let service = service_fn(move |request: Request<Incoming>| {
+            let (switch, has_body) = (switch.clone(), !request.body().is_end_stream());
+            let answer = service.call(request);
+            async move {
+                let answer = answer.await?;
+                switch.set(has_body && answer.status() != StatusCode::SWITCHING_PROTOCOLS);
+                Ok::<_, Infallible>(answer)
+            }
+        });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(HEAD_TIMEOUT)
             .max_buf_size(self.limits.request_head)
-            .serve_connection(TokioIo::new(io), service)
+            .serve_connection(TokioIo::new(Linger::new(io, wanted)), service)
             .with_upgrades();
         tokio::pin!(connection);
         let ended = tokio::select! {

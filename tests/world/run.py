@@ -1,0 +1,99 @@
+#!/usr/bin/env python3
+"""Has tokenward judged by third parties: published OAuth servers and verifiers on one side, published HTTP clients on
+the other. Neither side knows tokenward; what counts is what the APIs and the authorization server saw.
+
+    tests/world/run.py [--bin PATH] [--keep]
+
+$TOKENWARD_WORLD is the folder that holds the world (default: ../shared/world beside the checkout); it is copied, not
+written to. Needs Node.js 20, npm, curl with HTTP/2, openssl, and Python's venv. Ends with `N passed, M failed`.
+"""
+
+import argparse
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from pathlib import Path
+
+import checks
+import configuration
+from stage import Agent, Proxy, World, python_with_clients
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def main():
+    options = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    options.add_argument("--bin", type=Path, help="the tokenward to judge [default: target/release/tokenward, built if missing]")
+    options.add_argument("--keep", action="store_true", help="leave the folder with all logs")
+    options.add_argument("--load", type=int, default=1000, help="requests of the load check [default: 1000]")
+    options = options.parse_args()
+    source = Path(os.environ.get("TOKENWARD_WORLD") or ROOT.parent / "shared" / "world")
+    if not (source / "world.js").exists():
+        sys.exit(f"world: there is no world.js in {source}; set TOKENWARD_WORLD to the folder that holds the world")
+    for program in ("node", "npm", "curl", "openssl"):
+        if not shutil.which(program):
+            sys.exit(f"world: {program} is needed and not installed")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    binary = (options.bin or built()).resolve()
+    dir = Path(tempfile.mkdtemp(prefix="tokenward-world-"))
+    started = []
+    try:
+        judged = judge(binary, source, dir, started, options)
+    finally:
+        for part in reversed(started):
+            part.stop()
+    if options.keep or not judged:
+        print(f"logs: {dir}")
+    else:
+        shutil.rmtree(dir)
+    sys.exit(0 if judged else 1)
+
+
+def built():
+    """The release binary, built if it is missing."""
+    binary = Path(os.environ.get("CARGO_TARGET_DIR") or ROOT / "target") / "release" / "tokenward"
+    if not binary.exists():
+        subprocess.run(["cargo", "build", "--locked", "--release"], cwd=ROOT, check=True)
+    return binary
+
+
+def judge(binary, source, dir, started, options):
+    begun = time.monotonic()
+    python = python_with_clients(dir)
+    world = World(source, dir)
+    started.append(world)
+    config = configuration.write(world, dir)
+    proxy = Proxy(binary, config.file, config.secrets, dir)
+    started.append(proxy)
+    got = dir / "got"
+    got.mkdir()
+    agents = {name: Agent(name, proxy.agent_environment(name), python, got) for name in configuration.AGENTS}
+    stage = checks.Stage(world, proxy, config, agents, dir, options.load)
+    print(f"world and proxy are ready after {time.monotonic() - begun:.0f} s\n", flush=True)
+
+    failed = 0
+    for check in checks.ALL:
+        start = time.monotonic()
+        try:
+            result, figures = "ok", check(stage) or ""
+        except Exception as why:  # any failure of a check is a finding, not the end
+            failed += 1
+            result, figures = "FAIL", (str(why) or repr(why))[:600]
+            if not isinstance(why, AssertionError):
+                (dir / "failures.log").open("a").write(traceback.format_exc() + "\n")
+        print(f"{result:4} {check.__doc__:58} {time.monotonic() - start:5.1f} s  {figures}", flush=True)
+    upstream = [e for e in world.seen.values() if e["service"] == "dpop-api"]
+    issuer = [e for e in world.seen.values() if e["service"] == "as"]
+    print(f"\nagents sent {Agent.total} requests; the DPoP API saw {len(upstream)} with {checks.nonce_challenges(upstream)} nonce"
+          f" challenges, the authorization server {len(issuer)} with {checks.nonce_challenges(issuer)}")
+    print(f"{len(checks.ALL) - failed} passed, {failed} failed", flush=True)
+    return failed == 0
+
+
+if __name__ == "__main__":
+    main()
