@@ -246,7 +246,11 @@ mod tests {
     #[test]
     fn every_name_must_be_the_tunnels() {
         let h1 = Version::HTTP_11;
-        type Case = (&'static str, &'static [(&'static str, &'static str)], Result<(), Code>);
+        type Case = (
+            &'static str,
+            &'static [(&'static str, &'static str)],
+            Result<(), Code>,
+        );
         let table: [Case; 13] = [
             ("/a", &[("host", "api.test")], Ok(())),
             ("/a", &[("host", "API.test.:443")], Ok(())),
