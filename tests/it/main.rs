@@ -5,9 +5,13 @@
 mod kit;
 
 #[cfg(test)]
+mod agents;
+#[cfg(test)]
 mod bodies;
 #[cfg(test)]
 mod challenges;
+#[cfg(test)]
+mod issuer;
 #[cfg(test)]
 mod refusals;
 #[cfg(test)]
