@@ -27,6 +27,7 @@ class Stage:
     agents: dict
     dir: Path
     load: int
+    minutes: float
 
     @property
     def api(self):
@@ -231,6 +232,35 @@ def single_use_nonces(s):
     return tallied(total, challenges)
 
 
+@check
+def soak(s):
+    "load and faults for as long as --minutes says"
+    if not s.minutes:
+        return "not asked for"
+    faults = [lambda: s.world.do("expire-nonces"), lambda: s.world.do("expire-as-nonces"), lambda: s.world.do("rotate-nonce"),
+              lambda: s.world.set(accessTokenTtl=10), lambda: s.world.set(accessTokenTtl=900), lambda: s.world.set(asDelay=300),
+              lambda: s.world.set(asDelay=0), lambda: s.world.do("expire-nonces")]
+    end, rounds, memory = time.monotonic() + 60 * s.minutes, 0, []
+    mark = s.world.collect()
+    while time.monotonic() < end:
+        def fault(running):
+            time.sleep(1)
+            faults[rounds % len(faults)]()
+
+        total = load([s.agents["coder"], s.agents["reviewer"]], s.api, 40, fault)
+        fail_unless(total["statuses"] == {"200": total["requests"]}, "round", rounds, "statuses", total["statuses"])
+        fail_unless(total["challenges"] == 0, "round", rounds, "agents saw", total["challenges"], "challenges")
+        rounds += 1
+        memory.append(s.proxy.memory())
+        s.world.collect()
+    s.world.set(asDelay=0)
+    s.ordinary()
+    warm = memory[min(2, len(memory) - 1)]
+    fail_unless(memory[-1] < warm + 32, "memory grew from", warm, "to", memory[-1], "MiB")
+    challenges = nonce_challenges(s.world.since(mark, "dpop-api"))
+    return f"{rounds} rounds of 800 requests, {challenges} nonce challenges upstream, {warm} to {memory[-1]} MiB"
+
+
 # ---- what policy and failures look like
 
 
@@ -265,6 +295,7 @@ def wrong_proxy_token(s):
     wrong = proxy.rsplit("@", 1)[0] + "x@" + proxy.rsplit("@", 1)[1]
     done = subprocess.run([CURL, "-sS", "-x", wrong, "-w", "%{stderr}%{json}", s.api + "/v1/items"], capture_output=True,
                           env=agent.environment, timeout=30)
+    agent.sent(1)
     facts = json.loads(done.stderr.decode().splitlines()[-1])
     fail_unless(done.returncode != 0 and facts["http_connect"] == 407, "CONNECT was answered", facts["http_connect"])
 

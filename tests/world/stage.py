@@ -111,11 +111,20 @@ class Proxy:
         self.process = subprocess.Popen(
             [binary, "--config", config, "--log", "trace", "serve"],
             env=self.environment, stdout=self.out.open("wb"), stderr=self.log.open("wb"))
-        wait_until("tokenward serve is ready", self.ready, 20)
+        try:
+            wait_until("tokenward serve is ready", self.ready, 20)
+        except BaseException:
+            self.process.kill()
+            raise
 
     def ready(self):
         fail_unless(self.process.poll() is None, "tokenward serve ended:", self.log.read_text()[-2000:])
         return self.verb("healthcheck").returncode == 0
+
+    def memory(self):
+        """What it holds of the machine's memory, in MiB."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        return next(int(line.split()[1]) // 1024 for line in status.splitlines() if line.startswith("VmRSS:"))
 
     def verb(self, *arguments, environment=None, config=None):
         return subprocess.run(
@@ -130,7 +139,11 @@ class Proxy:
     def stop(self):
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(45)
+        try:
+            return self.process.wait(45)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            return self.process.wait()
 
 
 class Agent:
