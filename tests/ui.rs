@@ -78,7 +78,7 @@ fn complaint(
         .arg(out)
         .arg(program);
     for (name, library) in libraries {
-        let folder = library.parent().unwrap_or(Path::new(""));
+        let folder = library.parent().unwrap_or_else(|| Path::new(""));
         // A profile directory holds the library itself, `deps` beneath it what that was built with.
         for folder in [folder.to_path_buf(), folder.join("deps")] {
             rustc.arg(format!("-Ldependency={}", folder.display()));
