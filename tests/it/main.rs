@@ -13,6 +13,8 @@ mod challenges;
 #[cfg(test)]
 mod examples;
 #[cfg(test)]
+mod heads;
+#[cfg(test)]
 mod issuer;
 #[cfg(test)]
 mod refusals;
