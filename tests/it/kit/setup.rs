@@ -188,6 +188,9 @@ pub(crate) struct Setup {
     pub(crate) agents: Vec<(&'static str, &'static str)>,
     /// Where the proxy listens.
     pub(crate) listen: String,
+    pub(crate) health: String,
+    /// How requests may end after SIGTERM.
+    pub(crate) drain: &'static str,
     /// Lines at the top of the file.
     pub(crate) more: Vec<String>,
     /// Further keys of the issuer.
@@ -205,6 +208,8 @@ impl Setup {
             services: services.into_iter().collect(),
             agents: Vec::new(),
             listen: "127.0.0.1:0".into(),
+            health: "127.0.0.1:0".into(),
+            drain: "{timeout: 5s}",
             more: Vec::new(),
             issuer: "",
             audit: None,
@@ -239,9 +244,9 @@ impl Setup {
         let own = format!("{path}/audit.jsonl");
         let audit = self.audit.unwrap_or(&own);
         let mut text = format!(
-            "listen: {{proxy: \"{}\"}}\nhealth: \"127.0.0.1:0\"\nruntime_dir: {path}/run\n\
-             ca: {{dir: {path}/ca}}\naudit: {{file: {audit}}}\ndrain: {{timeout: 5s}}\n",
-            self.listen
+            "listen: {{proxy: \"{}\"}}\nhealth: \"{}\"\nruntime_dir: {path}/run\n\
+             ca: {{dir: {path}/ca}}\naudit: {{file: {audit}}}\ndrain: {}\n",
+            self.listen, self.health, self.drain
         );
         for line in &self.more {
             writeln!(text, "{line}").unwrap();
