@@ -11,7 +11,11 @@ mod audit;
 #[cfg(test)]
 mod bodies;
 #[cfg(test)]
+mod canary;
+#[cfg(test)]
 mod challenges;
+#[cfg(test)]
+mod cli;
 #[cfg(test)]
 mod issuer;
 #[cfg(test)]

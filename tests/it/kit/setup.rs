@@ -122,7 +122,7 @@ impl Svc {
         self
     }
 
-    fn yaml(&self, rehearsal: &Rehearsal) -> String {
+    fn yaml(&self, rehearsal: &Rehearsal, keys_from: &str) -> String {
         let dpop = self.host == API;
         let address = if dpop {
             rehearsal.api_addr()
@@ -141,7 +141,7 @@ impl Svc {
             "  {}:\n    hosts: [\"{}\"]\n    upstream: {upstream}\n    credential: {}\n    rules:\n",
             self.name,
             self.host,
-            credential(&self.credential, rehearsal, resource)
+            credential(&self.credential, rehearsal, resource, keys_from)
         );
         for rule in &self.rules {
             writeln!(text, "      - {rule}").unwrap();
@@ -153,9 +153,14 @@ impl Svc {
     }
 }
 
-fn credential(credential: &Credential, rehearsal: &Rehearsal, resource: &str) -> String {
+fn credential(
+    credential: &Credential,
+    rehearsal: &Rehearsal,
+    resource: &str,
+    keys_from: &str,
+) -> String {
     match credential {
-        Credential::ApiKey => "{header: {name: x-api-key, value: {file: api.key}}}".into(),
+        Credential::ApiKey => format!("{{header: {{name: x-api-key, value: {keys_from}}}}}"),
         Credential::Bearer => "{bearer: {file: bearer.key}}".into(),
         Credential::Nothing => "none".into(),
         Credential::Oauth {
@@ -197,6 +202,8 @@ pub(crate) struct Setup {
     pub(crate) issuer: &'static str,
     /// The audit file, where it is another than the folder's.
     pub(crate) audit: Option<&'static str>,
+    /// Where the API key comes from.
+    pub(crate) keys_from: &'static str,
     /// The file that the issuer's roots come from.
     pub(crate) issuer_ca: &'static str,
 }
@@ -213,6 +220,7 @@ impl Setup {
             more: Vec::new(),
             issuer: "",
             audit: None,
+            keys_from: "{file: api.key}",
             issuer_ca: "ca.pem",
         }
     }
@@ -272,7 +280,7 @@ impl Setup {
         )
         .unwrap();
         for service in &self.services {
-            text.push_str(&service.yaml(rehearsal));
+            text.push_str(&service.yaml(rehearsal, self.keys_from));
         }
         put("tokenward.yaml", &text);
         folder.join("tokenward.yaml")
