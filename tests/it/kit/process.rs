@@ -144,8 +144,12 @@ impl Served {
         authority.rsplit('@').next().unwrap().parse().unwrap()
     }
 
+    /// The agent of a house with one agent.
     pub(crate) fn agent(&self) -> Caller {
-        Caller::through(self.proxy("default"), &self.ca()).unwrap()
+        let folder = self.folder.path().join("run/agents");
+        let only = fs::read_dir(folder).unwrap().next().unwrap().unwrap();
+        let name = only.file_name().into_string().unwrap();
+        Caller::through(self.proxy(&name), &self.ca()).unwrap()
     }
 
     /// A verb that reads the same configuration.
