@@ -7,9 +7,14 @@ mod kit;
 #[cfg(test)]
 mod agents;
 #[cfg(test)]
+mod audit;
+#[cfg(test)]
 mod bodies;
 #[cfg(test)]
+mod canary;
+#[cfg(test)]
 mod challenges;
+mod cli;
 #[cfg(test)]
 mod examples;
 #[cfg(test)]
