@@ -14,6 +14,7 @@ mod bodies;
 mod canary;
 #[cfg(test)]
 mod challenges;
+#[cfg(test)]
 mod cli;
 #[cfg(test)]
 mod examples;
