@@ -149,6 +149,10 @@ async fn send_http2(
         Err(error) => {
             let recovered = error.message().is_some();
             let unprocessed = recovered || disclaimed(error.error());
+            if recovered || connection_is_gone(error.error()) {
+                // It may take a moment until hyper's task has seen its end: another attempt must not meet it again.
+                shared.limit.store(0, Ordering::Release);
+            }
             let meter = &shared.meter;
             Err(judge(
                 error.error(),
@@ -195,6 +199,15 @@ fn disclaimed(error: &hyper::Error) -> bool {
     let refused = "stream error received: refused stream before processing any application logic";
     // h2 gives a stream this error only when its number is above the GOAWAY's last one.
     text == refused || text.starts_with("connection error received: ")
+}
+
+/// Whether it was not this stream alone that ended.
+fn connection_is_gone(error: &hyper::Error) -> bool {
+    let of_stream = |text: String| text.starts_with("stream error ");
+    let stream_alone = error
+        .source()
+        .is_some_and(|source| of_stream(source.to_string()));
+    !stream_alone && !error.is_user() && !error.is_body_write_aborted()
 }
 
 /// Whether our side of HTTP/2 ended the stream or connection because the peer broke the protocol.
