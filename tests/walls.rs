@@ -77,6 +77,10 @@ const TIME: &Exceptions = &[
         "exchange/body.rs",
         "tokio's own clock, to move the deadline of a timer; nothing is judged by it",
     ),
+    (
+        "listen/linger.rs",
+        "tokio's own clock, for the two ends of a wait on a socket",
+    ),
     ("vocab/clock.rs", "the one place where time enters"),
 ];
 

@@ -9,10 +9,12 @@ mod build;
 mod control;
 mod environment;
 mod error;
+mod hygiene;
 mod running;
 
 pub use authority::{Custody, custody};
 pub use build::start;
 pub use environment::{Access, PROXY_VARIABLES, TRUST_VARIABLES, environment};
 pub use error::StartError;
+pub use hygiene::{Closed, close};
 pub use running::{Running, Seat};

@@ -11,7 +11,7 @@ use tokio::process::{Child, Command};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::args::Args;
-use super::serve::{config_path, data_runtime};
+use super::serve::{close_process, config_path, data_runtime};
 use super::{Failure, env, out};
 use crate::app::{self, PROXY_VARIABLES, Running, TRUST_VARIABLES};
 use crate::audit::SinkSettings;
@@ -36,6 +36,7 @@ pub(super) fn run(args: &Args, agent: Option<&str>, command: &[OsString]) -> Exi
 }
 
 fn attempt(args: &Args, agent: Option<&str>, command: &[OsString]) -> Result<u8, Failure> {
+    close_process();
     let mut plan =
         config::load(&config_path(args)?, SecretReading::Resolve).map_err(Failure::of)?;
     let agent = env::chosen(&plan, agent)?;

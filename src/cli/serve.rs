@@ -17,6 +17,7 @@ use crate::config::{self, Plan, SecretReading};
 use crate::vocab::Clock;
 
 pub(super) fn serve(args: &Args) -> Result<ExitCode, Failure> {
+    close_process();
     let plan = config::load(&config_path(args)?, SecretReading::Resolve).map_err(Failure::of)?;
     for warning in &plan.warnings {
         tracing::warn!(warning = %warning, "the configuration works and deserves a second look");
@@ -40,6 +41,18 @@ pub(super) fn serve(args: &Args) -> Result<ExitCode, Failure> {
         tracing::info!(finished, "stopped");
         Ok(ExitCode::SUCCESS)
     })
+}
+
+/// Closes the process before the first secret is read.
+pub(super) fn close_process() {
+    let closed = app::close();
+    if !(closed.not_dumpable && closed.no_core) {
+        tracing::warn!(
+            not_dumpable = closed.not_dumpable,
+            no_core = closed.no_core,
+            "the process could not be closed to others of the same user"
+        );
+    }
 }
 
 /// The runtime of the data wing. At least two threads: one slow task must not stop the rest.

@@ -83,8 +83,9 @@ impl Client {
     pub(super) fn new(registration: Registration) -> Result<Self, RehearsalError> {
         Ok(Self {
             registration,
-            // Characters that only survive Basic where both halves are form-encoded first.
-            secret: format!("s:%+ é&={}", random_text(24)?),
+            // Characters that only survive Basic where both halves are form-encoded first; RFC 6749 Appendix A.2 knows
+            // ASCII alone.
+            secret: format!("s:%+ \"&={}", random_text(24)?),
             key: Key::generate()?,
         })
     }

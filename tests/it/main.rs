@@ -5,11 +5,15 @@
 mod kit;
 
 #[cfg(test)]
+mod agents;
+#[cfg(test)]
 mod bodies;
 #[cfg(test)]
 mod challenges;
 #[cfg(test)]
 mod examples;
+#[cfg(test)]
+mod issuer;
 #[cfg(test)]
 mod refusals;
 #[cfg(test)]
