@@ -38,6 +38,22 @@ pub struct Line {
 }
 
 impl Line {
+    /// The line of a request whose head could not be read.
+    pub(super) fn unread(record: Record, metrics: Metrics, id: RequestId) -> Self {
+        let request = Request::new(());
+        let mut line = Self::open(
+            record,
+            metrics,
+            id,
+            Form::plain(request.version()),
+            &request,
+        );
+        let facts = line.record.facts();
+        facts.method.clear();
+        facts.path.clear();
+        line
+    }
+
     pub(super) fn open<B>(
         record: Record,
         metrics: Metrics,

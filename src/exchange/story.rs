@@ -14,7 +14,7 @@ use arc_swap::ArcSwap;
 use futures_util::FutureExt;
 use http::{Request, Response};
 
-use super::arrival::Arrival;
+use super::arrival::{Arrival, Door};
 use super::attempts::{self, Bare, Crossing};
 use super::body::AgentBody;
 use super::guard::{Guarded, guard};
@@ -29,7 +29,7 @@ use crate::credential::{self, Bench, Intent, Nonces, Seen, Source};
 use crate::metrics::Metrics;
 use crate::policy::{Admission, Decision, Facts, Permit};
 use crate::upstream::Upstream;
-use crate::vocab::{Authority, Clock, Code, RequestId, Stopwatch};
+use crate::vocab::{AgentName, Authority, Clock, Code, RequestId, Stopwatch};
 
 /// Nonces kept for APIs.
 const NONCES: usize = 1024;
@@ -113,6 +113,22 @@ impl Exchange {
                 id,
                 form,
             ))),
+        }
+    }
+
+    /// Records a request whose head could not be read; the connection has answered it already, or has just ended.
+    pub fn unread(
+        &self,
+        code: Code,
+        door: Door,
+        agent: Option<&AgentName>,
+        authority: Option<&Authority>,
+    ) {
+        let id = RequestId::from_random(random());
+        if let Ok(record) = self.audit.open(id) {
+            let mut line = Line::unread(record, self.metrics.clone(), id);
+            line.at(door, agent, authority);
+            line.refused(&Refusal::from(code));
         }
     }
 

@@ -18,7 +18,7 @@ use tokio_rustls::server::{StartHandshake, TlsStream};
 use super::accept::Doors;
 use super::connect::Room;
 use super::hello;
-use super::proxy::{HEAD_TIMEOUT, names_host};
+use super::proxy::{HEAD_SLACK, HEAD_TIMEOUT, Whose, names_host};
 use crate::agent::Agent;
 use crate::audit::Event;
 use crate::ca::{CaError, Leaf, Origin};
@@ -53,6 +53,7 @@ impl Doors {
         let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
         let doors = self.clone();
         let caller = Arc::new((agent, authority));
+        let whose = caller.clone();
         let service = service_fn(move |request| {
             let (doors, caller) = (doors.clone(), caller.clone());
             async move { Ok::<_, Infallible>(doors.inside(request, &caller.0, &caller.1).await) }
@@ -60,7 +61,8 @@ impl Doors {
         if h2 {
             self.serve_http2(stream, service).await;
         } else {
-            self.serve_http1(stream, service).await;
+            let whose = Whose::Tunnel(&whose.0, &whose.1);
+            self.serve_http1(stream, service, whose).await;
         }
         drop(room);
     }
@@ -140,7 +142,7 @@ impl Doors {
             + 'static,
         S::Future: Send + 'static,
     {
-        let head = u32::try_from(self.limits.request_head).unwrap_or(u32::MAX);
+        let head = u32::try_from(self.limits.request_head + HEAD_SLACK).unwrap_or(u32::MAX);
         let connection = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .max_concurrent_streams(self.limits.streams)
@@ -175,7 +177,10 @@ impl Doors {
             Err(answer) => return *answer,
         };
         line.at(Door::Connect, Some(agent.name()), Some(authority));
-        match Arrival::new(agent.clone(), authority.clone(), Door::Connect, request) {
+        let arrival = self
+            .head_fits(&request)
+            .and_then(|()| Arrival::new(agent.clone(), authority.clone(), Door::Connect, request));
+        match arrival {
             Ok(arrival) => Box::pin(self.exchange.answer(arrival, line)).await,
             Err(refusal) => self.exchange.refuse(line, &refusal),
         }

@@ -21,10 +21,22 @@ use super::linger::{Linger, Wanted};
 use crate::agent::Agent;
 use crate::exchange::{AgentBody, Arrival, Door, Refusal, absolute_authority};
 use crate::policy::Admission;
-use crate::vocab::{Code, Host};
+use crate::vocab::{Authority, Code, Host};
 
 /// How long a head may take to arrive.
 pub(super) const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How much more than its limit of a head is read, so that one slightly too large is told so in our own words.
+pub(super) const HEAD_SLACK: usize = 16 * 1024;
+
+/// Whose requests a connection carries, as far as that is known before a head is read.
+#[derive(Clone, Copy)]
+pub(super) enum Whose<'a> {
+    /// The proxy port: every request says it anew.
+    Nobodys,
+    /// A tunnel of this agent to this destination.
+    Tunnel(&'a Agent, &'a Authority),
+}
 
 impl Doors {
     /// Serves one connection of the proxy port.
@@ -41,11 +53,11 @@ impl Doors {
             let (doors, room) = (doors.clone(), room.clone());
             async move { Ok::<_, Infallible>(doors.enter(request, on_loopback, room).await) }
         });
-        self.serve_http1(stream, service).await;
+        self.serve_http1(stream, service, Whose::Nobodys).await;
     }
 
     /// Serves HTTP/1.1 until the peer leaves or the drain ends the last exchange.
-    pub(super) async fn serve_http1<I, S>(&self, io: I, service: S)
+    pub(super) async fn serve_http1<I, S>(&self, io: I, service: S, whose: Whose<'_>)
     where
         I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
         S: Service<Request<Incoming>, Response = Response<AgentBody>, Error = Infallible>
@@ -67,7 +79,7 @@ impl Doors {
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(HEAD_TIMEOUT)
-            .max_buf_size(self.limits.request_head)
+            .max_buf_size(self.limits.request_head + HEAD_SLACK)
             .serve_connection(TokioIo::new(Linger::new(io, wanted)), service)
             .with_upgrades();
         tokio::pin!(connection);
@@ -80,7 +92,42 @@ impl Doors {
         };
         if let Err(error) = ended {
             tracing::debug!(%error, "an agent's connection ended early");
+            self.note_unread(&error, whose);
         }
+    }
+
+    /// A head that the parser refused was answered by it, without a document; it is a refused request all the same.
+    fn note_unread(&self, error: &hyper::Error, whose: Whose<'_>) {
+        let code = if error.is_parse_too_large() {
+            Code::HeadTooLarge
+        } else if error.is_parse() {
+            Code::BadRequest
+        } else {
+            return;
+        };
+        match whose {
+            Whose::Nobodys => self.exchange.unread(code, Door::Absolute, None, None),
+            Whose::Tunnel(agent, authority) => {
+                self.exchange
+                    .unread(code, Door::Connect, Some(agent.name()), Some(authority));
+            }
+        }
+    }
+
+    /// Whether a head is within its limit, counted as it stands on the wire.
+    pub(super) fn head_fits(&self, request: &Request<Incoming>) -> Result<(), Refusal> {
+        let fields = request.headers().iter();
+        let fields: usize = fields
+            .map(|(name, value)| name.as_str().len() + value.len() + 4)
+            .sum();
+        let target = request
+            .uri()
+            .path_and_query()
+            .map_or(0, |target| target.as_str().len());
+        if fields + target > self.limits.request_head {
+            return Err(Code::HeadTooLarge.into());
+        }
+        Ok(())
     }
 
     /// One request on the proxy port.
@@ -119,6 +166,7 @@ impl Doors {
             authority.as_ref().ok(),
         );
         let arrival = agent.and_then(|agent| {
+            self.head_fits(&request)?;
             let authority = authority?;
             match self.exchange.admits(&agent, &authority)? {
                 Admission::Intercept(_) => Arrival::new(agent, authority, Door::Absolute, request),

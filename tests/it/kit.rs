@@ -1,5 +1,6 @@
 //! What every test needs: a rehearsal, a proxy that was started from a file, agents, and what was written down.
 
+mod process;
 mod raw;
 mod setup;
 mod ws;
@@ -15,6 +16,7 @@ use tokenward::app::Running;
 use tokenward::audit;
 use tokenward::rehearsal::{Answer, Call, Caller, CallerError, Rehearsal, Seen, Service};
 
+pub(crate) use process::{Served, code, err, free_port, out, run, tokenward};
 pub(crate) use raw::{Raw, Tls, exchange, read_head, speak};
 pub(crate) use setup::{Auth, Credential, Setup, Svc, agent_token};
 pub(crate) use ws::WebSocket;

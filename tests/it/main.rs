@@ -7,11 +7,19 @@ mod kit;
 #[cfg(test)]
 mod agents;
 #[cfg(test)]
+mod audit;
+#[cfg(test)]
 mod bodies;
+#[cfg(test)]
+mod canary;
 #[cfg(test)]
 mod challenges;
 #[cfg(test)]
+mod cli;
+#[cfg(test)]
 mod examples;
+#[cfg(test)]
+mod heads;
 #[cfg(test)]
 mod issuer;
 #[cfg(test)]

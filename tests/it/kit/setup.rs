@@ -122,7 +122,7 @@ impl Svc {
         self
     }
 
-    fn yaml(&self, rehearsal: &Rehearsal) -> String {
+    fn yaml(&self, rehearsal: &Rehearsal, keys_from: &str) -> String {
         let dpop = self.host == API;
         let address = if dpop {
             rehearsal.api_addr()
@@ -141,7 +141,7 @@ impl Svc {
             "  {}:\n    hosts: [\"{}\"]\n    upstream: {upstream}\n    credential: {}\n    rules:\n",
             self.name,
             self.host,
-            credential(&self.credential, rehearsal, resource)
+            credential(&self.credential, rehearsal, resource, keys_from)
         );
         for rule in &self.rules {
             writeln!(text, "      - {rule}").unwrap();
@@ -153,9 +153,14 @@ impl Svc {
     }
 }
 
-fn credential(credential: &Credential, rehearsal: &Rehearsal, resource: &str) -> String {
+fn credential(
+    credential: &Credential,
+    rehearsal: &Rehearsal,
+    resource: &str,
+    keys_from: &str,
+) -> String {
     match credential {
-        Credential::ApiKey => "{header: {name: x-api-key, value: {file: api.key}}}".into(),
+        Credential::ApiKey => format!("{{header: {{name: x-api-key, value: {keys_from}}}}}"),
         Credential::Bearer => "{bearer: {file: bearer.key}}".into(),
         Credential::Nothing => "none".into(),
         Credential::Oauth {
@@ -188,12 +193,17 @@ pub(crate) struct Setup {
     pub(crate) agents: Vec<(&'static str, &'static str)>,
     /// Where the proxy listens.
     pub(crate) listen: String,
+    pub(crate) health: String,
+    /// How requests may end after SIGTERM.
+    pub(crate) drain: &'static str,
     /// Lines at the top of the file.
     pub(crate) more: Vec<String>,
     /// Further keys of the issuer.
     pub(crate) issuer: &'static str,
     /// The audit file, where it is another than the folder's.
     pub(crate) audit: Option<&'static str>,
+    /// Where the API key comes from.
+    pub(crate) keys_from: &'static str,
     /// The file that the issuer's roots come from.
     pub(crate) issuer_ca: &'static str,
 }
@@ -205,9 +215,12 @@ impl Setup {
             services: services.into_iter().collect(),
             agents: Vec::new(),
             listen: "127.0.0.1:0".into(),
+            health: "127.0.0.1:0".into(),
+            drain: "{timeout: 5s}",
             more: Vec::new(),
             issuer: "",
             audit: None,
+            keys_from: "{file: api.key}",
             issuer_ca: "ca.pem",
         }
     }
@@ -239,9 +252,9 @@ impl Setup {
         let own = format!("{path}/audit.jsonl");
         let audit = self.audit.unwrap_or(&own);
         let mut text = format!(
-            "listen: {{proxy: \"{}\"}}\nhealth: \"127.0.0.1:0\"\nruntime_dir: {path}/run\n\
-             ca: {{dir: {path}/ca}}\naudit: {{file: {audit}}}\ndrain: {{timeout: 5s}}\n",
-            self.listen
+            "listen: {{proxy: \"{}\"}}\nhealth: \"{}\"\nruntime_dir: {path}/run\n\
+             ca: {{dir: {path}/ca}}\naudit: {{file: {audit}}}\ndrain: {}\n",
+            self.listen, self.health, self.drain
         );
         for line in &self.more {
             writeln!(text, "{line}").unwrap();
@@ -267,7 +280,7 @@ impl Setup {
         )
         .unwrap();
         for service in &self.services {
-            text.push_str(&service.yaml(rehearsal));
+            text.push_str(&service.yaml(rehearsal, self.keys_from));
         }
         put("tokenward.yaml", &text);
         folder.join("tokenward.yaml")

@@ -1,0 +1,181 @@
+//! The real binary.
+
+use std::fs::{self, File};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Output, Stdio};
+
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+use tokenward::rehearsal::{Caller, Rehearsal};
+use tokio::net::TcpListener;
+use tokio::process::{Child, Command};
+use tokio::time::timeout;
+
+use super::{PATIENCE, Setup, eventually};
+
+/// A command line of tokenward, in an environment of its own.
+pub(crate) fn tokenward(home: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tokenward"));
+    command
+        .env_clear()
+        .env("PATH", "/usr/local/bin:/usr/bin:/bin")
+        .env("HOME", home)
+        .env("XDG_STATE_HOME", home.join("state"))
+        .env("XDG_RUNTIME_DIR", home.join("runtime"))
+        .current_dir(home)
+        .stdin(Stdio::null())
+        .kill_on_drop(true);
+    command
+}
+
+/// Runs a verb to its end.
+pub(crate) async fn run(command: &mut Command) -> Output {
+    // A demo or a `run` has several handshakes with unoptimised code to do.
+    timeout(PATIENCE * 3, command.output())
+        .await
+        .unwrap()
+        .unwrap()
+}
+
+/// The exit code of an outcome.
+pub(crate) fn code(output: &Output) -> i32 {
+    output.status.code().unwrap_or(-1)
+}
+
+pub(crate) fn out(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+pub(crate) fn err(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// A port that is free now.
+pub(crate) async fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    listener.local_addr().unwrap().port()
+}
+
+/// A `serve` of its own, and the rehearsal behind it.
+pub(crate) struct Served {
+    pub(crate) rehearsal: Rehearsal,
+    pub(crate) folder: TempDir,
+    pub(crate) config: PathBuf,
+    pub(crate) health: SocketAddr,
+    child: Child,
+}
+
+impl Served {
+    pub(crate) async fn start(mut setup: Setup, log: &str) -> Self {
+        let rehearsal = Rehearsal::start(setup.options.clone()).await.unwrap();
+        let folder = TempDir::new().unwrap();
+        let health = SocketAddr::from(([127, 0, 0, 1], free_port().await));
+        setup.health = health.to_string();
+        let config = setup.write(folder.path(), &rehearsal);
+        let child = Self::spawn(folder.path(), &config, log);
+        let served = Self {
+            rehearsal,
+            folder,
+            config,
+            health,
+            child,
+        };
+        served.up().await;
+        served
+    }
+
+    fn spawn(folder: &Path, config: &Path, log: &str) -> Child {
+        let file = |name: &str| {
+            let file = File::options()
+                .create(true)
+                .append(true)
+                .open(folder.join(name));
+            Stdio::from(file.unwrap())
+        };
+        tokenward(folder)
+            .args(["--log", log, "--config"])
+            .arg(config)
+            .arg("serve")
+            .stdout(file("stdout.txt"))
+            .stderr(file("stderr.txt"))
+            .spawn()
+            .unwrap()
+    }
+
+    /// Starts it again, with everything that it left.
+    pub(crate) async fn again(&mut self) {
+        let run = self.folder.path().join("run");
+        fs::remove_dir_all(run).unwrap();
+        self.child = Self::spawn(self.folder.path(), &self.config, "info");
+        self.up().await;
+    }
+
+    async fn up(&self) {
+        let run = self.folder.path().join("run/agents");
+        let there = || {
+            let agents = fs::read_dir(&run).into_iter().flatten().flatten();
+            agents.map(|a| a.path().join("env")).any(|env| env.exists())
+        };
+        eventually("the environment of an agent", there).await;
+    }
+
+    /// The environment of an agent, as `serve` wrote it.
+    pub(crate) fn variable(&self, agent: &str, name: &str) -> String {
+        let file = self
+            .folder
+            .path()
+            .join("run/agents")
+            .join(agent)
+            .join("env");
+        let text = fs::read_to_string(file).unwrap();
+        let lines = text.lines().filter_map(|l| l.split_once('='));
+        let found = lines.into_iter().find(|(n, _)| *n == name).unwrap().1;
+        found.trim_matches('"').to_owned()
+    }
+
+    pub(crate) fn ca(&self) -> String {
+        fs::read_to_string(self.folder.path().join("run/ca.pem")).unwrap()
+    }
+
+    pub(crate) fn proxy(&self, agent: &str) -> SocketAddr {
+        let url = self.variable(agent, "HTTPS_PROXY");
+        let authority = url.strip_prefix("http://").unwrap();
+        authority.rsplit('@').next().unwrap().parse().unwrap()
+    }
+
+    /// The agent of a house with one agent.
+    pub(crate) fn agent(&self) -> Caller {
+        let folder = self.folder.path().join("run/agents");
+        let only = fs::read_dir(folder).unwrap().next().unwrap().unwrap();
+        let name = only.file_name().into_string().unwrap();
+        Caller::through(self.proxy(&name), &self.ca()).unwrap()
+    }
+
+    /// A verb that reads the same configuration.
+    pub(crate) fn verb(&self, words: &[&str]) -> Command {
+        let mut command = tokenward(self.folder.path());
+        command.arg("--config").arg(&self.config).args(words);
+        command
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        let pid = i32::try_from(self.child.id().unwrap()).unwrap();
+        kill_process(Pid::from_raw(pid).unwrap(), signal).unwrap();
+    }
+
+    pub(crate) async fn wait(&mut self) -> ExitStatus {
+        timeout(PATIENCE, self.child.wait()).await.unwrap().unwrap()
+    }
+
+    /// SIGTERM, and the end.
+    pub(crate) async fn terminate(&mut self) -> ExitStatus {
+        self.signal(Signal::TERM);
+        self.wait().await
+    }
+
+    pub(crate) fn file(&self, name: &str) -> String {
+        let bytes = fs::read(self.folder.path().join(name)).unwrap();
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+}
