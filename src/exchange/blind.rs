@@ -34,6 +34,6 @@ impl Exchange {
     {
         line.allowed(StatusCode::OK);
         let watch = Watch::new(CancellationToken::new(), Timeouts::default().idle, None);
-        carry(agent, upstream, watch, &mut line).await;
+        carry(agent, upstream, watch, &self.ending.cut, &mut line).await;
     }
 }

@@ -9,6 +9,7 @@ use http_body::Body as _;
 
 use super::attempts::Used;
 use super::body::{AgentBody, Flow, Watch};
+use super::ending::Ending;
 use super::record::Line;
 use super::refusal::Refusal;
 use super::settings::ServiceSettings;
@@ -27,12 +28,12 @@ enum Kind {
 
 impl Guarded {
     /// Hands the answer over; the line goes with whatever still flows.
-    pub(super) fn into_response(self, line: Line) -> Response<AgentBody> {
+    pub(super) fn into_response(self, line: Line, ending: &Ending) -> Response<AgentBody> {
         match self.0 {
             Kind::Stream { parts, flow } => {
                 Response::from_parts(parts, AgentBody::stream(flow, line))
             }
-            Kind::Upgraded(switch) => switch.into_response(line),
+            Kind::Upgraded(switch) => switch.into_response(line, ending),
         }
     }
 }

@@ -12,6 +12,7 @@ mod arrival;
 mod attempts;
 mod blind;
 mod body;
+mod ending;
 mod guard;
 mod kept;
 mod plan;
@@ -24,6 +25,7 @@ mod upgrade;
 
 pub use arrival::{Arrival, Door, absolute_authority};
 pub use body::AgentBody;
+pub use ending::Ending;
 pub use plan::{Plan, PlanError};
 pub use record::Line;
 pub use refusal::Refusal;

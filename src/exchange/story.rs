@@ -17,6 +17,7 @@ use http::{Request, Response};
 use super::arrival::{Arrival, Door};
 use super::attempts::{self, Bare, Crossing};
 use super::body::AgentBody;
+use super::ending::Ending;
 use super::guard::{Guarded, guard};
 use super::kept::{Kept, ReplayBudget};
 use super::plan::{Plan, Service};
@@ -62,6 +63,7 @@ pub struct Exchange {
     pub(super) clock: Clock,
     pub(super) nonces: Nonces,
     pub(super) pseudonym: String,
+    pub(super) ending: Ending,
     budget: ReplayBudget,
 }
 
@@ -78,8 +80,15 @@ impl Exchange {
             clock: deps.clock,
             nonces: Nonces::new(NONCES),
             pseudonym: deps.pseudonym,
+            ending: Ending::default(),
             budget: ReplayBudget::new(),
         }
+    }
+
+    /// What is under way, and how it is cut.
+    #[must_use]
+    pub fn ending(&self) -> &Ending {
+        &self.ending
     }
 
     /// Replaces policy and services; requests under way finish under the generation they began with.
@@ -150,7 +159,7 @@ impl Exchange {
             .catch_unwind()
             .await
         {
-            Ok(Ok(guarded)) => guarded.into_response(line),
+            Ok(Ok(guarded)) => guarded.into_response(line, &self.ending),
             Ok(Err(refusal)) => self.refuse(line, &refusal),
             Err(_panic) => {
                 self.metrics.panic();

@@ -11,8 +11,10 @@ use http::{Response, StatusCode};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio_util::sync::CancellationToken;
 
 use super::body::{AgentBody, Stop, Watch};
+use super::ending::Ending;
 use super::record::Line;
 use super::refusal::Refusal;
 use crate::credential::BareHead;
@@ -81,7 +83,7 @@ impl Switch {
     }
 
     /// Answers the agent and carries bytes in a task of its own, which owns the line.
-    pub(super) fn into_response(self, mut line: Line) -> Response<AgentBody> {
+    pub(super) fn into_response(self, mut line: Line, ending: &Ending) -> Response<AgentBody> {
         let Self {
             mut headers,
             agent,
@@ -91,17 +93,14 @@ impl Switch {
         headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
         headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
         headers.remove(header::CONTENT_LENGTH);
-        tokio::spawn(async move {
-            let (Ok(agent), Ok(upstream)) = (agent.await, upstream.await) else {
-                return;
-            };
-            carry(
-                TokioIo::new(agent),
-                TokioIo::new(upstream),
-                watch,
-                &mut line,
-            )
-            .await;
+        let cut = ending.cut.clone();
+        ending.tasks.spawn(async move {
+            let both = async { Some((agent.await.ok()?, upstream.await.ok()?)) };
+            let opened = cut.run_until_cancelled(both).await.flatten();
+            if let Some((agent, upstream)) = opened {
+                let (agent, upstream) = (TokioIo::new(agent), TokioIo::new(upstream));
+                carry(agent, upstream, watch, &cut, &mut line).await;
+            }
         });
         let mut response = Response::new(AgentBody::empty());
         *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
@@ -118,9 +117,14 @@ fn accept(key: &[u8]) -> String {
     STANDARD.encode(hash.finish())
 }
 
-/// Copies both ways, each at its own pace, until both sides have ended or one of the watch's reasons ends both.
-pub(super) async fn carry<A, U>(agent: A, upstream: U, mut watch: Watch, line: &mut Line)
-where
+/// Copies both ways, each at its own pace, until both sides have ended, or the watch or `cut` ends both.
+pub(super) async fn carry<A, U>(
+    agent: A,
+    upstream: U,
+    mut watch: Watch,
+    cut: &CancellationToken,
+    line: &mut Line,
+) where
     A: AsyncRead + AsyncWrite,
     U: AsyncRead + AsyncWrite,
 {
@@ -143,6 +147,7 @@ where
                 }
                 break;
             }
+            () = cut.cancelled() => break,
             stop = watch.end() => {
                 let moved = sent.load(Ordering::Relaxed) + received.load(Ordering::Relaxed) != before;
                 if stop == Stop::Silent && moved {

@@ -15,7 +15,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::agent::{Agent, Agents};
 use crate::ca::Leaves;
-use crate::exchange::Exchange;
+use crate::exchange::{Ending, Exchange};
 use crate::metrics::Metrics;
 use crate::vocab::{AgentName, Code, Host};
 
@@ -23,6 +23,9 @@ use crate::vocab::{AgentName, Code, Host};
 const CONFIGS: usize = 10_000;
 /// How long to rest when the system has no room for another socket.
 const ACCEPT_REST: Duration = Duration::from_millis(50);
+
+/// How long it may take to cut what did not end in time.
+const CUT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What one listener and one agent may have open.
 #[derive(Debug, Clone, Copy)]
@@ -62,6 +65,7 @@ pub struct Doors {
     connections: Arc<Semaphore>,
     shares: Mutex<HashMap<AgentName, Arc<Semaphore>>>,
     pub(super) tasks: TaskTracker,
+    pub(super) cut: CancellationToken,
     pub(super) draining: CancellationToken,
 }
 
@@ -76,6 +80,7 @@ impl Doors {
             metrics,
             limits,
         } = setup;
+        let Ending { tasks, cut } = exchange.ending().clone();
         Arc::new(Self {
             exchange,
             agents: ArcSwap::from_pointee(agents),
@@ -85,7 +90,8 @@ impl Doors {
             configs: Cache::new(CONFIGS),
             connections: Arc::new(Semaphore::new(limits.connections)),
             shares: Mutex::default(),
-            tasks: TaskTracker::new(),
+            tasks,
+            cut,
             draining: CancellationToken::new(),
         })
     }
@@ -142,10 +148,17 @@ impl Doors {
             .map_err(|_| Code::AgentRateLimited)
     }
 
-    /// Stops accepting, lets every exchange that has begun come to its end, and answers whether all did in time.
+    /// Stops accepting, lets every exchange that has begun come to its end, and answers whether all did in time. What
+    /// did not is cut, so that it has its line too.
     pub async fn drain(&self, limit: Duration) -> bool {
         self.draining.cancel();
         self.tasks.close();
-        tokio::time::timeout(limit, self.tasks.wait()).await.is_ok()
+        let finished = tokio::time::timeout(limit, self.tasks.wait()).await.is_ok();
+        if !finished {
+            self.cut.cancel();
+            let cut = tokio::time::timeout(CUT_TIMEOUT, self.tasks.wait()).await;
+            tracing::debug!(all = cut.is_ok(), "what did not end in time was cut");
+        }
+        finished
     }
 }

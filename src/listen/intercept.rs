@@ -47,7 +47,8 @@ impl Doors {
     ) where
         I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        let Some(stream) = self.handshake(io, &agent, &authority).await else {
+        let greeted = self.handshake(io, &agent, &authority);
+        let Some(Some(stream)) = self.draining.run_until_cancelled(greeted).await else {
             return;
         };
         let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
@@ -157,7 +158,10 @@ impl Doors {
             ended = connection.as_mut() => ended,
             () = self.draining.cancelled() => {
                 connection.as_mut().graceful_shutdown();
-                connection.await
+                tokio::select! {
+                    ended = connection => ended,
+                    () = self.cut.cancelled() => return,
+                }
             }
         };
         if let Err(error) = ended {
