@@ -235,8 +235,6 @@ def single_use_nonces(s):
 @check
 def soak(s):
     "load and faults for as long as --minutes says"
-    if not s.minutes:
-        return "not asked for"
     faults = [lambda: s.world.do("expire-nonces"), lambda: s.world.do("expire-as-nonces"), lambda: s.world.do("rotate-nonce"),
               lambda: s.world.set(accessTokenTtl=10), lambda: s.world.set(accessTokenTtl=900), lambda: s.world.set(asDelay=300),
               lambda: s.world.set(asDelay=0), lambda: s.world.do("expire-nonces")]

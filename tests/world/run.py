@@ -73,7 +73,8 @@ def judge(binary, source, dir, started, options):
     world = World(source, dir)
     started.append(world)
     config = configuration.write(world, dir)
-    proxy = Proxy(binary, config.file, config.secrets, dir)
+    # All that the log can hold is searched for secrets, unless that would fill the disk.
+    proxy = Proxy(binary, config.file, config.secrets, dir, log="info" if options.minutes else "trace")
     started.append(proxy)
     got = dir / "got"
     got.mkdir()
@@ -82,7 +83,8 @@ def judge(binary, source, dir, started, options):
     print(f"world and proxy are ready after {time.monotonic() - begun:.0f} s\n", flush=True)
 
     failed = 0
-    for check in checks.ALL:
+    wanted = [check for check in checks.ALL if options.minutes or check is not checks.soak]
+    for check in wanted:
         start = time.monotonic()
         try:
             result, figures = "ok", check(stage) or ""
@@ -96,7 +98,7 @@ def judge(binary, source, dir, started, options):
     issuer = [e for e in world.seen.values() if e["service"] == "as"]
     print(f"\nagents sent {Agent.total} requests; the DPoP API saw {len(upstream)} with {checks.nonce_challenges(upstream)} nonce"
           f" challenges, the authorization server {len(issuer)} with {checks.nonce_challenges(issuer)}")
-    print(f"{len(checks.ALL) - failed} passed, {failed} failed", flush=True)
+    print(f"{len(wanted) - failed} passed, {failed} failed", flush=True)
     return failed == 0
 
 

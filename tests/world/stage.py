@@ -104,12 +104,12 @@ class World:
 class Proxy:
     """`tokenward serve`."""
 
-    def __init__(self, binary, config, secrets, dir):
+    def __init__(self, binary, config, secrets, dir, log):
         self.binary, self.config, self.dir = binary, config, dir
         self.out, self.log = dir / "serve.out", dir / "serve.log"
         self.environment = {"PATH": os.environ["PATH"], "HOME": str(dir), **secrets}
         self.process = subprocess.Popen(
-            [binary, "--config", config, "--log", "trace", "serve"],
+            [binary, "--config", config, "--log", log, "serve"],
             env=self.environment, stdout=self.out.open("wb"), stderr=self.log.open("wb"))
         try:
             wait_until("tokenward serve is ready", self.ready, 20)
