@@ -288,16 +288,14 @@ async fn an_issuer_in_trouble_is_asked_again_later() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_is_not_known_does_not_insist() {
     let house = House::start().await;
-    for error in ["invalid_client"] {
-        let failure = Failure::OAuth {
-            status: 401,
-            error: error.into(),
-        };
-        house
-            .rehearsal
-            .controls()
-            .fail_path(Service::Issuer, "/token", 99, failure);
-    }
+    let failure = Failure::OAuth {
+        status: 401,
+        error: "invalid_client".into(),
+    };
+    house
+        .rehearsal
+        .controls()
+        .fail_path(Service::Issuer, "/token", 99, failure);
     for _ in 0..20 {
         let answer = house.get("/v1/items").await;
         refused(&answer, 403, "client-misconfigured");

@@ -1,6 +1,11 @@
 //! The house as a whole: a strict issuer and strict APIs, the proxy started from a configuration file, and agents that
 //! call through it. Real sockets only.
 
+#![expect(
+    clippy::too_many_lines,
+    reason = "a test tells one story from its start to its end"
+)]
+
 #[cfg(test)]
 mod kit;
 
