@@ -23,6 +23,9 @@ pub enum BodyError {
     /// The lease was revoked or the policy changed while the body flowed.
     #[error("the exchange was cancelled")]
     Cancelled,
+    /// The agent sent nothing for too long.
+    #[error("the agent's body stalled")]
+    Stalled,
     /// The upstream broke off or broke the framing.
     #[error("the upstream's body ended early")]
     Upstream,

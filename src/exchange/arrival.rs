@@ -200,7 +200,12 @@ fn intent(parts: &request::Parts) -> Result<Intent, Refusal> {
         .get_all(header::SEC_WEBSOCKET_KEY)
         .iter()
         .count();
-    if parts.method != Method::GET || keys != 1 {
+    let body = parts.headers.contains_key(header::TRANSFER_ENCODING)
+        || parts
+            .headers
+            .get(header::CONTENT_LENGTH)
+            .is_some_and(|length| length != "0");
+    if parts.method != Method::GET || keys != 1 || body {
         return Err(Code::BadRequest.into());
     }
     Ok(Intent::WebSocket)

@@ -132,9 +132,12 @@ async fn attempt(
     let settings = &service.settings;
     let connection = connect(exchange, crossing, bare.head.intent(), line).await?;
     let progress = line.progress();
-    let body = bare
-        .body
-        .take(&lease.facts().cancel, settings.timeouts.idle, &progress);
+    let body = bare.body.take(
+        &settings.slot,
+        &lease.facts().cancel,
+        settings.timeouts.idle,
+        &progress,
+    );
     let body = body.ok_or(Code::DpopNonceRetry)?;
     let wire = Wire {
         version: connection.version(),

@@ -15,7 +15,7 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use super::guard;
 use super::record::Line;
-use crate::credential::{self, BodyError};
+use crate::credential::{self, BodyError, Slot};
 use crate::upstream::ReplyBody;
 
 /// Ends a body that falls silent, grows too old, or whose lease is revoked.
@@ -98,14 +98,16 @@ pub(super) struct Progress {
 /// The agent's body on its way to the upstream.
 pub(super) struct Upload {
     inner: Incoming,
+    slot: Slot,
     watch: Watch,
     progress: Arc<Progress>,
 }
 
 impl Upload {
-    pub(super) fn new(inner: Incoming, watch: Watch, progress: Arc<Progress>) -> Self {
+    pub(super) fn new(inner: Incoming, slot: Slot, watch: Watch, progress: Arc<Progress>) -> Self {
         Self {
             inner,
+            slot,
             watch,
             progress,
         }
@@ -128,7 +130,7 @@ impl Body for Upload {
             this.progress.waits_for_agent.store(true, Ordering::Relaxed);
             return match ready!(this.watch.poll_end(cx)) {
                 Stop::Cancelled => Poll::Ready(Some(Err(BodyError::Cancelled))),
-                Stop::Silent => Poll::Ready(Some(Err(BodyError::Agent))),
+                Stop::Silent => Poll::Ready(Some(Err(BodyError::Stalled))),
             };
         };
         this.watch.moved();
@@ -137,7 +139,7 @@ impl Body for Upload {
             .store(false, Ordering::Relaxed);
         this.progress.frames.fetch_add(1, Ordering::Relaxed);
         Poll::Ready(match frame {
-            Some(Ok(frame)) => Some(Ok(outgoing(frame, &this.progress))),
+            Some(Ok(frame)) => Some(Ok(outgoing(frame, &this.slot, &this.progress))),
             Some(Err(_)) => Some(Err(BodyError::Agent)),
             None => None,
         })
@@ -153,9 +155,9 @@ impl Body for Upload {
 }
 
 /// Counts a frame; an agent's trailers lose what its head would have lost.
-fn outgoing(frame: Frame<Bytes>, progress: &Progress) -> Frame<Bytes> {
+fn outgoing(frame: Frame<Bytes>, slot: &Slot, progress: &Progress) -> Frame<Bytes> {
     match frame.into_trailers() {
-        Ok(trailers) => Frame::trailers(credential::strip_trailers(trailers)),
+        Ok(trailers) => Frame::trailers(credential::strip_trailers(trailers, slot)),
         Err(frame) => {
             let length = frame.data_ref().map_or(0, Bytes::len);
             progress.bytes.fetch_add(length as u64, Ordering::Relaxed);
@@ -271,7 +273,7 @@ impl Flow {
     fn passed(&self, frame: Frame<Bytes>, line: &mut Line) -> Frame<Bytes> {
         match frame.into_trailers() {
             Ok(mut trailers) => {
-                guard::clean(&mut trailers, self.credentialed);
+                guard::clean_trailers(&mut trailers, self.credentialed);
                 Frame::trailers(trailers)
             }
             Err(frame) => {

@@ -90,11 +90,37 @@ pub(super) fn clean(headers: &mut HeaderMap, credentialed: bool) {
     }
     let ours: Vec<HeaderName> = headers
         .keys()
-        .filter(|name| name.as_str().starts_with("x-tokenward-"))
+        .filter(|name| name.as_str().starts_with("x-tokenward"))
         .cloned()
         .collect();
     for name in ours {
         headers.remove(name);
+    }
+}
+
+/// Fields that mean something only in front of a body: in trailers they could make a reader take it for another
+/// (RFC 9110 §6.5.1).
+const NOT_IN_TRAILERS: [&str; 13] = [
+    "authorization",
+    "cache-control",
+    "content-encoding",
+    "content-length",
+    "content-range",
+    "content-type",
+    "host",
+    "location",
+    "set-cookie",
+    "set-cookie2",
+    "te",
+    "trailer",
+    "www-authenticate",
+];
+
+/// Removes from trailers what heads must not have, and what only heads may have.
+pub(super) fn clean_trailers(trailers: &mut HeaderMap, credentialed: bool) {
+    clean(trailers, credentialed);
+    for name in NOT_IN_TRAILERS {
+        trailers.remove(name);
     }
 }
 

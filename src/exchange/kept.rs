@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::body::{Progress, Upload, Watch};
 use super::refusal::Refusal;
-use crate::credential::{BodyError, OutBody};
+use crate::credential::{BodyError, OutBody, Slot};
 use crate::vocab::Code;
 
 /// Bytes kept for all requests together.
@@ -96,6 +96,7 @@ impl Kept {
     /// The body for the next attempt; `None` where it began to flow before and was not kept.
     pub(super) fn take(
         &mut self,
+        slot: &Slot,
         cancel: &CancellationToken,
         idle: Duration,
         progress: &Arc<Progress>,
@@ -114,8 +115,9 @@ impl Kept {
             ),
             Self::Streaming(body) => {
                 let watch = Watch::new(cancel.clone(), idle, None);
-                body.take()
-                    .map(|body| Upload::new(body, watch, progress.clone()).boxed_unsync())
+                body.take().map(|body| {
+                    Upload::new(body, slot.clone(), watch, progress.clone()).boxed_unsync()
+                })
             }
         }
     }

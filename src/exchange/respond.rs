@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderValue};
-use http::{Response, StatusCode, Version};
+use http::{Method, Response, StatusCode, Version};
 use serde_json::json;
 
 use super::body::AgentBody;
@@ -20,12 +20,13 @@ pub struct Form {
 impl Form {
     /// Reads from a request's head what its refusal would have to look like.
     #[must_use]
-    pub fn of(headers: &HeaderMap, version: Version) -> Self {
+    pub fn of(method: &Method, headers: &HeaderMap, version: Version) -> Self {
         let kind = headers
             .get(header::CONTENT_TYPE)
             .map_or(&b""[..], HeaderValue::as_bytes);
         Self {
-            grpc: kind.starts_with(b"application/grpc"),
+            // A CONNECT that is refused must not look like an open tunnel, whatever it calls its body.
+            grpc: method != Method::CONNECT && kind.starts_with(b"application/grpc"),
             version,
         }
     }
@@ -86,7 +87,11 @@ pub fn respond(refusal: &Refusal, id: RequestId, form: Form) -> Response<AgentBo
     // What was ambiguous may have been read to the wrong end: the connection has no second request.
     let ends = matches!(
         code,
-        Code::BadRequest | Code::AuthorityMismatch | Code::RequestTimeout | Code::HeadTooLarge
+        Code::BadRequest
+            | Code::AuthorityMismatch
+            | Code::RequestTimeout
+            | Code::HeadTooLarge
+            | Code::UpgradeNotSupported
     );
     if ends && form.version != Version::HTTP_2 {
         put(headers, "connection", "close");
@@ -230,7 +235,7 @@ mod tests {
             "content-type",
             HeaderValue::from_static("application/grpc+proto"),
         );
-        let form = Form::of(&headers, Version::HTTP_2);
+        let form = Form::of(&Method::POST, &headers, Version::HTTP_2);
         let response = answer(&Refusal::from(Code::PolicyDenied), form);
         assert_eq!(response.status(), 200);
         assert_eq!(response.headers()["grpc-status"], "7");

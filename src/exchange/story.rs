@@ -114,7 +114,7 @@ impl Exchange {
     /// The finished answer where there is no room for the line: an act that cannot be recorded is not done.
     pub fn open<B>(&self, request: &Request<B>) -> Result<Line, Box<Response<AgentBody>>> {
         let id = RequestId::from_random(random());
-        let form = Form::of(request.headers(), request.version());
+        let form = Form::of(request.method(), request.headers(), request.version());
         match self.audit.open(id) {
             Ok(record) => Ok(Line::open(record, self.metrics.clone(), id, form, request)),
             Err(_) => Err(Box::new(respond(

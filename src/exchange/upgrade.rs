@@ -50,23 +50,18 @@ impl Switch {
         let key = head
             .field(&header::SEC_WEBSOCKET_KEY)
             .map_or(&b""[..], HeaderValue::as_bytes);
-        let accepted = headers
-            .get(header::SEC_WEBSOCKET_ACCEPT)
-            .is_some_and(|v| v.as_bytes() == accept(key).as_bytes());
+        let one = |name: &header::HeaderName| headers.get_all(name).iter().nth(1).is_none();
+        let accepted = one(&header::SEC_WEBSOCKET_ACCEPT)
+            && headers
+                .get(header::SEC_WEBSOCKET_ACCEPT)
+                .is_some_and(|v| v.as_bytes() == accept(key).as_bytes());
         let websocket = headers
             .get(header::UPGRADE)
             .is_some_and(|v| v.as_bytes().eq_ignore_ascii_case(b"websocket"));
-        let offered = head
-            .field(&header::SEC_WEBSOCKET_PROTOCOL)
-            .and_then(|v| v.to_str().ok())
-            .unwrap_or_default();
-        let chosen = headers.get(header::SEC_WEBSOCKET_PROTOCOL);
-        let known = chosen.is_none_or(|c| {
-            offered
-                .split(',')
-                .any(|o| o.trim().as_bytes() == c.as_bytes())
-        });
-        if !(accepted && websocket && known) {
+        let protocol = one(&header::SEC_WEBSOCKET_PROTOCOL)
+            && chosen_was_offered(&headers, head, &header::SEC_WEBSOCKET_PROTOCOL);
+        let extensions = chosen_was_offered(&headers, head, &header::SEC_WEBSOCKET_EXTENSIONS);
+        if !(accepted && websocket && protocol && extensions) {
             return Err(Refusal::from(Code::UpstreamProtocolError)
                 .answered(StatusCode::SWITCHING_PROTOCOLS));
         }
@@ -107,6 +102,22 @@ impl Switch {
         *response.headers_mut() = headers;
         response
     }
+}
+
+/// Whether every name that the upstream chose is among those that the agent offered. Parameters of an extension may
+/// differ, its name may not.
+fn chosen_was_offered(answer: &HeaderMap, head: &BareHead, field: &header::HeaderName) -> bool {
+    fn names<'a>(values: impl Iterator<Item = &'a HeaderValue>) -> Vec<&'a str> {
+        let lines = values.filter_map(|value| value.to_str().ok());
+        let items = lines.flat_map(|line| line.split(','));
+        items
+            .map(|item| item.split(';').next().unwrap_or_default().trim())
+            .collect()
+    }
+    let offered = names(head.fields(field));
+    names(answer.get_all(field).iter())
+        .iter()
+        .all(|name| offered.contains(name))
 }
 
 fn accept(key: &[u8]) -> String {

@@ -26,6 +26,10 @@ where
     loop {
         let read = io.read(&mut buffer).await?;
         let not_tls = total == 0 && buffer[0] != HANDSHAKE;
+        if read == 0 && total == 0 {
+            // Opened and left: nothing was asked.
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
         if read == 0 || not_tls || total + read > HELLO_MAX {
             return Ok(None);
         }

@@ -24,10 +24,10 @@ use crate::audit::Event;
 use crate::ca::{CaError, Leaf, Origin};
 use crate::exchange::{AgentBody, Arrival, Door};
 use crate::metrics::LeafResult;
-use crate::vocab::{Authority, Host};
+use crate::vocab::{Authority, Code, Host};
 
 /// How long a ClientHello may take: a tunnel in which the server should speak first ends here.
-const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
+const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the rest of the handshake may take.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// TLS sessions remembered per host.
@@ -78,10 +78,17 @@ impl Doors {
     where
         I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        let hello = tokio::time::timeout(HELLO_TIMEOUT, hello::read(&mut io))
-            .await
-            .ok()?
-            .ok()??;
+        let hello = tokio::time::timeout(HELLO_TIMEOUT, hello::read(&mut io)).await;
+        let Some(hello) = hello.ok()?.ok()? else {
+            // Something else than TLS was spoken: nothing is dialled for it, and somebody should hear of it.
+            self.exchange.unread(
+                Code::BadRequest,
+                Door::Connect,
+                Some(agent.name()),
+                Some(authority),
+            );
+            return None;
+        };
         if !names_host(hello.client_hello().server_name(), authority.host()) {
             self.exchange.event(Event::SniMismatch {
                 agent: agent.name().clone(),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use http::header::PROXY_AUTHORIZATION;
+use http::header::{HeaderMap, HeaderName, HeaderValue, PROXY_AUTHORIZATION};
 use http::{Method, Request, Response, StatusCode};
 use http_body::Body;
 use hyper::body::Incoming;
@@ -156,7 +156,7 @@ impl Doors {
         let agent = self
             .agents
             .load()
-            .identify(request.headers().get(PROXY_AUTHORIZATION), on_loopback);
+            .identify(only(request.headers(), &PROXY_AUTHORIZATION), on_loopback);
         let agent = agent.map_err(|_| Refusal::from(Code::AgentUnauthenticated));
         if request.method() == Method::CONNECT {
             self.connect(request, agent, room).await
@@ -195,6 +195,13 @@ impl Doors {
             Err(refusal) => self.exchange.refuse(line, &refusal),
         }
     }
+}
+
+/// A field that stands once; of two, another reader might believe the other.
+fn only<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a HeaderValue> {
+    let mut lines = headers.get_all(name).iter();
+    let first = lines.next();
+    first.filter(|_| lines.next().is_none())
 }
 
 /// Whether a name in a TLS handshake is the host that was admitted.

@@ -50,15 +50,16 @@ impl Order {
     /// Judges one request by the rules that this is the order of.
     pub(super) fn judge(&self, rules: &[Rule], method: &str, path: &RequestPath) -> Judgement {
         let folded = atoms(path.compared());
-        let inside: Vec<&str> = folded
-            .strip_prefix('/')
-            .unwrap_or(&folded)
-            .split('/')
-            .collect();
-        let deny = self
-            .denies
-            .iter()
-            .find(|&&at| rules[at].mention(method).is_some() && rules[at].path().matches(&inside));
+        let inside = segments(&folded);
+        // A server may cut parameters and a last slash off before it looks: a deny must not be evaded by them.
+        let loose = path.loose();
+        let loose = loose.as_deref().map(atoms);
+        let loose = loose.as_deref().map(segments);
+        let deny = self.denies.iter().find(|&&at| {
+            let path = rules[at].path();
+            let meant = path.matches(&inside) || loose.as_ref().is_some_and(|l| path.matches(l));
+            meant && rules[at].mention(method).is_some()
+        });
         if let Some(&at) = deny {
             return Judgement::Denied(at);
         }
@@ -67,6 +68,10 @@ impl Order {
         });
         allow.map_or(Judgement::Silent, |&(_, at)| Judgement::Allowed(at))
     }
+}
+
+fn segments(path: &str) -> Vec<&str> {
+    path.strip_prefix('/').unwrap_or(path).split('/').collect()
 }
 
 /// Pairs of allows, earlier place first, that one request could match with nothing to choose between them. Each later

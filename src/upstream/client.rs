@@ -58,6 +58,7 @@ impl SendError {
     pub fn code(&self) -> Code {
         match self.failure {
             SendFailure::Body(BodyError::Agent) => Code::BadRequest,
+            SendFailure::Body(BodyError::Stalled) => Code::RequestTimeout,
             SendFailure::Body(BodyError::Cancelled) => Code::ServiceRevoked,
             SendFailure::Body(BodyError::Upstream) | SendFailure::Closed => Code::UpstreamReset,
             SendFailure::Internal => Code::Internal,
@@ -254,6 +255,7 @@ impl Fate {
             BodyError::Agent => 1,
             BodyError::Cancelled => 2,
             BodyError::Upstream => 3,
+            BodyError::Stalled => 4,
         };
         self.0.store(mark, Ordering::Release);
     }
@@ -263,6 +265,7 @@ impl Fate {
             1 => Some(BodyError::Agent),
             2 => Some(BodyError::Cancelled),
             3 => Some(BodyError::Upstream),
+            4 => Some(BodyError::Stalled),
             _ => None,
         }
     }

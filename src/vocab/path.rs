@@ -53,8 +53,8 @@ impl RequestPath {
         let compared = decode_unreserved(raw)?;
         let mut segments = compared[1..].split('/').peekable();
         while let Some(segment) = segments.next() {
-            // `..;x` is a dot segment to servers that cut path parameters first.
-            let bare = segment.split(';').next().unwrap_or_default();
+            // `..;x` is a dot segment to servers that cut path parameters first, `..%20` to some that trim.
+            let bare = without_parameters(segment);
             let empty_inside = segment.is_empty() && segments.peek().is_some();
             if empty_inside || bare == "." || bare == ".." {
                 return Err(PathError::Ambiguous);
@@ -76,11 +76,39 @@ impl RequestPath {
         &self.wire
     }
 
+    /// The path as a server might see it that cuts path parameters, outer spaces and a last slash; `None` where that
+    /// changes nothing. Only for refusing: what is sent stays as it is.
+    #[must_use]
+    pub fn loose(&self) -> Option<String> {
+        let compared = self.compared();
+        let cut: Vec<&str> = compared.split('/').map(without_parameters).collect();
+        let cut = cut.join("/");
+        let trimmed = cut
+            .strip_suffix('/')
+            .filter(|rest| !rest.is_empty())
+            .unwrap_or(&cut);
+        (trimmed != compared).then(|| trimmed.to_owned())
+    }
+
     /// The form that rules compare: escapes of unreserved characters decoded (RFC 3986 §6.2.2.2), others in upper case.
     #[must_use]
     pub fn compared(&self) -> &str {
         self.compared.as_deref().unwrap_or(&self.wire)
     }
+}
+
+/// A segment up to its first parameter (also behind an escaped semicolon), without escaped spaces at its end.
+fn without_parameters(segment: &str) -> &str {
+    let cut = segment
+        .find(';')
+        .into_iter()
+        .chain(segment.find("%3B"))
+        .min();
+    let mut rest = &segment[..cut.unwrap_or(segment.len())];
+    while let Some(shorter) = rest.strip_suffix("%20") {
+        rest = shorter;
+    }
+    rest
 }
 
 fn decode_unreserved(raw: &str) -> Result<Cow<'_, str>, PathError> {
@@ -97,6 +125,10 @@ fn decode_unreserved(raw: &str) -> Result<Cow<'_, str>, PathError> {
             continue;
         }
         let value = escape_at(bytes, i).ok_or(PathError::Malformed)?;
+        // Bytes that UTF-8 never has are how an overlong slash or dot is written.
+        if matches!(value, 0xc0 | 0xc1 | 0xf5..=0xff) {
+            return Err(PathError::Ambiguous);
+        }
         match value {
             b'/' | b'\\' | 0x00..=0x1f | 0x7f => return Err(PathError::Ambiguous),
             b'%' if escape_at_hex(bytes, i + 3) => return Err(PathError::Ambiguous),
@@ -167,8 +199,28 @@ mod tests {
             "/a%0d%0a",
             "/a%7f",
             "/a%252e",
+            "/a/..%3b/b",
+            "/a/%2e%2e%3Bx/b",
+            "/a/..%20/b",
+            "/a/%c0%ae%c0%ae/b",
         ] {
             assert_eq!(RequestPath::parse(raw), Err(PathError::Ambiguous), "{raw}");
+        }
+    }
+
+    #[test]
+    fn the_loose_form_is_what_a_careless_server_sees() {
+        for (raw, loose) in [
+            ("/a/b", None),
+            ("/", None),
+            ("/a/b/", Some("/a/b")),
+            ("/a/b;x=1", Some("/a/b")),
+            ("/a;y/b%3bz", Some("/a/b")),
+            ("/a/b%20", Some("/a/b")),
+            ("/a/b;/", Some("/a/b")),
+        ] {
+            let path = RequestPath::parse(raw).unwrap();
+            assert_eq!(path.loose().as_deref(), loose, "{raw}");
         }
     }
 

@@ -12,6 +12,8 @@ mod kit;
 #[cfg(test)]
 mod agents;
 #[cfg(test)]
+mod attacked;
+#[cfg(test)]
 mod audit;
 #[cfg(test)]
 mod bodies;

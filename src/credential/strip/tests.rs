@@ -218,3 +218,101 @@ fn cookies_stay_where_no_credential_is_ours() {
         .unwrap();
     assert_eq!(stripped.head.headers[header::COOKIE], "a=1; b=2");
 }
+
+#[test]
+fn names_that_sound_like_credentials_are_taken() {
+    let world = World::new();
+    let taken = [
+        "xi-api-key",
+        "x-gitlab-token",
+        "x-shopify-access-token",
+        "cf-access-client-secret",
+        "circle-token",
+        "x-auth",
+        "dd-api-key",
+        "cookie2",
+        "x-original-uri",
+        "remote-user",
+        "x-auth-request-email",
+        "x-tokenward",
+        "x-host",
+    ];
+    let kept = [
+        "x-csrf-token",
+        "x-continuation-token",
+        "x-request-id",
+        "idempotency-key",
+        "x-original",
+    ];
+    let fields: Vec<(&str, &str)> = taken.iter().chain(&kept).map(|name| (*name, "v")).collect();
+    let stripped = world
+        .strip(&Slot::Authorization, PlaceholderMode::Optional, "", &fields)
+        .unwrap();
+    assert_eq!(names(&stripped), kept);
+}
+
+#[test]
+fn trailers_lose_what_heads_lose() {
+    let own = HeaderName::from_static("x-corp-key");
+    let mut trailers = HeaderMap::new();
+    for name in [
+        "x-sum",
+        "x-corp-key",
+        "x-http-method-override",
+        "host",
+        "authorization",
+        "content-length",
+        "cookie",
+    ] {
+        trailers.append(
+            name.parse::<HeaderName>().unwrap(),
+            HeaderValue::from_static("1"),
+        );
+        trailers.append(
+            name.parse::<HeaderName>().unwrap(),
+            HeaderValue::from_static("2"),
+        );
+    }
+    let kept = strip_trailers(trailers, &Slot::Header(own));
+    assert_eq!(
+        kept.keys().map(HeaderName::as_str).collect::<Vec<_>>(),
+        ["x-sum"]
+    );
+    assert_eq!(kept.get_all("x-sum").iter().count(), 2);
+}
+
+#[test]
+fn escaped_and_semicolon_parameters_are_seen_through() {
+    let world = World::new();
+    let query = |text: &str| {
+        let stripped = world
+            .strip(&Slot::Authorization, PlaceholderMode::Optional, text, &[])
+            .unwrap();
+        stripped.head.query.map(String::from)
+    };
+    assert_eq!(query("access%5Ftoken=x&a=1"), Some("a=1".into()));
+    assert_eq!(query("%61ccess_token=x"), None);
+    assert_eq!(query("a=1;access_token=x"), Some("a=1".into()));
+    assert_eq!(query("a=1;b=%zz&%"), Some("a=1;b=%zz&%".into()));
+}
+
+#[test]
+fn subprotocols_that_carry_keys_are_left_out() {
+    let world = World::new();
+    let offered = [(
+        "sec-websocket-protocol",
+        "realtime, openai-insecure-api-key.sk-1, chat",
+    )];
+    let stripped = world
+        .strip(
+            &Slot::Authorization,
+            PlaceholderMode::Optional,
+            "",
+            &offered,
+        )
+        .unwrap();
+    assert_eq!(
+        stripped.head.headers[header::SEC_WEBSOCKET_PROTOCOL],
+        "realtime, chat"
+    );
+}
