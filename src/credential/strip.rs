@@ -250,7 +250,7 @@ pub fn strip(
     let mut removed = Vec::new();
     let mut seen = Seen::Nothing;
     for (name, value) in fields {
-        let credential = CREDENTIALS.contains(&name.as_str()) || bench.slot.header() == Some(name);
+        let credential = is_credential(name, bench.slot);
         if credential {
             seen = judge(seen, value, bench)?;
             if !removed.contains(name) {

@@ -125,8 +125,8 @@ fn decode_unreserved(raw: &str) -> Result<Cow<'_, str>, PathError> {
             continue;
         }
         let value = escape_at(bytes, i).ok_or(PathError::Malformed)?;
-        // Bytes that UTF-8 never has are how an overlong slash or dot is written.
-        if matches!(value, 0xc0 | 0xc1 | 0xf5..=0xff) {
+        // With these bytes begin overlong forms of slashes and dots, which UTF-8 does not have.
+        if matches!(value, 0xc0 | 0xc1) {
             return Err(PathError::Ambiguous);
         }
         match value {
