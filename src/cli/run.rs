@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{ExitCode, ExitStatus};
 
 use tokio::process::{Child, Command};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::args::Args;
 use super::serve::{close_process, config_path, data_runtime};
@@ -113,6 +113,8 @@ async fn supervise(
         .all()
         .into_iter()
         .filter(|(name, _)| !removed.holds(name));
+    // Before the command begins: a signal that came in between would end us and leave it behind.
+    let signals = Signals::listen()?;
     // A cleared environment with named variables: taking one out of our own is not safe beside threads.
     let spawned = Command::new(program)
         .args(arguments)
@@ -122,7 +124,7 @@ async fn supervise(
         .kill_on_drop(true)
         .spawn();
     match spawned {
-        Ok(child) => wait(child).await,
+        Ok(child) => wait(child, signals).await,
         Err(error) => {
             out::say(&format!(
                 "tokenward: {}: {error}",
@@ -139,15 +141,29 @@ async fn supervise(
 
 /// Waits for the command. A terminal sends its signals to the command as well; SIGTERM came to us alone and is passed
 /// on, so that the command can end in order.
-async fn wait(mut child: Child) -> Result<u8, Failure> {
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(Failure::of)?;
-    let mut terminate = signal(SignalKind::terminate()).map_err(Failure::of)?;
+async fn wait(mut child: Child, mut signals: Signals) -> Result<u8, Failure> {
     loop {
         tokio::select! {
             status = child.wait() => return status.map(exit_code).map_err(Failure::of),
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => pass_on(&child),
+            _ = signals.interrupt.recv() => {}
+            _ = signals.terminate.recv() => pass_on(&child),
         }
+    }
+}
+
+/// The signals that concern the command.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    fn listen() -> Result<Self, Failure> {
+        let of = |kind| signal(kind).map_err(Failure::of);
+        Ok(Self {
+            interrupt: of(SignalKind::interrupt())?,
+            terminate: of(SignalKind::terminate())?,
+        })
     }
 }
 

@@ -8,9 +8,11 @@ use rustix::process::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
 use tokenward::rehearsal::{Call, Options, Rehearsal, Service};
+use tokio::time::timeout;
 
 use crate::kit::{
-    API, KEYS, Served, Setup, Svc, ask, code, err, eventually, free_port, out, run, tokenward,
+    API, KEYS, PATIENCE, Served, Setup, Svc, ask, code, err, eventually, free_port, out, run,
+    tokenward,
 };
 
 /// A folder with a configuration in it, and nothing that runs.
@@ -384,7 +386,7 @@ async fn run_ends_as_its_command_does() {
 #[tokio::test(flavor = "multi_thread")]
 async fn run_passes_on_that_it_must_end() {
     let (folder, _rehearsal) = prepared(Setup::usual()).await;
-    let script = "trap 'echo ended; exit 5' TERM; echo begun > begun; while :; do sleep 0.05; done";
+    let script = "trap 'echo ended; exit 5' TERM; echo begun > begun; for i in $(seq 400); do sleep 0.05; done";
     let child = tokenward(folder.path())
         .args(["run", "--", "sh", "-c", script])
         .stdout(std::process::Stdio::piped())
@@ -394,7 +396,8 @@ async fn run_passes_on_that_it_must_end() {
     let pid = i32::try_from(child.id().unwrap()).unwrap();
     rustix::process::kill_process(rustix::process::Pid::from_raw(pid).unwrap(), Signal::TERM)
         .unwrap();
-    let ended = child.wait_with_output().await.unwrap();
+    let ended = timeout(PATIENCE, child.wait_with_output()).await;
+    let ended = ended.unwrap().unwrap();
     assert_eq!((code(&ended), out(&ended).as_str()), (5, "ended\n"));
 }
 
