@@ -73,7 +73,14 @@ pub(super) fn config_path(args: &Args) -> Result<std::path::PathBuf, Failure> {
     let defaults = ["tokenward.yaml", "/etc/tokenward/tokenward.yaml"];
     let found = defaults.iter().map(Path::new).find(|path| path.exists());
     found.map(Path::to_path_buf).ok_or_else(|| {
-        Failure("no configuration: neither ./tokenward.yaml nor /etc/tokenward/tokenward.yaml exists; name one with --config FILE, or see the whole job with `tokenward demo`".into())
+        let first = "no configuration: neither ./tokenward.yaml nor /etc/tokenward/tokenward.yaml exists; name one \
+                     with --config FILE";
+        let demo = if cfg!(feature = "demo") {
+            ", or see the whole job with `tokenward demo`"
+        } else {
+            ""
+        };
+        Failure(format!("{first}{demo}"))
     })
 }
 
