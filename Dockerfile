@@ -34,6 +34,7 @@ COPY --from=build --chown=65532:65532 /out/var/log /var/log
 # By number: Kubernetes' runAsNonRoot cannot judge a name.
 USER 65532:65532
 EXPOSE 8080 9091
+# buildah and podman leave this out, with a warning, unless told `--format docker`: OCI's format has no place for it.
 HEALTHCHECK --interval=10s --timeout=3s --start-period=5s --retries=3 CMD ["/usr/local/bin/tokenward", "healthcheck"]
 ENTRYPOINT ["/usr/local/bin/tokenward"]
 CMD ["serve"]
