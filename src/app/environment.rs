@@ -7,19 +7,10 @@ use std::path::Path;
 use crate::vocab::{AgentName, Secret};
 
 /// Variables that name the proxy.
-pub const PROXY_VARIABLES: [&str; 8] = [
-    "HTTPS_PROXY",
-    "HTTP_PROXY",
-    "https_proxy",
-    "http_proxy",
-    "ALL_PROXY",
-    "all_proxy",
-    "NO_PROXY",
-    "no_proxy",
-];
+const PROXY: [&str; 4] = ["HTTPS_PROXY", "HTTP_PROXY", "https_proxy", "http_proxy"];
 
 /// Variables that name trusted roots; all take the bundle, only `NODE_EXTRA_CA_CERTS` adds to what a client has.
-pub const TRUST_VARIABLES: [&str; 15] = [
+const TRUST: [&str; 13] = [
     "SSL_CERT_FILE",
     "CURL_CA_BUNDLE",
     "REQUESTS_CA_BUNDLE",
@@ -33,8 +24,6 @@ pub const TRUST_VARIABLES: [&str; 15] = [
     "DENO_CERT",
     "npm_config_cafile",
     "NODE_EXTRA_CA_CERTS",
-    "SSL_CERT_DIR",
-    "NODE_USE_ENV_PROXY",
 ];
 
 /// How one agent reaches the proxy.
@@ -56,14 +45,14 @@ pub fn environment(
     let proxy = proxy_url(access);
     let mut variables: Vec<(String, String)> = Vec::new();
     let mut set = |name: &str, value: &str| variables.push((name.to_owned(), value.to_owned()));
-    for name in &PROXY_VARIABLES[..4] {
+    for name in PROXY {
         set(name, &proxy);
     }
     // Empty, not unset: an inherited exception would be a way around the proxy.
     set("NO_PROXY", "");
     set("no_proxy", "");
     let bundle = access.bundle.to_string_lossy();
-    for name in &TRUST_VARIABLES[..13] {
+    for name in TRUST {
         set(name, &bundle);
     }
     set("NODE_USE_ENV_PROXY", "1");

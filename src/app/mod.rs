@@ -14,7 +14,7 @@ mod running;
 
 pub use authority::{Custody, custody};
 pub use build::start;
-pub use environment::{Access, PROXY_VARIABLES, TRUST_VARIABLES, environment};
+pub use environment::{Access, environment};
 pub use error::StartError;
 pub use hygiene::{Closed, close};
 pub use running::{Running, Seat};

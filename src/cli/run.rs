@@ -13,7 +13,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use super::args::Args;
 use super::serve::{close_process, config_path, data_runtime};
 use super::{Failure, env, out};
-use crate::app::{self, PROXY_VARIABLES, Running, TRUST_VARIABLES};
+use crate::app::{self, Running};
 use crate::audit::SinkSettings;
 use crate::config::{self, Plan, ProxyAddress, SecretReading};
 use crate::vocab::Clock;
@@ -89,10 +89,12 @@ struct Removed(Vec<String>);
 
 impl Removed {
     fn of(plan: &Plan) -> Self {
-        let ours = PROXY_VARIABLES
+        let environment = config::environment();
+        let ways_around = environment
+            .proxy_variables()
             .iter()
-            .chain(&TRUST_VARIABLES)
-            .map(|name| (*name).to_owned());
+            .chain(environment.ca_variables());
+        let ours = ways_around.map(|name| (*name).to_owned());
         Self(plan.secret_variables.iter().cloned().chain(ours).collect())
     }
 
