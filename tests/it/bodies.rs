@@ -302,6 +302,7 @@ async fn the_body_is_asked_for_only_when_it_is_wanted() {
     assert_eq!(read_head(&mut tls).await.status(), 100);
     tls.write_all(b"body").await.unwrap();
     assert_eq!(read_head(&mut tls).await.status(), 200);
+    drop(tls);
 
     let mut tls = house.inside(API).await;
     tls.write_all(head("/v2/upload").as_bytes()).await.unwrap();
