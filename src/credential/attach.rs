@@ -9,7 +9,6 @@ use http::{Request, Uri, Version};
 use http_body_util::combinators::UnsyncBoxBody;
 
 use super::lease::{Form, Lease};
-use super::nonces::Nonces;
 use super::strip::{BareHead, Intent};
 use crate::proof::{self, HtuProfile, Jti, Nonce, ProofClaims};
 use crate::vocab::{Authority, Code};
@@ -46,8 +45,10 @@ pub struct Wire<'a> {
     pub pseudonym: &'a str,
 }
 
-/// Time and randomness of one proof; each is used once.
+/// What makes one proof unlike every other; used once.
 pub struct Stamp {
+    /// The nonce to answer with, where the API has given one (RFC 9449 §9).
+    pub nonce: Option<Nonce>,
     /// Seconds since 1970, by the API's clock as far as we know it.
     pub iat: i64,
     /// Fresh random identifier.
@@ -110,7 +111,6 @@ pub fn attach<C>(
     lease: &Lease,
     connection: C,
     wire: &Wire<'_>,
-    nonces: &Nonces,
     stamp: Stamp,
 ) -> Result<Armed<C>, AttachError> {
     let h2 = wire.version == Version::HTTP_2;
@@ -125,21 +125,20 @@ pub fn attach<C>(
     *request.headers_mut() = head.headers.clone();
     hop_fields(request.headers_mut(), head, wire)?;
     // From here on nothing else touches the fields: the credential is what goes out.
-    let (mut jti, mut nonce) = (None, None);
+    let mut used = None;
     match lease.form() {
         Form::Dpop {
             authorization,
             ath,
             signer,
         } => {
-            nonce = nonces.current(&wire.authority.origin(), signer.thumbprint());
             let claims = ProofClaims {
                 htm: head.method.as_str(),
                 htu: &proof::htu(wire.authority, &head.path, wire.htu),
                 iat: stamp.iat,
                 jti: &stamp.jti,
                 ath: Some(ath),
-                nonce: nonce.as_ref(),
+                nonce: stamp.nonce.as_ref(),
             };
             let proof = signer.proof(&claims).map_err(|_| AttachError::Proof)?;
             let mut proof = value(proof.as_str())?;
@@ -148,13 +147,14 @@ pub fn attach<C>(
             request
                 .headers_mut()
                 .insert(header::AUTHORIZATION, authorization.clone());
-            jti = Some(stamp.jti);
+            used = Some((stamp.jti, stamp.nonce));
         }
         Form::Field { name, value } => {
             request.headers_mut().insert(name.clone(), value.clone());
         }
         Form::Nothing => {}
     }
+    let (jti, nonce) = used.map_or((None, None), |(jti, nonce)| (Some(jti), nonce));
     Ok(Armed {
         connection,
         request,

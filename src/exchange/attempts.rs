@@ -64,6 +64,7 @@ enum Next {
     Again,
     Done(Box<Reply>),
     FreshLease,
+    FreshNonce(Nonce),
 }
 
 /// Sends a request until an answer stands.
@@ -78,8 +79,10 @@ pub(super) async fn run(
 ) -> Result<(Reply, Used), Refusal> {
     let mut spent = Spent::default();
     let mut lease = lend(exchange, crossing, line).await?;
+    let mut demanded = None;
     for _ in 0..ROUNDS {
-        let (sent_nonce, outcome) = attempt(exchange, crossing, &mut bare, &lease, line).await?;
+        let (sent_nonce, outcome) =
+            attempt(exchange, crossing, &mut bare, &lease, demanded.take(), line).await?;
         let round = Round {
             exchange,
             crossing,
@@ -99,6 +102,7 @@ pub(super) async fn run(
                 ));
             }
             Next::FreshLease => lease = lend(exchange, crossing, line).await?,
+            Next::FreshNonce(nonce) => demanded = Some(nonce),
             Next::Again => {}
         }
     }
@@ -126,6 +130,7 @@ async fn attempt(
     crossing: &Crossing<'_>,
     bare: &mut Bare,
     lease: &Lease,
+    demanded: Option<Nonce>,
     line: &mut Line,
 ) -> Result<Attempt, Refusal> {
     let Crossing { permit, service } = crossing;
@@ -150,19 +155,17 @@ async fn attempt(
         .wall()
         .seconds()
         .saturating_add(service.offset().into());
+    // The nonce of a challenge answers that challenge: of one that is good once, another request may have had the use.
+    let nonce = demanded.or_else(|| {
+        let origin = permit.authority().origin();
+        exchange.nonces.current(&origin, lease.thumbprint()?)
+    });
     let stamp = Stamp {
+        nonce,
         iat,
         jti: Jti::from_random(random()),
     };
-    let armed = credential::attach(
-        &bare.head,
-        body,
-        lease,
-        connection,
-        &wire,
-        &exchange.nonces,
-        stamp,
-    )?;
+    let armed = credential::attach(&bare.head, body, lease, connection, &wire, stamp)?;
     line.attempted(armed.jti());
     if armed.jti().is_some() {
         exchange.metrics.dpop_proof(permit.service().as_str());
@@ -339,13 +342,11 @@ impl Round<'_> {
     fn after_nonce_challenge(&self, fresh: Option<Nonce>, spent: &mut Spent) -> Result<Next, Code> {
         let service = self.crossing.permit.service().as_str();
         self.exchange.metrics.nonce_challenge(service, Peer::Api);
-        let useful = fresh.is_some() && fresh != self.sent_nonce;
-        if spent.nonce || !useful {
-            return Err(Code::DpopNonceLoop);
-        }
+        let useful = fresh.filter(|fresh| Some(fresh) != self.sent_nonce.as_ref());
+        let nonce = useful.filter(|_| !spent.nonce).ok_or(Code::DpopNonceLoop)?;
         spent.nonce = true;
         if self.bare.body.can_be_sent() {
-            Ok(Next::Again)
+            Ok(Next::FreshNonce(nonce))
         } else {
             Err(Code::DpopNonceRetry)
         }
