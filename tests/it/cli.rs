@@ -467,7 +467,14 @@ async fn a_restart_keeps_what_agents_hold() {
             .status,
         200
     );
-    // A crash leaves a file that can be continued.
+    // A crash leaves a file that can be continued. Lines are written behind the answer, so the last one is waited for.
+    let requests = || {
+        served
+            .file("audit.jsonl")
+            .matches("\"event\":\"request\"")
+            .count()
+    };
+    eventually("the second request's line", || requests() == 2).await;
     served.signal(Signal::KILL);
     served.wait().await;
     served.again().await;
