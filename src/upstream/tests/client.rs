@@ -2,8 +2,8 @@ use tower::ServiceExt as _;
 
 use super::kit::*;
 use crate::credential::{
-    Armed, Bench, InstanceKey, Intent, Lease, LeaseFacts, Nonces, PlaceholderMode, Placeholders,
-    Slot, Stamp, Wire, attach, strip,
+    Armed, Bench, InstanceKey, Intent, Lease, LeaseFacts, PlaceholderMode, Placeholders, Slot,
+    Stamp, Wire, attach, strip,
 };
 use crate::proof::{HtuProfile, Jti};
 use crate::upstream::*;
@@ -44,11 +44,11 @@ fn arm(connection: Connection, authority: &Authority) -> Armed<Connection> {
         pseudonym: "tokenward-1",
     };
     let stamp = Stamp {
+        nonce: None,
         iat: 0,
         jti: Jti::from_random([1; 16]),
     };
-    let nonces = Nonces::new(1);
-    attach(&head, nothing(), &lease, connection, &wire, &nonces, stamp).unwrap()
+    attach(&head, nothing(), &lease, connection, &wire, stamp).unwrap()
 }
 
 #[tokio::test]
