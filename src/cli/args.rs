@@ -64,7 +64,7 @@ pub(super) enum Verb {
     Explain {
         /// The method, e.g. GET
         method: String,
-        /// The URL, e.g. https://api.example/v1/items
+        /// The URL, with its scheme: `https://api.example/v1/items`
         url: String,
         /// Which agent
         #[arg(long)]

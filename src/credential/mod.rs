@@ -2,7 +2,7 @@
 //!
 //! The room holds the door between the two wings ([`Source`]: the hot path borrows a [`Lease`], the control wing
 //! implements the lending) and the types that make a mistake impossible: a [`Bare`](BareHead) head carries nothing
-//! that the agent sent as a credential, and an [`Armed`] request can only come from [`attach`], which took a lease.
+//! that the agent sent as a credential, and an [`Armed`] request can only come from [`attach()`], which took a lease.
 //!
 //! It knows nothing of OAuth, configuration or sockets. Serves RFC 9449 §4 and §7 (proofs on requests), RFC 9110
 //! §7.6.1 (hop-by-hop fields). Invariant: nothing removes or adds a field after the credential was set.

@@ -1,7 +1,7 @@
 //! Takes everything off a request that the agent could have meant as a credential, or as an order to a proxy.
 //!
 //! What is removed does not depend on whether a token can be had: a placeholder is never forwarded. The outcome is a
-//! [`BareHead`], the only thing that [`attach`](super::attach) accepts.
+//! [`BareHead`], the only thing that [`attach`](super::attach()) accepts.
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, request};
