@@ -130,7 +130,10 @@ const VARIANTS: &Exceptions = &[
     ("upstream/key.rs", "pool-unkeyed"),
     ("upstream/pool.rs", "pool-unkeyed"),
     ("upstream/tls.rs", "echo-upstream-errors"),
-    ("upstream/variant.rs", "trusts-any-certificate"),
+    (
+        "upstream/variant.rs",
+        "framing-kept, trusts-any-certificate",
+    ),
     ("vocab/path.rs", "path-as-sent"),
 ];
 

@@ -40,7 +40,7 @@ variants! {
     DialsFirst = "dials-first",
     /// What upstreams, resolvers and the system said stands in refusals.
     EchoUpstreamErrors = "echo-upstream-errors",
-    /// Framing is the agent's: contradictory lengths are taken and sent on, and so are trailers.
+    /// Contradictory lengths are taken, the agent's framing and trailers are sent on, and a chunked head has a length too.
     FramingKept = "framing-kept",
     /// Inside a tunnel the `Host` field says where a request goes and which service it is for.
     HostTrusting = "host-trusting",
