@@ -277,8 +277,6 @@ pub fn strip(
         {
             // An authenticated cookie would be a token of the agent's own, outliving every revocation.
             removed.push(name.clone());
-        } else if broken(Variant::FramingKept) && frames(name) {
-            kept.append(name.clone(), value.clone());
         } else if may_pass(name) && !nominated.iter().any(|n| n == name.as_str()) {
             kept.append(name.clone(), value.clone());
         }
@@ -320,11 +318,6 @@ fn sounds_like_a_credential(name: &str) -> bool {
     ends && !TOKENS_OF_OTHER_KINDS.iter().any(|word| name.contains(word))
 }
 
-/// Whether a field says where a message ends.
-fn frames(name: &HeaderName) -> bool {
-    *name == header::CONTENT_LENGTH || *name == header::TRANSFER_ENCODING
-}
-
 fn may_pass(name: &HeaderName) -> bool {
     let name = name.as_str();
     // `X_Forwarded_Host` becomes `X-Forwarded-Host` in servers that map fields to CGI variables.
@@ -333,7 +326,9 @@ fn may_pass(name: &HeaderName) -> bool {
         || ROLE_BEGINNINGS
             .iter()
             .any(|beginning| name.starts_with(beginning));
-    !underscore && !role && !HOP_FIELDS.contains(&name)
+    let framing =
+        broken(Variant::FramingKept) && matches!(name, "content-length" | "transfer-encoding");
+    !underscore && !role && (!HOP_FIELDS.contains(&name) || framing)
 }
 
 /// What remains of an agent's trailers: they may not bring in what the head may not (RFC 9110 §6.5.1).
