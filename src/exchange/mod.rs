@@ -13,6 +13,8 @@ mod attempts;
 mod blind;
 mod body;
 mod ending;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod guard;
 mod kept;
 mod plan;

@@ -9,6 +9,8 @@
 
 mod accept;
 mod connect;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod hello;
 mod intercept;
 mod linger;
