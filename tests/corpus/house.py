@@ -85,7 +85,7 @@ class House:
         ca = f'ca: {{file: "{self.dir / "origins.pem"}"}}'
         if self.private:
             return f"upstream: {{{ca}}}"
-        origin = self.origins[host]
+        origin = self.sinks[host]
         return f"upstream: {{{ca}, connect: \"{origin.address}:{origin.port}\", allow_private: true}}"
 
     def write_config(self):
@@ -165,7 +165,7 @@ services:{written}""")
         for host, path in [("api.ro.test", "/v1/items/1"), ("api.rw.test", "/v1/items"), ("echo.test", "/")]:
             answer = self.A.get(host, path)
             fail_unless(answer.status == 200, "warm up", host, answer.status, answer.body[:300], self.ro.refusals[-1:])
-        self.secrets_planted = None
+        wait_until("the warm-up's lines", lambda: len([l for l in self.lines() if l["event"] == "request"]) >= 3)
         self.baseline = self.memory()
 
     def placeholder(self, who):

@@ -20,3 +20,5 @@ const server = https.createServer({ cert: fs.readFileSync(certificate), key: fs.
 });
 server.on("secureConnection", (socket) => { socket.number = ++connections; });
 server.listen(+port, address, () => tell({ port: server.address().port }));
+// It ends with who started it.
+process.stdin.on("end", () => process.exit(0)).resume();

@@ -1,6 +1,7 @@
 """Foreign parsers as origins: what they understood is compared with the audit. h11 is an origin like the others; Node's
 and nginx's are processes."""
 
+import atexit
 import json
 import shutil
 import subprocess
@@ -21,7 +22,7 @@ class Node:
         certificate, key = context.files
         self.process = subprocess.Popen(
             ["node", HERE / "node.js", self.address, "443" if house.private else "0", certificate, key],
-            stdout=subprocess.PIPE, text=True)
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.port = json.loads(self.process.stdout.readline())["port"]
         self.accepted = []
         threading.Thread(target=self.read, daemon=True).start()
@@ -66,7 +67,9 @@ http {{
 }}
 """)
         binary = shutil.which("nginx") or "/usr/sbin/nginx"
-        self.process = subprocess.Popen([binary, "-c", dir / "nginx.conf", "-p", dir], stderr=subprocess.DEVNULL)
+        self.process = subprocess.Popen([binary, "-c", dir / "nginx.conf", "-p", dir], stdin=subprocess.DEVNULL,
+                                        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        atexit.register(self.process.kill)
 
     @property
     def records(self):
