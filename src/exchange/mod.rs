@@ -22,6 +22,8 @@ mod respond;
 mod settings;
 mod story;
 mod upgrade;
+#[cfg(feature = "variants")]
+mod variant;
 
 pub use arrival::{Arrival, Door, absolute_authority};
 pub use body::AgentBody;
@@ -32,3 +34,5 @@ pub use refusal::Refusal;
 pub use respond::{Form, respond};
 pub use settings::{ServiceSettings, Timeouts};
 pub use story::{Deps, Exchange};
+#[cfg(feature = "variants")]
+pub use variant::Ride;

@@ -24,7 +24,8 @@ use crate::audit::Event;
 use crate::ca::{CaError, Leaf, Origin};
 use crate::exchange::{AgentBody, Arrival, Door};
 use crate::metrics::LeafResult;
-use crate::vocab::{Authority, Code, Host};
+use crate::vocab::variant::{Variant, broken};
+use crate::vocab::{Authority, Code, Host, Scheme};
 
 /// How long a ClientHello may take: a tunnel in which the server should speak first ends here.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
@@ -55,7 +56,15 @@ impl Doors {
         let doors = self.clone();
         let caller = Arc::new((agent, authority));
         let whose = caller.clone();
-        let service = service_fn(move |request| {
+        #[cfg(feature = "variants")]
+        let ride = crate::exchange::Ride::default();
+        #[cfg_attr(
+            not(feature = "variants"),
+            expect(unused_mut, reason = "a variant writes into it")
+        )]
+        let service = service_fn(move |mut request: Request<Incoming>| {
+            #[cfg(feature = "variants")]
+            request.extensions_mut().insert(ride.clone());
             let (doors, caller) = (doors.clone(), caller.clone());
             async move { Ok::<_, Infallible>(doors.inside(request, &caller.0, &caller.1).await) }
         });
@@ -183,6 +192,8 @@ impl Doors {
         agent: &Agent,
         authority: &Authority,
     ) -> Response<AgentBody> {
+        let named = broken(Variant::HostTrusting).then(|| told(&request));
+        let authority = named.as_ref().and_then(Option::as_ref).unwrap_or(authority);
         let mut line = match self.exchange.open(&request) {
             Ok(line) => line,
             Err(answer) => return *answer,
@@ -196,6 +207,16 @@ impl Doors {
             Err(refusal) => self.exchange.refuse(line, &refusal),
         }
     }
+}
+
+/// What the request itself calls its destination; believed by a broken variant alone.
+fn told(request: &Request<Incoming>) -> Option<Authority> {
+    let field = request.headers().get(http::header::HOST);
+    let name = match field {
+        Some(field) => field.to_str().ok()?,
+        None => request.uri().authority()?.as_str(),
+    };
+    Authority::parse(Scheme::Https, name).ok()
 }
 
 fn server_config(leaf: Arc<CertifiedKey>) -> Result<ServerConfig, CaError> {
