@@ -204,6 +204,8 @@ fn exchange(
         metrics: tools.metrics.clone(),
         clock: tools.clock.clone(),
         pseudonym: pseudonym(instance),
+        replay_total: plan.limits.replay_total,
+        body_floor: plan.limits.body_floor,
     }))
 }
 

@@ -13,6 +13,7 @@ use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep, sleep};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
+use super::floor::{BodyFloor, FloorMeter};
 use super::guard;
 use super::record::Line;
 use crate::credential::{self, BodyError, Slot};
@@ -95,20 +96,83 @@ pub(super) struct Progress {
     pub(super) waits_for_agent: AtomicBool,
 }
 
+/// Holds an upload to its floor: measures how long it waits for the agent.
+pub(super) struct Pace {
+    /// `None`: it may be as slow as it likes.
+    meter: Option<FloorMeter>,
+    waits_since: Option<Instant>,
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl Pace {
+    pub(super) fn new(floor: Option<BodyFloor>) -> Self {
+        Self {
+            meter: floor.map(FloorMeter::new),
+            waits_since: None,
+            timer: None,
+        }
+    }
+
+    /// Nothing is there, and the upstream would take it. Ready where the agent was too slow.
+    fn poll_waiting(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(meter) = &mut self.meter else {
+            return Poll::Pending;
+        };
+        let mut begun = *self.waits_since.get_or_insert_with(|| {
+            let now = Instant::now();
+            if let Some(timer) = &mut self.timer {
+                timer.as_mut().reset(now + meter.left());
+            }
+            now
+        });
+        let timer = self
+            .timer
+            .get_or_insert_with(|| Box::pin(sleep(meter.left())));
+        while timer.as_mut().poll(cx).is_ready() {
+            let now = Instant::now();
+            if !meter.came(now - begun, 0) {
+                return Poll::Ready(());
+            }
+            begun = now;
+            self.waits_since = Some(now);
+            timer.as_mut().reset(now + meter.left());
+        }
+        Poll::Pending
+    }
+
+    /// Bytes came. `false`: too few for the time that was waited.
+    fn came(&mut self, bytes: usize) -> bool {
+        let waited = self
+            .waits_since
+            .take()
+            .map_or(Duration::ZERO, |t| t.elapsed());
+        let meter = self.meter.as_mut();
+        meter.is_none_or(|meter| meter.came(waited, bytes))
+    }
+}
+
 /// The agent's body on its way to the upstream.
 pub(super) struct Upload {
     inner: Incoming,
     slot: Slot,
     watch: Watch,
+    pace: Pace,
     progress: Arc<Progress>,
 }
 
 impl Upload {
-    pub(super) fn new(inner: Incoming, slot: Slot, watch: Watch, progress: Arc<Progress>) -> Self {
+    pub(super) fn new(
+        inner: Incoming,
+        slot: Slot,
+        watch: Watch,
+        pace: Pace,
+        progress: Arc<Progress>,
+    ) -> Self {
         Self {
             inner,
             slot,
             watch,
+            pace,
             progress,
         }
     }
@@ -128,6 +192,9 @@ impl Body for Upload {
         }
         let Poll::Ready(frame) = Pin::new(&mut this.inner).poll_frame(cx) else {
             this.progress.waits_for_agent.store(true, Ordering::Relaxed);
+            if this.pace.poll_waiting(cx).is_ready() {
+                return Poll::Ready(Some(Err(BodyError::Stalled)));
+            }
             return match ready!(this.watch.poll_end(cx)) {
                 Stop::Cancelled => Poll::Ready(Some(Err(BodyError::Cancelled))),
                 Stop::Silent => Poll::Ready(Some(Err(BodyError::Stalled))),
@@ -138,6 +205,10 @@ impl Body for Upload {
             .waits_for_agent
             .store(false, Ordering::Relaxed);
         this.progress.frames.fetch_add(1, Ordering::Relaxed);
+        let data = frame.as_ref().and_then(|f| f.as_ref().ok()?.data_ref());
+        if !this.pace.came(data.map_or(0, Bytes::len)) && data.is_some() {
+            return Poll::Ready(Some(Err(BodyError::Stalled)));
+        }
         Poll::Ready(match frame {
             Some(Ok(frame)) => Some(Ok(outgoing(frame, &this.slot, &this.progress))),
             Some(Err(_)) => Some(Err(BodyError::Agent)),
