@@ -173,6 +173,7 @@ fn data_wing(
         agents: Agents::new(plan.agents.clone()),
         leaves: Arc::new(Leaves::new(root, tools.clock.clone(), LEAVES)?),
         metrics: tools.metrics.clone(),
+        clock: tools.clock.clone(),
         limits: limits(plan),
     });
     Ok(Wing {
@@ -214,6 +215,7 @@ fn limits(plan: &Plan) -> Limits {
         connections: plan.limits.connections,
         per_agent: plan.limits.agent_connections,
         streams: u32::try_from(plan.limits.agent_streams).unwrap_or(u32::MAX),
+        requests_per_second: plan.limits.agent_requests,
         request_head: plan.limits.request_head,
     }
 }

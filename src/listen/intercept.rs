@@ -16,9 +16,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::server::{StartHandshake, TlsStream};
 
 use super::accept::Doors;
-use super::connect::Room;
 use super::hello;
-use super::proxy::{HEAD_SLACK, HEAD_TIMEOUT, Whose, names_host};
+use super::proxy::{Caller, HEAD_SLACK, HEAD_TIMEOUT, Whose, names_host};
 use crate::agent::Agent;
 use crate::audit::Event;
 use crate::ca::{CaError, Leaf, Origin};
@@ -38,34 +37,28 @@ const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
 
 impl Doors {
     /// Serves the requests of one tunnel.
-    pub(super) async fn intercept<I>(
-        self: Arc<Self>,
-        io: I,
-        agent: Agent,
-        authority: Authority,
-        room: Room,
-    ) where
+    pub(super) async fn intercept<I>(self: Arc<Self>, io: I, caller: Caller, authority: Authority)
+    where
         I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        let greeted = self.handshake(io, &agent, &authority);
+        let greeted = self.handshake(io, &caller.agent, &authority);
         let Some(Some(stream)) = self.draining.run_until_cancelled(greeted).await else {
             return;
         };
         let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
         let doors = self.clone();
-        let caller = Arc::new((agent, authority));
-        let whose = caller.clone();
+        let tunnel = Arc::new((caller, authority));
+        let whose = tunnel.clone();
         let service = service_fn(move |request| {
-            let (doors, caller) = (doors.clone(), caller.clone());
-            async move { Ok::<_, Infallible>(doors.inside(request, &caller.0, &caller.1).await) }
+            let (doors, tunnel) = (doors.clone(), tunnel.clone());
+            async move { Ok::<_, Infallible>(doors.inside(request, &tunnel.0, &tunnel.1).await) }
         });
         if h2 {
             self.serve_http2(stream, service).await;
         } else {
-            let whose = Whose::Tunnel(&whose.0, &whose.1);
+            let whose = Whose::Tunnel(&whose.0.agent, &whose.1);
             self.serve_http1(stream, service, whose).await;
         }
-        drop(room);
     }
 
     /// The TLS handshake: the name is compared before a leaf is looked for.
@@ -180,16 +173,18 @@ impl Doors {
     async fn inside(
         &self,
         request: Request<Incoming>,
-        agent: &Agent,
+        caller: &Caller,
         authority: &Authority,
     ) -> Response<AgentBody> {
+        let Caller { agent, quota } = caller;
+        let counted = self.paced(quota.request(self.clock.now())).await;
         let mut line = match self.exchange.open(&request) {
             Ok(line) => line,
             Err(answer) => return *answer,
         };
         line.at(Door::Connect, Some(agent.name()), Some(authority));
-        let arrival = self
-            .head_fits(&request)
+        let arrival = counted
+            .and_then(|()| self.head_fits(&request))
             .and_then(|()| Arrival::new(agent.clone(), authority.clone(), Door::Connect, request));
         match arrival {
             Ok(arrival) => Box::pin(self.exchange.answer(arrival, line)).await,
