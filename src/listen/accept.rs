@@ -5,8 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use quick_cache::sync::Cache;
-use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
@@ -14,14 +12,13 @@ use tokio_util::task::TaskTracker;
 
 use super::crowd::{Crowd, Source};
 use super::quota::{Guest, Quotas, Strangers};
+use super::tls::Interception;
 use crate::agent::Agents;
-use crate::ca::Leaves;
+use crate::ca::{CaError, Leaves};
 use crate::exchange::{Ending, Exchange};
 use crate::metrics::Metrics;
-use crate::vocab::{Clock, Host};
+use crate::vocab::Clock;
 
-/// TLS configurations kept, one per host; as many as leaves.
-const CONFIGS: usize = 10_000;
 /// How long to rest when the system has no room for another socket: at first, and at most.
 const REST_FIRST: Duration = Duration::from_millis(10);
 const REST_MOST: Duration = Duration::from_millis(500);
@@ -69,7 +66,7 @@ pub struct Doors {
     pub(super) leaves: Arc<Leaves>,
     pub(super) metrics: Metrics,
     pub(super) limits: Limits,
-    pub(super) configs: Cache<Host, Arc<ServerConfig>>,
+    pub(super) interception: Interception,
     pub(super) clock: Clock,
     pub(super) quotas: Quotas,
     pub(super) strangers: Strangers,
@@ -82,8 +79,10 @@ pub struct Doors {
 
 impl Doors {
     /// Puts the doors together; nothing listens yet.
-    #[must_use]
-    pub fn new(setup: DoorsSetup) -> Arc<Self> {
+    ///
+    /// # Errors
+    /// [`CaError::Signing`] where TLS cannot be set up.
+    pub fn new(setup: DoorsSetup) -> Result<Arc<Self>, CaError> {
         let DoorsSetup {
             exchange,
             agents,
@@ -93,13 +92,13 @@ impl Doors {
             limits,
         } = setup;
         let Ending { tasks, cut } = exchange.ending().clone();
-        Arc::new(Self {
+        Ok(Arc::new(Self {
             exchange,
             agents: ArcSwap::from_pointee(agents),
             leaves,
             metrics,
             limits,
-            configs: Cache::new(CONFIGS),
+            interception: Interception::new()?,
             clock,
             quotas: Quotas::new(limits),
             strangers: Strangers::new(),
@@ -108,7 +107,7 @@ impl Doors {
             tasks,
             cut,
             draining: CancellationToken::new(),
-        })
+        }))
     }
 
     /// Replaces who may call; open tunnels stay with the agent that opened them.

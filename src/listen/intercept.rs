@@ -10,27 +10,25 @@ use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls::ServerConfig;
-use rustls::server::ServerSessionMemoryCache;
-use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::{Instant, timeout_at};
 use tokio_rustls::server::{StartHandshake, TlsStream};
 
 use super::accept::Doors;
 use super::hello;
 use super::proxy::{Caller, HEAD_SLACK, HEAD_TIMEOUT, Whose, names_host};
-use crate::agent::Agent;
+use super::quota::Quota;
 use crate::audit::Event;
-use crate::ca::{CaError, Leaf, Origin};
+use crate::ca::{Leaf, Origin};
 use crate::exchange::{AgentBody, Arrival, Door};
 use crate::metrics::LeafResult;
 use crate::vocab::{Authority, Code, Host};
 
-/// How long a ClientHello may take: a tunnel in which the server should speak first ends here.
-const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long the rest of the handshake may take.
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// TLS sessions remembered per host.
-const SESSIONS: usize = 64;
+/// How long a TLS handshake may take, from the opening of the tunnel to its end: a tunnel in which the server should
+/// speak first ends here, and so does one that brings its ClientHello byte by byte.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a handshake waits for its turn where its agent asks for too many certificates at once.
+const MINT_PATIENCE: Duration = Duration::from_secs(2);
 /// Flow-control windows towards the agent.
 const STREAM_WINDOW: u32 = 1024 * 1024;
 const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
@@ -41,7 +39,7 @@ impl Doors {
     where
         I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        let greeted = self.handshake(io, &caller.agent, &authority);
+        let greeted = self.handshake(io, &caller, &authority);
         let Some(Some(stream)) = self.draining.run_until_cancelled(greeted).await else {
             return;
         };
@@ -65,21 +63,25 @@ impl Doors {
     async fn handshake<I>(
         &self,
         mut io: I,
-        agent: &Agent,
+        caller: &Caller,
         authority: &Authority,
     ) -> Option<TlsStream<I>>
     where
         I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        let hello = tokio::time::timeout(HELLO_TIMEOUT, hello::read(&mut io)).await;
-        let Some(hello) = hello.ok()?.ok()? else {
+        let agent = &caller.agent;
+        let end = Instant::now() + HANDSHAKE_TIMEOUT;
+        let unread = |code| {
+            let (door, agent) = (Door::Connect, Some(agent.name()));
+            self.exchange.unread(code, door, agent, Some(authority));
+        };
+        let Ok(hello) = timeout_at(end, hello::read(&mut io)).await else {
+            unread(Code::RequestTimeout);
+            return None;
+        };
+        let Some(hello) = hello.ok()? else {
             // Something else than TLS was spoken: nothing is dialled for it, and somebody should hear of it.
-            self.exchange.unread(
-                Code::BadRequest,
-                Door::Connect,
-                Some(agent.name()),
-                Some(authority),
-            );
+            unread(Code::BadRequest);
             return None;
         };
         if !names_host(hello.client_hello().server_name(), authority.host()) {
@@ -93,15 +95,17 @@ impl Doors {
             );
             return None;
         }
-        let config = match self.config(authority.host()) {
+        let (config, waited) = match self.config(authority.host(), &caller.quota).await {
             Ok(config) => config,
-            Err(error) => {
-                tracing::error!(%error, "a leaf certificate could not be minted");
+            Err(code) => {
+                unread(code);
+                let refused = hello::refuse_for_now(&mut io).await;
+                tracing::debug!(refused = refused.is_ok(), "a handshake got no certificate");
                 return None;
             }
         };
         let accept = StartHandshake::from_parts(hello, io).into_stream(config);
-        match tokio::time::timeout(HANDSHAKE_TIMEOUT, accept).await {
+        match timeout_at(end + waited, accept).await {
             Ok(Ok(stream)) => Some(stream),
             Ok(Err(error)) => {
                 // Most often a client that does not trust our CA: worth a line that an operator can find.
@@ -112,24 +116,39 @@ impl Doors {
         }
     }
 
-    /// The TLS configuration for one host; kept while its leaf is.
-    fn config(&self, host: &Host) -> Result<Arc<ServerConfig>, CaError> {
-        let Leaf { certified, origin } = self
-            .leaves
-            .leaf(host)
-            .inspect_err(|_| self.metrics.leaf(LeafResult::Failed))?;
+    /// The TLS configuration for one host, kept while its leaf is, and how long its agent had to wait for it.
+    async fn config(
+        &self,
+        host: &Host,
+        quota: &Quota,
+    ) -> Result<(Arc<ServerConfig>, Duration), Code> {
+        let mut waited = Duration::ZERO;
+        if self.leaves.holds(host) {
+            if let Some(config) = self.interception.kept(host) {
+                self.metrics.leaf(LeafResult::Cached);
+                return Ok((config, waited));
+            }
+        } else {
+            // Below a wildcard an agent may think up names without end, and each costs a signature and a place.
+            waited = quota
+                .mints
+                .reserve(self.clock.now(), MINT_PATIENCE)
+                .map_err(|_| {
+                    self.metrics.security_event("agent.certificates");
+                    Code::AgentRateLimited
+                })?;
+            tokio::time::sleep(waited).await;
+        }
+        let Leaf { certified, origin } = self.leaves.leaf(host).map_err(|error| {
+            self.metrics.leaf(LeafResult::Failed);
+            tracing::error!(%error, "a leaf certificate could not be minted");
+            Code::Internal
+        })?;
         self.metrics.leaf(match origin {
             Origin::Minted => LeafResult::Minted,
             Origin::Reused => LeafResult::Cached,
         });
-        if origin == Origin::Reused
-            && let Some(config) = self.configs.get(host)
-        {
-            return Ok(config);
-        }
-        let config = Arc::new(server_config(certified)?);
-        self.configs.insert(host.clone(), config.clone());
-        Ok(config)
+        Ok((self.interception.with(host, certified), waited))
     }
 
     async fn serve_http2<I, S>(&self, io: I, service: S)
@@ -191,18 +210,4 @@ impl Doors {
             Err(refusal) => self.exchange.refuse(line, &refusal),
         }
     }
-}
-
-fn server_config(leaf: Arc<CertifiedKey>) -> Result<ServerConfig, CaError> {
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let mut config = ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|_| CaError::Signing)?
-        .with_no_client_auth()
-        .with_cert_resolver(Arc::new(SingleCertAndKey::from(leaf)));
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    config.session_storage = ServerSessionMemoryCache::new(SESSIONS);
-    // A replayed first flight would be a second request with our proof on it.
-    config.max_early_data_size = 0;
-    Ok(config)
 }

@@ -16,5 +16,6 @@ mod intercept;
 mod linger;
 mod proxy;
 mod quota;
+mod tls;
 
 pub use accept::{Doors, DoorsSetup, Limits};
