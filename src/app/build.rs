@@ -3,12 +3,14 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use super::authority::{Custody, custody};
 use super::control::{self, Work};
+use super::descriptors;
 use super::environment::{Access, environment};
 use super::error::StartError;
 use super::running::{Running, Seat};
@@ -212,12 +214,19 @@ fn exchange(
 
 fn limits(plan: &Plan) -> Limits {
     Limits {
-        connections: plan.limits.connections,
+        connections: descriptors::connections(plan.limits.connections),
         per_agent: plan.limits.agent_connections,
         streams: u32::try_from(plan.limits.agent_streams).unwrap_or(u32::MAX),
         requests_per_second: plan.limits.agent_requests,
         request_head: plan.limits.request_head,
+        write_stall: write_stall(&plan.services),
     }
+}
+
+/// A connection may be to any service, so the most patient one decides.
+fn write_stall(services: &[ServiceSettings]) -> Duration {
+    let idle = services.iter().map(|service| service.timeouts.idle).max();
+    idle.unwrap_or(exchange::Timeouts::default().idle)
 }
 
 /// Starts the control wing's thread: the token worker and the health listeners.

@@ -22,6 +22,7 @@ mod refusal;
 mod respond;
 mod settings;
 mod story;
+mod taking;
 mod upgrade;
 
 pub use arrival::{Arrival, Door, absolute_authority};
@@ -34,3 +35,4 @@ pub use refusal::Refusal;
 pub use respond::{Form, respond};
 pub use settings::{ServiceSettings, Timeouts};
 pub use story::{Deps, Exchange};
+pub use taking::watched;

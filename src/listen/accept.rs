@@ -12,6 +12,7 @@ use tokio_util::task::TaskTracker;
 
 use super::crowd::{Crowd, Source};
 use super::quota::{Guest, Quotas, Strangers};
+use super::stall::Stall;
 use super::tls::Interception;
 use crate::agent::Agents;
 use crate::ca::{CaError, Leaves};
@@ -41,6 +42,8 @@ pub struct Limits {
     pub requests_per_second: u32,
     /// Bytes of a request's head.
     pub request_head: usize,
+    /// How long a write may wait for an agent that reads nothing.
+    pub write_stall: Duration,
 }
 
 /// What doors are built from.
@@ -165,6 +168,7 @@ impl Doors {
                 self.metrics.security_event("connections.silent");
             }
             let cut = ticket.cut();
+            let stream = Stall::new(stream, self.limits.write_stall);
             let guest = Arc::new(Guest::new(source, place, ticket));
             tokio::select! {
                 () = self.clone().proxy_connection(stream, peer, guest) => {}

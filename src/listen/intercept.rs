@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use http::{Request, Response};
 use hyper::body::Incoming;
+use hyper::rt::Executor;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, timeout_at};
@@ -20,7 +21,7 @@ use super::proxy::{Caller, HEAD_SLACK, HEAD_TIMEOUT, Whose, names_host};
 use super::quota::Quota;
 use crate::audit::Event;
 use crate::ca::{Leaf, Origin};
-use crate::exchange::{AgentBody, Arrival, Door};
+use crate::exchange::{AgentBody, Arrival, Door, watched};
 use crate::metrics::LeafResult;
 use crate::vocab::{Authority, Code, Host};
 
@@ -29,9 +30,17 @@ use crate::vocab::{Authority, Code, Host};
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a handshake waits for its turn where its agent asks for too many certificates at once.
 const MINT_PATIENCE: Duration = Duration::from_secs(2);
-/// Flow-control windows towards the agent.
-const STREAM_WINDOW: u32 = 1024 * 1024;
+/// Flow-control windows towards the agent: what an upload may have waiting for a slow API, on one stream and on one
+/// connection.
+const STREAM_WINDOW: u32 = 256 * 1024;
 const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
+/// What an answer may have waiting for a slow agent, on one stream.
+const SEND_BUFFER: usize = 64 * 1024;
+/// Streams that an agent may open and reset before they were looked at; one more, and the connection ends with
+/// ENHANCE_YOUR_CALM (the rapid reset attack, CVE-2023-44487).
+const RESETS_PENDING: usize = 20;
+/// Streams that we may have to reset for errors in them, over a connection's life (CVE-2025-8671).
+const RESETS_LOCAL: usize = 256;
 
 impl Doors {
     /// Serves the requests of one tunnel.
@@ -55,7 +64,7 @@ impl Doors {
             self.serve_http2(stream, service).await;
         } else {
             let whose = Whose::Tunnel(&whose.0.agent, &whose.1);
-            self.serve_http1(stream, service, whose).await;
+            watched(self.serve_http1(stream, service, whose)).await;
         }
     }
 
@@ -163,12 +172,15 @@ impl Doors {
         S::Future: Send + 'static,
     {
         let head = u32::try_from(self.limits.request_head + HEAD_SLACK).unwrap_or(u32::MAX);
-        let connection = http2::Builder::new(TokioExecutor::new())
+        let connection = http2::Builder::new(Watched)
             .timer(TokioTimer::new())
             .max_concurrent_streams(self.limits.streams)
             .max_header_list_size(head)
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_send_buf_size(SEND_BUFFER)
+            .max_pending_accept_reset_streams(RESETS_PENDING)
+            .max_local_error_reset_streams(RESETS_LOCAL)
             .keep_alive_interval(HEAD_TIMEOUT)
             .keep_alive_timeout(HEAD_TIMEOUT)
             .serve_connection(TokioIo::new(io), service);
@@ -209,5 +221,23 @@ impl Doors {
             Ok(arrival) => Box::pin(self.exchange.answer(arrival, line)).await,
             Err(refusal) => self.exchange.refuse(line, &refusal),
         }
+    }
+}
+
+/// Runs the streams of an HTTP/2 connection, each watched: one that its agent does not take is reset.
+#[derive(Clone, Copy)]
+struct Watched;
+
+impl<F> Executor<F> for Watched
+where
+    F: Future + Send + 'static,
+    F::Output: Send,
+{
+    fn execute(&self, stream: F) {
+        tokio::spawn(async move {
+            if watched(stream).await.is_none() {
+                tracing::debug!("an agent did not take its answer in time");
+            }
+        });
     }
 }

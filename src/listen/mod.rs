@@ -16,6 +16,7 @@ mod intercept;
 mod linger;
 mod proxy;
 mod quota;
+mod stall;
 mod tls;
 
 pub use accept::{Doors, DoorsSetup, Limits};

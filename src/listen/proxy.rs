@@ -19,8 +19,9 @@ use tokio::net::TcpStream;
 use super::accept::Doors;
 use super::linger::{Linger, Wanted};
 use super::quota::{Guest, Haste, Quota};
+use super::stall::Stall;
 use crate::agent::Agent;
-use crate::exchange::{AgentBody, Arrival, Door, Refusal, absolute_authority};
+use crate::exchange::{AgentBody, Arrival, Door, Refusal, absolute_authority, watched};
 use crate::policy::Admission;
 use crate::vocab::{Authority, Code, Host};
 
@@ -49,7 +50,7 @@ impl Doors {
     /// Serves one connection of the proxy port.
     pub(super) async fn proxy_connection(
         self: Arc<Self>,
-        stream: TcpStream,
+        stream: Stall<TcpStream>,
         peer: SocketAddr,
         guest: Arc<Guest>,
     ) {
@@ -59,7 +60,7 @@ impl Doors {
             let (doors, guest) = (doors.clone(), guest.clone());
             async move { Ok::<_, Infallible>(doors.enter(request, on_loopback, guest).await) }
         });
-        self.serve_http1(stream, service, Whose::Nobodys).await;
+        watched(self.serve_http1(stream, service, Whose::Nobodys)).await;
     }
 
     /// Serves HTTP/1.1 until the peer leaves or the drain ends the last exchange.

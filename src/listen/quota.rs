@@ -227,6 +227,7 @@ mod tests {
             streams: 3,
             requests_per_second: 4,
             request_head: 8192,
+            write_stall: Duration::from_secs(1),
         }
     }
 
