@@ -16,6 +16,8 @@ use tokio::time::{Instant, timeout_at};
 use tokio_rustls::server::{StartHandshake, TlsStream};
 
 use super::accept::Doors;
+use super::bucket::Rate;
+use super::calm::{Calm, Withdrawals};
 use super::hello;
 use super::proxy::{Caller, HEAD_SLACK, HEAD_TIMEOUT, Whose, names_host};
 use super::quota::Quota;
@@ -39,8 +41,10 @@ const SEND_BUFFER: usize = 64 * 1024;
 /// Streams that an agent may open and reset before they were looked at; one more, and the connection ends with
 /// ENHANCE_YOUR_CALM (the rapid reset attack, CVE-2023-44487).
 const RESETS_PENDING: usize = 20;
+/// How long the reason may take to be written.
+const CALM_TIMEOUT: Duration = Duration::from_secs(1);
 /// Streams that we may have to reset for errors in them, over a connection's life (CVE-2025-8671).
-const RESETS_LOCAL: usize = 256;
+const RESETS_LOCAL: usize = 1024;
 
 impl Doors {
     /// Serves the requests of one tunnel.
@@ -54,14 +58,21 @@ impl Doors {
         };
         let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
         let doors = self.clone();
-        let tunnel = Arc::new((caller, authority));
+        let withdrawals = Withdrawals::new(self.withdrawals(), self.clock.clone());
+        let tunnel = Arc::new((caller, authority, withdrawals.clone()));
         let whose = tunnel.clone();
         let service = service_fn(move |request| {
             let (doors, tunnel) = (doors.clone(), tunnel.clone());
-            async move { Ok::<_, Infallible>(doors.inside(request, &tunnel.0, &tunnel.1).await) }
+            async move {
+                let (caller, authority, withdrawals) = &*tunnel;
+                let asked = withdrawals.asked();
+                let answer = doors.inside(request, caller, authority).await;
+                asked.answered();
+                Ok::<_, Infallible>(answer)
+            }
         });
         if h2 {
-            self.serve_http2(stream, service).await;
+            self.serve_http2(stream, service, withdrawals).await;
         } else {
             let whose = Whose::Tunnel(&whose.0.agent, &whose.1);
             watched(self.serve_http1(stream, service, whose)).await;
@@ -160,7 +171,16 @@ impl Doors {
         Ok((self.interception.with(host, certified), waited))
     }
 
-    async fn serve_http2<I, S>(&self, io: I, service: S)
+    /// What one connection may take back: as much as it may have open, and then half of its agent's rate. Callers that
+    /// hedge or give up early stay below that.
+    fn withdrawals(&self) -> Rate {
+        Rate {
+            per_second: self.limits.requests_per_second / 2,
+            burst: self.limits.streams,
+        }
+    }
+
+    async fn serve_http2<I, S>(&self, io: I, service: S, withdrawals: Arc<Withdrawals>)
     where
         I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
         S: hyper::service::Service<
@@ -183,10 +203,16 @@ impl Doors {
             .max_local_error_reset_streams(RESETS_LOCAL)
             .keep_alive_interval(HEAD_TIMEOUT)
             .keep_alive_timeout(HEAD_TIMEOUT)
-            .serve_connection(TokioIo::new(io), service);
+            .serve_connection(TokioIo::new(Calm::new(io, withdrawals.clone())), service);
         tokio::pin!(connection);
         let ended = tokio::select! {
             ended = connection.as_mut() => ended,
+            () = withdrawals.too_many() => {
+                tokio::select! {
+                    ended = connection => ended,
+                    () = tokio::time::sleep(CALM_TIMEOUT) => Ok(()),
+                }
+            }
             () = self.draining.cancelled() => {
                 connection.as_mut().graceful_shutdown();
                 tokio::select! {
@@ -195,6 +221,9 @@ impl Doors {
                 }
             }
         };
+        if withdrawals.were_too_many() {
+            self.metrics.security_event("agent.resets");
+        }
         if let Err(error) = ended {
             tracing::debug!(%error, "an agent's HTTP/2 connection ended early");
         }

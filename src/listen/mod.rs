@@ -9,6 +9,7 @@
 
 mod accept;
 mod bucket;
+mod calm;
 mod connect;
 mod crowd;
 mod hello;

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use tokenward::rehearsal::Call;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
-use super::two;
+use super::{events, two};
 use crate::kit::{API, House, KEYS, PATIENCE, Tls, agent_token, ask};
 
 const DATA: u8 = 0;
@@ -125,12 +125,53 @@ async fn streams_that_are_opened_and_reset_end_their_connection() {
     );
     let seen = house.at_static().len();
     assert!(seen <= 64, "{seen} requests reached the API");
+    house.rehearsal.clear_seen();
     let tls = connection(&house, KEYS).await;
     let reason = flood(tls, opened_and_reset(10_000)).await;
     assert!(
         matches!(reason, None | Some(ENHANCE_YOUR_CALM)),
         "{reason:?}"
     );
+    let seen = house.at_static().len();
+    assert!(seen <= 64, "{seen} requests reached the API");
+    lives_on(&house).await;
+    house.end().await;
+}
+
+/// Each stream is looked at, and reset a moment later: HTTP/2's library sees nothing wrong with that.
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_that_are_taken_back_end_their_connection() {
+    let house = two("limits: {per_agent: {streams: 32, requests_per_second: 100}}")
+        .start()
+        .await;
+    // On a slow machine several rounds are read at once, and then it is the library that has had enough.
+    while events(&house, "agent.resets").await == 0 {
+        house.rehearsal.clear_seen();
+        let tls = connection(&house, KEYS).await;
+        let (mut reader, mut writer) = tokio::io::split(tls);
+        let writing = tokio::spawn(async move {
+            let path = "/v1/slow?ms=60000";
+            for first in (0..10_000).step_by(4) {
+                let streams = || (first..first + 4).map(|i| 2 * i + 1);
+                let opened = streams().map(|s| frame(HEADERS, WHOLE, s, &head(GET, KEYS, path)));
+                let reset = streams().map(|s| frame(RST_STREAM, 0, s, &8_u32.to_be_bytes()));
+                for part in [opened.collect::<Vec<_>>(), reset.collect()] {
+                    if writer.write_all(&part.concat()).await.is_err() {
+                        return writer;
+                    }
+                    sleep(Duration::from_millis(5)).await;
+                }
+            }
+            writer
+        });
+        let reason = timeout(PATIENCE, goaway(&mut reader)).await.unwrap();
+        assert_eq!(reason.unwrap(), ENHANCE_YOUR_CALM);
+        writing.abort();
+        let seen = house.at_static().len();
+        assert!(seen <= 200, "{seen} requests reached the API");
+        // The count comes with the connection's end.
+        sleep(Duration::from_millis(100)).await;
+    }
     lives_on(&house).await;
     house.end().await;
 }
