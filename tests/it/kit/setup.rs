@@ -206,6 +206,8 @@ pub(crate) struct Setup {
     pub(crate) keys_from: &'static str,
     /// The file that the issuer's roots come from.
     pub(crate) issuer_ca: &'static str,
+    /// How many files a process of its own may open.
+    pub(crate) files: Option<u64>,
     /// What no key of the file says, such as how long a minute is.
     pub(crate) tune: fn(&mut Plan),
 }
@@ -224,6 +226,7 @@ impl Setup {
             audit: None,
             keys_from: "{file: api.key}",
             issuer_ca: "ca.pem",
+            files: None,
             tune: |_| {},
         }
     }

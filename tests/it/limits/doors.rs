@@ -1,5 +1,6 @@
 //! Rates, connections and names: what one agent, or somebody who is no agent, may use up at the doors.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -9,7 +10,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::{events, two};
-use crate::kit::{API, House, KEYS, PATIENCE, Raw, Setup, Svc, ask, refused, speak};
+use crate::kit::{API, KEYS, PATIENCE, Raw, Served, Setup, Svc, ask, refused, speak};
 
 async fn gets(caller: &Caller, count: usize) -> Vec<u16> {
     let session = caller.open(KEYS, 443, true).await.unwrap();
@@ -67,8 +68,8 @@ async fn tunnels_and_plain_requests_have_a_rate_too() {
 }
 
 /// Connections that say nothing.
-async fn silent(house: &House, count: usize) -> Vec<TcpStream> {
-    join_all((0..count).map(|_| async { TcpStream::connect(house.proxy()).await.unwrap() })).await
+async fn silent(proxy: SocketAddr, count: usize) -> Vec<TcpStream> {
+    join_all((0..count).map(|_| async { TcpStream::connect(proxy).await.unwrap() })).await
 }
 
 /// How many of them are closed, once that many must be.
@@ -97,7 +98,7 @@ async fn closed(streams: Vec<TcpStream>, at_least: usize) -> usize {
 #[tokio::test(flavor = "multi_thread")]
 async fn silent_connections_of_one_source_make_room_for_each_other() {
     let house = two("limits: {per_agent: {connections: 10}}").start().await;
-    let streams = silent(&house, 60).await;
+    let streams = silent(house.proxy(), 60).await;
     assert!(closed(streams, 50).await >= 50);
     let answer = ask(&house.named("b"), KEYS, true, Call::get("/v1/items")).await;
     assert_eq!(answer.status, 200);
@@ -110,7 +111,7 @@ async fn where_all_places_are_taken_silence_goes_first() {
     let house = two("limits: {connections: 8}").start().await;
     let b = house.named("b");
     let mut held = b.open(KEYS, 443, true).await.unwrap();
-    let streams = silent(&house, 30).await;
+    let streams = silent(house.proxy(), 30).await;
     for _ in 0..3 {
         let answer = ask(&b, KEYS, true, Call::get("/v1/items")).await;
         assert_eq!(answer.status, 200);
@@ -265,4 +266,71 @@ async fn every_denial_of_a_flood_is_written_down() {
     let denied = written.requests();
     assert_eq!(denied.len(), DENIALS);
     assert!(written.of("lines.dropped").is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn agents_never_use_up_the_last_files() {
+    let mut setup = Setup::of([Svc::keys()]);
+    setup.files = Some(200);
+    let mut served = Served::start(setup, "info").await;
+    assert!(served.file("stderr.txt").contains("fewer connections than"));
+    // A tunnel each: these have said whose they are, and are not closed for others.
+    let mut tunnels = Vec::new();
+    let agent = served.agent();
+    while let Ok(tunnel) = agent.open(KEYS, 443, false).await {
+        tunnels.push(tunnel);
+        assert!(tunnels.len() <= 75, "more connections than files for them");
+    }
+    assert_eq!(tunnels.len(), 75);
+    // Health and the audit have theirs, and so has each tunnel for its API.
+    let ready = speak(
+        served.health,
+        b"GET /readyz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n",
+    );
+    assert_eq!(ready.await.status(), 200);
+    for tunnel in &mut tunnels {
+        let answer = tunnel.send(Call::get("/v1/items")).await.unwrap();
+        assert_eq!(answer.status, 200);
+    }
+    drop(tunnels);
+    assert!(!served.file("stderr.txt").contains("could not be accepted"));
+    served.terminate().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_files_accepting_rests_and_goes_on_afterwards() {
+    let mut served = Served::start(Setup::of([Svc::keys()]), "info").await;
+    let agent = served.agent();
+    let proxy = served.proxy("default");
+    assert_eq!(
+        ask(&agent, KEYS, true, Call::get("/v1/items")).await.status,
+        200
+    );
+    served.limit_files(40);
+    let streams = silent(proxy, 60).await;
+    let failures = |served: &Served| {
+        served
+            .file("stderr.txt")
+            .matches("could not be accepted")
+            .count()
+    };
+    crate::kit::eventually("a failure to accept", || failures(&served) > 0).await;
+    // The rests grow to half a second, so a second has no more than these.
+    let before = failures(&served);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let rested = failures(&served) - before;
+    assert!(rested <= 8, "{rested} attempts in a second");
+    drop(streams);
+    let goes_on = async {
+        while agent
+            .call(KEYS, 443, true, Call::get("/v1/items"))
+            .await
+            .is_err()
+        {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    timeout(PATIENCE, goes_on).await.unwrap();
+    served.limit_files(1000);
+    served.terminate().await;
 }
