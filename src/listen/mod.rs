@@ -8,10 +8,16 @@
 //! whose first bytes are no TLS handshake for the admitted name is closed without an upstream being dialled.
 
 mod accept;
+mod bucket;
+mod calm;
 mod connect;
+mod crowd;
 mod hello;
 mod intercept;
 mod linger;
 mod proxy;
+mod quota;
+mod stall;
+mod tls;
 
 pub use accept::{Doors, DoorsSetup, Limits};

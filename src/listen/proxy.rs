@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use http::header::{HeaderMap, HeaderName, HeaderValue, PROXY_AUTHORIZATION};
+use http::header::{CONNECTION, HeaderMap, HeaderName, HeaderValue, PROXY_AUTHORIZATION};
 use http::{Method, Request, Response, StatusCode};
 use http_body::Body;
 use hyper::body::Incoming;
@@ -15,12 +15,13 @@ use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio::sync::OwnedSemaphorePermit;
 
 use super::accept::Doors;
 use super::linger::{Linger, Wanted};
+use super::quota::{Guest, Haste, Quota};
+use super::stall::Stall;
 use crate::agent::Agent;
-use crate::exchange::{AgentBody, Arrival, Door, Refusal, absolute_authority};
+use crate::exchange::{AgentBody, Arrival, Door, Refusal, absolute_authority, watched};
 use crate::policy::Admission;
 use crate::vocab::{Authority, Code, Host};
 
@@ -39,22 +40,27 @@ pub(super) enum Whose<'a> {
     Tunnel(&'a Agent, &'a Authority),
 }
 
+/// An agent that was named, and what it may use up.
+pub(super) struct Caller {
+    pub(super) agent: Agent,
+    pub(super) quota: Arc<Quota>,
+}
+
 impl Doors {
     /// Serves one connection of the proxy port.
     pub(super) async fn proxy_connection(
         self: Arc<Self>,
-        stream: TcpStream,
+        stream: Stall<TcpStream>,
         peer: SocketAddr,
-        room: OwnedSemaphorePermit,
+        guest: Arc<Guest>,
     ) {
         let on_loopback = peer.ip().to_canonical().is_loopback();
-        let room = Arc::new(room);
         let doors = self.clone();
         let service = service_fn(move |request| {
-            let (doors, room) = (doors.clone(), room.clone());
-            async move { Ok::<_, Infallible>(doors.enter(request, on_loopback, room).await) }
+            let (doors, guest) = (doors.clone(), guest.clone());
+            async move { Ok::<_, Infallible>(doors.enter(request, on_loopback, guest).await) }
         });
-        self.serve_http1(stream, service, Whose::Nobodys).await;
+        watched(self.serve_http1(stream, service, Whose::Nobodys)).await;
     }
 
     /// Serves HTTP/1.1 until the peer leaves or the drain ends the last exchange.
@@ -151,25 +157,66 @@ impl Doors {
         self: Arc<Self>,
         request: Request<Incoming>,
         on_loopback: bool,
-        room: Arc<OwnedSemaphorePermit>,
+        guest: Arc<Guest>,
     ) -> Response<AgentBody> {
-        let agent = self
-            .agents
-            .load()
-            .identify(only(request.headers(), &PROXY_AUTHORIZATION), on_loopback);
-        let agent = agent.map_err(|_| Refusal::from(Code::AgentUnauthenticated));
+        let caller = self.caller(&request, on_loopback, &guest).await;
         if request.method() == Method::CONNECT {
-            self.connect(request, agent, room).await
+            self.connect(request, caller, guest).await
         } else {
-            self.absolute(request, agent).await
+            self.absolute(request, caller).await
         }
+    }
+
+    /// Who asks, counted: the connection among its agent's, the request in its rate, a failure in its source's.
+    async fn caller(
+        &self,
+        request: &Request<Incoming>,
+        on_loopback: bool,
+        guest: &Guest,
+    ) -> Result<Caller, Refusal> {
+        let headers = request.headers();
+        let credential = only(headers, &PROXY_AUTHORIZATION);
+        let agent = self.agents.load().identify(credential, on_loopback);
+        let now = self.clock.now();
+        let Ok(agent) = agent else {
+            let tried = headers.contains_key(PROXY_AUTHORIZATION);
+            let counted = self.strangers.failed(guest.source, tried, now);
+            if let Err(haste) = counted {
+                self.metrics.security_event("auth.too_many_failures");
+                tokio::time::sleep(haste.hold).await;
+                return Err(haste.refusal());
+            }
+            return Err(Code::AgentUnauthenticated.into());
+        };
+        let quota = self.quotas.of(agent.name());
+        if let Err(refusal) = guest.claim(agent.name(), &quota) {
+            self.metrics.security_event("agent.connections");
+            return Err(refusal);
+        }
+        let counted = if request.method() == Method::CONNECT {
+            quota.tunnel(now)
+        } else {
+            quota.request(now)
+        };
+        self.paced(counted).await?;
+        Ok(Caller { agent, quota })
+    }
+
+    /// A refusal for haste, held back to the pace that is allowed.
+    pub(super) async fn paced(&self, counted: Result<(), Haste>) -> Result<(), Refusal> {
+        let Err(haste) = counted else {
+            return Ok(());
+        };
+        self.metrics.security_event("agent.rate");
+        tokio::time::sleep(haste.hold).await;
+        Err(haste.refusal())
     }
 
     /// `GET http://host/path`: the caller is named with each request.
     async fn absolute(
         &self,
         request: Request<Incoming>,
-        agent: Result<Agent, Refusal>,
+        caller: Result<Caller, Refusal>,
     ) -> Response<AgentBody> {
         let mut line = match self.exchange.open(&request) {
             Ok(line) => line,
@@ -178,10 +225,10 @@ impl Doors {
         let authority = absolute_authority(request.uri());
         line.at(
             Door::Absolute,
-            agent.as_ref().ok().map(Agent::name),
+            caller.as_ref().ok().map(|caller| caller.agent.name()),
             authority.as_ref().ok(),
         );
-        let arrival = agent.and_then(|agent| {
+        let arrival = caller.and_then(|Caller { agent, .. }| {
             self.head_fits(&request)?;
             let authority = authority?;
             match self.exchange.admits(&agent, &authority)? {
@@ -192,9 +239,18 @@ impl Doors {
         });
         match arrival {
             Ok(arrival) => Box::pin(self.exchange.answer(arrival, line)).await,
-            Err(refusal) => self.exchange.refuse(line, &refusal),
+            Err(refusal) => ends(self.exchange.refuse(line, &refusal), &refusal),
         }
     }
+}
+
+/// Ends a connection of HTTP/1.1 behind a refusal for too much of something: kept open it would be more of it.
+pub(super) fn ends(mut answer: Response<AgentBody>, refusal: &Refusal) -> Response<AgentBody> {
+    if refusal.code == Code::AgentRateLimited {
+        let close = HeaderValue::from_static("close");
+        answer.headers_mut().insert(CONNECTION, close);
+    }
+    answer
 }
 
 /// A field that stands once; of two, another reader might believe the other.

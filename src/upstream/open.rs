@@ -24,11 +24,12 @@ use crate::vocab::Scheme;
 const HEAD_MAX: u32 = 64 * 1024;
 /// Largest buffer of an HTTP/1.1 connection.
 const HTTP1_BUFFER_MAX: usize = 256 * 1024;
-/// Flow-control windows: enough for 100 MB/s at 10 ms on one stream.
-const STREAM_WINDOW: u32 = 1024 * 1024;
-const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
+/// Flow-control window of one stream: what an answer may have waiting for a slow agent. 25 MB/s at 10 ms.
+const STREAM_WINDOW: u32 = 256 * 1024;
+/// That of a connection: of all streams that a server usually admits, so that slow ones do not stop the others.
+const CONNECTION_WINDOW: u32 = 128 * STREAM_WINDOW;
 /// What waits unsent on one HTTP/2 stream at most.
-const SEND_BUFFER_MAX: usize = 256 * 1024;
+const SEND_BUFFER_MAX: usize = 64 * 1024;
 const PING_EVERY: Duration = Duration::from_secs(20);
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
 

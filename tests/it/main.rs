@@ -30,6 +30,8 @@ mod heads;
 #[cfg(test)]
 mod issuer;
 #[cfg(test)]
+mod limits;
+#[cfg(test)]
 mod refusals;
 #[cfg(test)]
 mod story;
