@@ -40,6 +40,7 @@ impl Doors {
         let authority =
             Authority::parse_connect(target).map_err(|_| Refusal::from(Code::BadRequest));
         let named = agent.as_ref().ok().map(Agent::name).cloned();
+        let agent = self.head_holds(&request).and_then(|()| agent);
         let admitted = self.admit(agent, authority.as_ref());
         let upgrade = hyper::upgrade::on(&mut request);
         match admitted {

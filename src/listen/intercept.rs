@@ -18,7 +18,7 @@ use tokio_rustls::server::{StartHandshake, TlsStream};
 use super::accept::Doors;
 use super::connect::Room;
 use super::hello;
-use super::proxy::{HEAD_SLACK, HEAD_TIMEOUT, Whose, names_host};
+use super::proxy::{HEAD_SLACK, Whose, names_host};
 use crate::agent::Agent;
 use crate::audit::Event;
 use crate::ca::{CaError, Leaf, Origin};
@@ -35,6 +35,9 @@ const SESSIONS: usize = 64;
 /// Flow-control windows towards the agent.
 const STREAM_WINDOW: u32 = 1024 * 1024;
 const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
+/// How often an agent that says nothing on HTTP/2 is asked whether it is there, and how long it may take to say so.
+const PING_EVERY: Duration = Duration::from_secs(30);
+const PING_TIMEOUT: Duration = Duration::from_secs(30);
 
 impl Doors {
     /// Serves the requests of one tunnel.
@@ -62,8 +65,8 @@ impl Doors {
         if h2 {
             self.serve_http2(stream, service).await;
         } else {
-            let whose = Whose::Tunnel(&whose.0, &whose.1);
-            self.serve_http1(stream, service, whose).await;
+            self.serve_http1(stream, service, Whose::Tunnel(whose))
+                .await;
         }
         drop(room);
     }
@@ -157,8 +160,8 @@ impl Doors {
             .max_header_list_size(head)
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
-            .keep_alive_interval(HEAD_TIMEOUT)
-            .keep_alive_timeout(HEAD_TIMEOUT)
+            .keep_alive_interval(PING_EVERY)
+            .keep_alive_timeout(PING_TIMEOUT)
             .serve_connection(TokioIo::new(io), service);
         tokio::pin!(connection);
         let ended = tokio::select! {
@@ -189,7 +192,7 @@ impl Doors {
         };
         line.at(Door::Connect, Some(agent.name()), Some(authority));
         let arrival = self
-            .head_fits(&request)
+            .head_holds(&request)
             .and_then(|()| Arrival::new(agent.clone(), authority.clone(), Door::Connect, request));
         match arrival {
             Ok(arrival) => Box::pin(self.exchange.answer(arrival, line)).await,
