@@ -25,7 +25,7 @@ use crate::listen::{Doors, DoorsSetup, Limits};
 use crate::metrics::Metrics;
 use crate::policy::Snapshot;
 use crate::tokens;
-use crate::upstream::{PoolLimits, Roots, Upstream, UpstreamSettings};
+use crate::upstream::{Roots, Upstream, UpstreamSettings};
 use crate::vocab::{AgentName, Clock, ServiceName};
 
 /// Leaf certificates kept: under an agent that counts up names, what we hold must stay below 16 MiB.
@@ -152,7 +152,7 @@ fn data_wing(
     let settings = UpstreamSettings {
         roots,
         own_listeners: sockets.own.clone(),
-        limits: PoolLimits::default(),
+        limits: descriptors::pool(),
     };
     let upstream = Upstream::new(settings, tools.clock.clone());
     let deps = tokens::Deps {

@@ -6,6 +6,8 @@
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
+use crate::upstream::PoolLimits;
+
 /// Descriptors kept for calls to issuers, the audit file, health and what the libraries open. Where the system gives
 /// few, a quarter of them.
 const RESERVE: u64 = 256;
@@ -37,6 +39,18 @@ pub(super) fn connections(wanted: usize) -> usize {
         );
     }
     fit
+}
+
+/// How many connections to APIs there may be: as many as there may be of agents, at most the usual number.
+pub(super) fn pool() -> PoolLimits {
+    let usual = PoolLimits::default();
+    let current = getrlimit(Resource::Nofile).current;
+    let connections = fit(current, usual.connections);
+    PoolLimits {
+        connections,
+        idle: usual.idle.min(connections.div_ceil(2)),
+        ..usual
+    }
 }
 
 /// Each agent's connection may need one to an API.
