@@ -32,7 +32,7 @@ pub fn raise_descriptors() {
 pub(super) fn connections(wanted: usize) -> usize {
     let fit = fit(getrlimit(Resource::Nofile).current, wanted);
     if fit < wanted {
-        tracing::warn!(
+        tracing::info!(
             wanted,
             fit,
             "fewer connections than `limits.connections`: the process may not open that many files"
