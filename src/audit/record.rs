@@ -9,7 +9,8 @@ use tokio::sync::mpsc::{self, OwnedPermit, Sender};
 use super::line::Members;
 use super::sink::{AuditError, Outlet, Settings, WhenFull, outlet};
 use super::writer::{self, Shared, Writer};
-use super::{Event, RequestFacts};
+use super::{Event, RequestFacts, Verdict};
+use crate::vocab::variant::{Variant, broken};
 use crate::vocab::{Clock, Code, RequestId, WallTime};
 
 /// Bounds of the queue's length, whatever the configuration says.
@@ -144,6 +145,9 @@ impl Record {
 
 impl Drop for Record {
     fn drop(&mut self) {
+        if broken(Variant::AuditGap) && self.facts.decision == Verdict::Refused {
+            return;
+        }
         let Some(place) = self.place.take() else {
             self.shared.dropped.fetch_add(1, Ordering::AcqRel);
             return;

@@ -4,11 +4,21 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand, ValueEnum};
 
+/// What `--version` prints; a build that can be broken says so.
+const VERSION: &str = if cfg!(feature = "variants") {
+    concat!(
+        env!("CARGO_PKG_VERSION"),
+        " with broken variants, for tests only"
+    )
+} else {
+    env!("CARGO_PKG_VERSION")
+};
+
 /// Lets AI agents call APIs without ever holding a credential.
 #[derive(Debug, Parser)]
 #[command(
     name = "tokenward",
-    version,
+    version = VERSION,
     about,
     max_term_width = 100,
     subcommand_required = true

@@ -24,6 +24,9 @@ use clap::Parser;
 
 use args::{Args, AuditVerb, CaVerb, Verb};
 
+#[cfg(feature = "variants")]
+use crate::vocab::variant;
+
 /// Why a verb failed: one message for a person.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
@@ -33,6 +36,21 @@ impl Failure {
     fn of(error: impl std::fmt::Display) -> Self {
         Self(error.to_string())
     }
+}
+
+/// Breaks this process in the way that the environment names, and says so whether or not anybody reads logs.
+#[cfg(feature = "variants")]
+fn break_process() -> Result<(), Failure> {
+    let wanted = crate::config::environment().variant();
+    let chosen = wanted.map(|name| variant::choose(&name)).transpose();
+    let how = match chosen.map_err(Failure::of)? {
+        Some(variant) => format!("this process is broken on purpose ({variant:?})"),
+        None => "nothing is broken so far".to_owned(),
+    };
+    out::say(&format!(
+        "tokenward: WARNING: built with broken variants, for tests only; {how}"
+    ));
+    Ok(())
 }
 
 /// Parses the command line and does what it says.
@@ -51,6 +69,11 @@ pub fn run() -> ExitCode {
         }
     };
     log::start(&args);
+    #[cfg(feature = "variants")]
+    if let Err(failure) = break_process() {
+        out::say(&format!("tokenward: TOKENWARD_VARIANT: {failure}"));
+        return ExitCode::from(2);
+    }
     let outcome = match &args.verb {
         Verb::Audit {
             verb: AuditVerb::Verify { file },

@@ -108,6 +108,13 @@ impl Environment {
         self.text("TOKENWARD_LOG")
     }
 
+    /// In which way this process is to be broken, where that can be built at all.
+    #[cfg(feature = "variants")]
+    #[must_use]
+    pub fn variant(&self) -> Option<String> {
+        self.text("TOKENWARD_VARIANT")
+    }
+
     /// Names of the variables by which clients find a proxy, set or not: a child of `run` gets ours or none.
     #[must_use]
     pub fn proxy_variables(&self) -> &'static [&'static str] {

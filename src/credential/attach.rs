@@ -11,6 +11,7 @@ use http_body_util::combinators::UnsyncBoxBody;
 use super::lease::{Form, Lease};
 use super::strip::{BareHead, Intent};
 use crate::proof::{self, HtuProfile, Jti, Nonce, ProofClaims};
+use crate::vocab::variant::{Variant, broken};
 use crate::vocab::{Authority, Code};
 
 /// Why a request body ended early.
@@ -127,6 +128,13 @@ pub fn attach<C>(
     // From here on nothing else touches the fields: the credential is what goes out.
     let mut used = None;
     match lease.form() {
+        Form::Dpop { authorization, .. }
+            if broken(Variant::BearerDowngrade) && stamp.nonce.is_some() =>
+        {
+            let text = authorization.to_str().unwrap_or_default();
+            let bearer = value(&text.replacen("DPoP", "Bearer", 1))?;
+            request.headers_mut().insert(header::AUTHORIZATION, bearer);
+        }
         Form::Dpop {
             authorization,
             ath,
@@ -153,6 +161,11 @@ pub fn attach<C>(
             request.headers_mut().insert(name.clone(), value.clone());
         }
         Form::Nothing => {}
+    }
+    if broken(Variant::TokenInLog) {
+        let credential = request.headers().get(header::AUTHORIZATION);
+        let credential = credential.and_then(|value| value.to_str().ok());
+        tracing::debug!(credential, "a request is sent");
     }
     let (jti, nonce) = used.map_or((None, None), |(jti, nonce)| (Some(jti), nonce));
     Ok(Armed {

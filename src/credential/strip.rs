@@ -8,6 +8,7 @@ use http::{Method, request};
 
 use super::placeholder::{PlaceholderMode, Placeholders};
 use super::slot::Slot;
+use crate::vocab::variant::{Variant, broken};
 use crate::vocab::{AgentName, Code, RequestPath, ServiceName};
 
 /// What a request wants to become.
@@ -43,6 +44,17 @@ impl BareHead {
     #[must_use]
     pub fn intent(&self) -> Intent {
         self.intent
+    }
+
+    /// The same head for wherever a redirect points.
+    #[cfg(feature = "variants")]
+    #[must_use]
+    pub fn redirected(&self, path: RequestPath, query: Option<Box<str>>) -> Self {
+        Self {
+            path,
+            query,
+            ..self.clone()
+        }
     }
 
     /// All lines of one of the remaining fields.
@@ -253,10 +265,16 @@ pub fn strip(
         let credential = is_credential(name, bench.slot);
         if credential {
             seen = judge(seen, value, bench)?;
+            if broken(Variant::StripNothing) {
+                kept.append(name.clone(), value.clone());
+            }
             if !removed.contains(name) {
                 removed.push(name.clone());
             }
-        } else if name == header::COOKIE && *bench.slot != Slot::Nothing {
+        } else if name == header::COOKIE
+            && *bench.slot != Slot::Nothing
+            && !broken(Variant::StripNothing)
+        {
             // An authenticated cookie would be a token of the agent's own, outliving every revocation.
             removed.push(name.clone());
         } else if may_pass(name) && !nominated.iter().any(|n| n == name.as_str()) {
@@ -308,12 +326,17 @@ fn may_pass(name: &HeaderName) -> bool {
         || ROLE_BEGINNINGS
             .iter()
             .any(|beginning| name.starts_with(beginning));
-    !underscore && !role && !HOP_FIELDS.contains(&name)
+    let framing =
+        broken(Variant::FramingKept) && matches!(name, "content-length" | "transfer-encoding");
+    !underscore && !role && (!HOP_FIELDS.contains(&name) || framing)
 }
 
 /// What remains of an agent's trailers: they may not bring in what the head may not (RFC 9110 §6.5.1).
 #[must_use]
 pub fn strip_trailers(trailers: HeaderMap, slot: &Slot) -> HeaderMap {
+    if broken(Variant::FramingKept) {
+        return trailers;
+    }
     let mut kept = HeaderMap::new();
     let mut last = None;
     for (name, value) in trailers {
@@ -409,6 +432,7 @@ fn judge_text(so_far: Seen, text: &str, bench: &Bench<'_>) -> Result<Seen, Strip
             Some((agent, service)) if agent == bench.agent && service == bench.service => {
                 return Ok(Seen::Placeholder);
             }
+            Some(_) if broken(Variant::AnyPlaceholder) => return Ok(Seen::Placeholder),
             Some(_) => return Err(StripError(Code::PlaceholderMismatch)),
             None => {}
         }
@@ -447,7 +471,7 @@ fn clean_query(
     bench: &Bench<'_>,
 ) -> Result<Option<Box<str>>, StripError> {
     let Some(query) = query else { return Ok(None) };
-    if *bench.slot == Slot::Nothing {
+    if *bench.slot == Slot::Nothing || broken(Variant::StripNothing) {
         return Ok(Some(query.into()));
     }
     // Some servers split at semicolons too.

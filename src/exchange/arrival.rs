@@ -11,6 +11,7 @@ use hyper::upgrade::OnUpgrade;
 use super::refusal::Refusal;
 use crate::agent::Agent;
 use crate::credential::Intent;
+use crate::vocab::variant::{Variant, broken};
 use crate::vocab::{Authority, Code, PathError, RequestPath, Scheme};
 
 /// Longest query, in bytes.
@@ -62,7 +63,11 @@ impl Arrival {
     ) -> Result<Self, Refusal> {
         let upgrade = hyper::upgrade::on(&mut request);
         let (parts, body) = request.into_parts();
-        let (path, query, intent) = judge(&parts, &authority, door)?;
+        let (path, query, intent) = judge(&parts, &authority, door).inspect_err(|refusal| {
+            if broken(Variant::Crash) && refusal.code == Code::BadRequest {
+                std::process::abort();
+            }
+        })?;
         Ok(Self {
             agent,
             authority,
@@ -150,6 +155,9 @@ fn only_host(headers: &HeaderMap) -> Result<Option<&str>, Refusal> {
 
 /// One coding, `chunked`, or one length; nothing that a second parser might read differently (RFC 9112 §6).
 fn framing(parts: &request::Parts) -> Result<(), Refusal> {
+    if broken(Variant::FramingKept) {
+        return Ok(());
+    }
     let headers = &parts.headers;
     let codings = headers.get_all(header::TRANSFER_ENCODING);
     if codings.iter().next().is_some() {

@@ -25,10 +25,13 @@ use crate::metrics::Peer;
 use crate::policy::Permit;
 use crate::proof::{self, Challenge, Jti, Nonce};
 use crate::upstream::{Client, Connection, Protocol, Reply, SendError, UpstreamError};
+use crate::vocab::variant::{Variant, broken, overhear};
 use crate::vocab::{Code, Stopwatch};
 
 /// Most times that one request goes out.
 const ROUNDS: usize = 3;
+/// Where nothing caps them, the test has to end.
+const ROUNDS_UNCAPPED: usize = 1000;
 
 /// What stays the same over all attempts.
 pub(super) struct Crossing<'a> {
@@ -82,7 +85,12 @@ pub(super) async fn run(
     let mut spent = Spent::default();
     let mut lease = lend(exchange, crossing, line).await?;
     let mut demanded = None;
-    for _ in 0..ROUNDS {
+    let rounds = if broken(Variant::NonceUncapped) {
+        ROUNDS_UNCAPPED
+    } else {
+        ROUNDS
+    };
+    for _ in 0..rounds {
         let (sent_nonce, outcome) =
             attempt(exchange, crossing, &mut bare, &lease, demanded.take(), line).await?;
         let round = Round {
@@ -118,6 +126,11 @@ async fn lend(
 ) -> Result<Lease, Refusal> {
     let waiting = Stopwatch::start();
     let lease = exchange.source.lease(crossing.permit).await;
+    let lease = if broken(Variant::PassThrough) && !crossing.permit.credentialed() {
+        lease.map(|lease| Lease::nothing(lease.facts().clone()))
+    } else {
+        lease
+    };
     line.waited(waiting.elapsed());
     let lease = lease?;
     line.leased(&lease);
@@ -267,6 +280,7 @@ impl Round<'_> {
         }
         match status {
             StatusCode::UNAUTHORIZED | StatusCode::BAD_REQUEST | StatusCode::FORBIDDEN => {
+                overhear(|| format!("{headers:?}"));
                 let challenges = challenges(headers);
                 self.after_challenge(reply, &challenges, fresh, spent)
             }
@@ -344,6 +358,9 @@ impl Round<'_> {
     fn after_nonce_challenge(&self, fresh: Option<Nonce>, spent: &mut Spent) -> Result<Next, Code> {
         let service = self.crossing.permit.service().as_str();
         self.exchange.metrics.nonce_challenge(service, Peer::Api);
+        if broken(Variant::NonceUncapped) {
+            return fresh.map(Next::FreshNonce).ok_or(Code::DpopNonceLoop);
+        }
         let useful = fresh.filter(|fresh| Some(fresh) != self.sent_nonce.as_ref());
         let nonce = useful.filter(|_| !spent.nonce).ok_or(Code::DpopNonceLoop)?;
         spent.nonce = true;

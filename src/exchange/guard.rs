@@ -17,6 +17,7 @@ use super::upgrade::Switch;
 use crate::credential::Slot;
 use crate::upstream::Reply;
 use crate::vocab::Code;
+use crate::vocab::variant::{Variant, broken};
 
 /// An answer that may reach the agent. Made here and in `upgrade` alone.
 pub(super) struct Guarded(Kind);
@@ -72,10 +73,12 @@ pub(super) fn clean(headers: &mut HeaderMap, credentialed: bool) {
     for name in nominated {
         headers.remove(name);
     }
-    for name in HOP_FIELDS.iter().chain(&NOT_FOR_AGENTS) {
+    let reflects = broken(Variant::ReflectsProof);
+    let not_for_agents = NOT_FOR_AGENTS.iter().filter(|_| !reflects);
+    for name in HOP_FIELDS.iter().chain(not_for_agents) {
         headers.remove(*name);
     }
-    if credentialed {
+    if credentialed && !reflects {
         // A session cookie of an authenticated service is a token that would outlive every revocation, and a
         // challenge would start the agent's own login.
         for name in [

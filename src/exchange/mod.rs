@@ -24,6 +24,8 @@ mod settings;
 mod story;
 mod taking;
 mod upgrade;
+#[cfg(feature = "variants")]
+mod variant;
 
 pub use arrival::{Arrival, Door, absolute_authority};
 pub use body::AgentBody;
@@ -36,3 +38,5 @@ pub use respond::{Form, respond};
 pub use settings::{ServiceSettings, Timeouts};
 pub use story::{Deps, Exchange};
 pub use taking::watched;
+#[cfg(feature = "variants")]
+pub use variant::{Ride, riding};

@@ -8,6 +8,8 @@ use serde_json::json;
 
 use super::body::AgentBody;
 use super::refusal::Refusal;
+#[cfg(feature = "variants")]
+use crate::vocab::variant::{self, Variant};
 use crate::vocab::{Code, RequestId};
 
 /// What the answer's form depends on.
@@ -123,6 +125,10 @@ fn problem(refusal: &Refusal, id: RequestId) -> Response<AgentBody> {
     }
     if let Some(error) = refusal.oauth_error {
         set("oauth_error", json!(error));
+    }
+    #[cfg(feature = "variants")]
+    if variant::broken(Variant::EchoUpstreamErrors) {
+        set("detail", json!(variant::overheard()));
     }
     if let Some(status) = refusal.upstream_status {
         set("upstream_status", json!(status));

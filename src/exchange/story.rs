@@ -31,6 +31,7 @@ use crate::credential::{self, Bench, Intent, Nonces, Seen, Source};
 use crate::metrics::Metrics;
 use crate::policy::{Admission, Decision, Facts, Permit};
 use crate::upstream::Upstream;
+use crate::vocab::variant::{Variant, broken};
 use crate::vocab::{AgentName, Authority, Clock, Code, RequestId, Stopwatch};
 
 /// Nonces kept for APIs.
@@ -70,7 +71,7 @@ pub struct Exchange {
     pub(super) pseudonym: String,
     pub(super) ending: Ending,
     budget: ReplayBudget,
-    body_floor: BodyFloor,
+    pub(super) body_floor: BodyFloor,
 }
 
 impl Exchange {
@@ -178,6 +179,9 @@ impl Exchange {
 
     async fn walk(&self, arrival: Arrival, line: &mut Line) -> Result<Guarded, Refusal> {
         let plan = self.plan.load_full();
+        if broken(Variant::DialsFirst) {
+            drop(self.dial_blind(&arrival.authority).await);
+        }
         let permit = self.permit(&plan, &arrival)?;
         line.permitted(&permit);
 
@@ -198,6 +202,8 @@ impl Exchange {
         let (reply, used) = attempts::run(self, &crossing, bare, line)
             .await
             .map_err(about)?;
+        #[cfg(feature = "variants")]
+        let (reply, used) = super::variant::follow(self, &crossing, (reply, used), line).await?;
 
         guard(reply, used, &service.settings, line).map_err(about)
     }
@@ -210,8 +216,16 @@ impl Exchange {
             method: arrival.parts.method.as_str(),
             path: &arrival.path,
         };
+        #[cfg(feature = "variants")]
+        if let Some(permit) = super::variant::first_of_tunnel(&arrival.parts) {
+            return Ok(permit);
+        }
         match plan.snapshot.decide(&facts) {
-            Decision::Permit(permit) => Ok(permit),
+            Decision::Permit(permit) => {
+                #[cfg(feature = "variants")]
+                super::variant::note_first(&arrival.parts, &permit);
+                Ok(permit)
+            }
             Decision::Denied(denial) => Err(denial.into()),
             Decision::NeedsBody(pending) => match pending {},
         }

@@ -13,6 +13,7 @@ use super::proxy::{Caller, ends};
 use super::quota::Guest;
 use crate::exchange::{AgentBody, Door, Refusal};
 use crate::policy::Admission;
+use crate::vocab::variant::{Variant, broken};
 use crate::vocab::{Authority, Code};
 
 /// How long the tunnel may take to open after its answer was written.
@@ -33,6 +34,11 @@ impl Doors {
         let target = target.map_or("", http::uri::Authority::as_str);
         let authority =
             Authority::parse_connect(target).map_err(|_| Refusal::from(Code::BadRequest));
+        if let Ok(authority) = &authority
+            && broken(Variant::DialsFirst)
+        {
+            drop(self.exchange.dial_blind(authority).await);
+        }
         let named = agent
             .as_ref()
             .ok()

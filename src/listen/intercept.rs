@@ -25,7 +25,8 @@ use crate::audit::Event;
 use crate::ca::{Leaf, Origin};
 use crate::exchange::{AgentBody, Arrival, Door, watched};
 use crate::metrics::LeafResult;
-use crate::vocab::{Authority, Code, Host};
+use crate::vocab::variant::{Variant, broken};
+use crate::vocab::{Authority, Code, Host, Scheme};
 
 /// How long a TLS handshake may take, from the opening of the tunnel to its end: a tunnel in which the server should
 /// speak first ends here, and so does one that brings its ClientHello byte by byte.
@@ -58,10 +59,14 @@ impl Doors {
         };
         let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
         let doors = self.clone();
+        #[cfg(feature = "variants")]
+        let ride = crate::exchange::Ride::default();
         let withdrawals = Withdrawals::new(self.withdrawals(), self.clock.clone());
         let tunnel = Arc::new((caller, authority, withdrawals.clone()));
         let whose = tunnel.clone();
-        let service = service_fn(move |request| {
+        let service = service_fn(move |request: Request<Incoming>| {
+            #[cfg(feature = "variants")]
+            let request = crate::exchange::riding(request, &ride);
             let (doors, tunnel) = (doors.clone(), tunnel.clone());
             async move {
                 let (caller, authority, withdrawals) = &*tunnel;
@@ -236,6 +241,8 @@ impl Doors {
         caller: &Caller,
         authority: &Authority,
     ) -> Response<AgentBody> {
+        let named = broken(Variant::HostTrusting).then(|| told(&request));
+        let authority = named.as_ref().and_then(Option::as_ref).unwrap_or(authority);
         let Caller { agent, quota } = caller;
         let counted = self.paced(quota.request(self.clock.now())).await;
         let mut line = match self.exchange.open(&request) {
@@ -251,6 +258,16 @@ impl Doors {
             Err(refusal) => self.exchange.refuse(line, &refusal),
         }
     }
+}
+
+/// What the request itself calls its destination; believed by a broken variant alone.
+fn told(request: &Request<Incoming>) -> Option<Authority> {
+    let field = request.headers().get(http::header::HOST);
+    let name = match field {
+        Some(field) => field.to_str().ok()?,
+        None => request.uri().authority()?.as_str(),
+    };
+    Authority::parse(Scheme::Https, name).ok()
 }
 
 /// Runs the streams of an HTTP/2 connection, each watched: one that its agent does not take is reset.

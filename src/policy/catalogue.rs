@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fmt;
 
+use crate::vocab::variant::{Variant, broken};
 use crate::vocab::{AuthorityError, Host, Scheme};
 
 /// Why a text is not a host pattern: what is wrong, then what to do, separated by one semicolon.
@@ -180,6 +181,14 @@ impl Catalogue {
             let entries = index.get(key)?;
             entries.iter().find(|entry| accept(entry)).copied()
         };
+        if broken(Variant::SuffixWithoutDot) {
+            let ends = key(host);
+            let mut ends = ends.char_indices().map(|(at, _)| &ends[at..]);
+            return ends.find_map(|end| {
+                let wild = pick(&self.one_label, end).or_else(|| pick(&self.any_depth, end));
+                pick(&self.exact, end).or(wild)
+            });
+        }
         pick(&self.exact, &key(host))
             .or_else(|| pick(&self.one_label, parents(host).next()?))
             .or_else(|| parents(host).find_map(|parent| pick(&self.any_depth, parent)))

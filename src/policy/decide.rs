@@ -3,6 +3,7 @@
 use super::rule::{Rule, never_carried};
 use super::ruleset::Judgement;
 use super::snapshot::{Service, Snapshot};
+use crate::vocab::variant::{Variant, broken};
 use crate::vocab::{
     AgentName, Authority, Code, Generation, GrantId, RequestPath, RuleName, Scheme, ScopeSet,
     ServiceName,
@@ -69,6 +70,16 @@ pub struct Permit {
 }
 
 impl Permit {
+    /// The same permit for wherever a redirect points: what no decision makes.
+    #[cfg(feature = "variants")]
+    #[must_use]
+    pub fn redirected(&self, authority: Authority) -> Self {
+        Self {
+            authority,
+            ..self.clone()
+        }
+    }
+
     /// Who was allowed.
     #[must_use]
     pub fn agent(&self) -> &AgentName {
@@ -166,6 +177,9 @@ impl Snapshot {
         match self.locate(agent, authority) {
             Ok(Found::Service(service)) => Ok(Admission::Intercept(service.settings.name.clone())),
             Ok(Found::Tunnel) => Ok(Admission::Tunnel),
+            Err(_) if broken(Variant::PassThrough) && authority.scheme() == Scheme::Https => {
+                Ok(Admission::Tunnel)
+            }
             Err((code, service)) => Err(Denial::new(code, service, None)),
         }
     }
@@ -176,6 +190,14 @@ impl Snapshot {
         let (code, service, rule) = match self.weigh(facts) {
             Verdict::Allowed(service, at) => {
                 return Decision::Permit(self.permit(facts, service, at));
+            }
+            Verdict::Denied(service, _) | Verdict::Silent(service)
+                if broken(Variant::PassThrough) =>
+            {
+                return Decision::Permit(Permit {
+                    credentialed: false,
+                    ..self.permit(facts, service, 0)
+                });
             }
             Verdict::Denied(service, at) => {
                 (Code::PolicyDenied, Some(service), Some(service.rule(at)))

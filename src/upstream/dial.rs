@@ -16,6 +16,7 @@ use super::address::admitted;
 use super::error::UpstreamError;
 use crate::credential::BoxFuture;
 use crate::vocab::Host;
+use crate::vocab::variant::{Variant, broken, overhear};
 
 /// Longest wait for the resolver, within the deadline of the whole.
 const LOOKUP_MAX: Duration = Duration::from_secs(3);
@@ -87,7 +88,13 @@ impl Dialer {
         progress: &Progress,
     ) -> Result<TcpStream, UpstreamError> {
         progress.0.store(true, Ordering::Relaxed);
-        let addresses = self.addresses(to).await?;
+        let mut addresses = self.addresses(to).await?;
+        if let Host::Name(name) = to.host
+            && broken(Variant::Rebinding)
+        {
+            let again = self.resolver.lookup(name).await;
+            addresses = again.map_err(|_| UpstreamError::Dns)?;
+        }
         progress.0.store(false, Ordering::Relaxed);
         self.first_that_answers(&addresses, to.port, deadline).await
     }
@@ -99,6 +106,7 @@ impl Dialer {
             Host::Name(name) => timeout(LOOKUP_MAX, self.resolver.lookup(name))
                 .await
                 .map_err(|_| UpstreamError::DnsTimeout)?
+                .inspect_err(|error| overhear(|| format!("{name}: {error}")))
                 .map_err(|_| UpstreamError::Dns)?,
         };
         if found.is_empty() {
@@ -138,7 +146,10 @@ impl Dialer {
                         .map_err(|_| UpstreamError::Unreachable)?;
                     return Ok(stream);
                 }
-                Ok(Err(_)) => last = UpstreamError::Unreachable,
+                Ok(Err(error)) => {
+                    overhear(|| format!("{ip}: {error}"));
+                    last = UpstreamError::Unreachable;
+                }
                 Err(_) => last = UpstreamError::ConnectTimeout,
             }
         }

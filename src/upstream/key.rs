@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::policy::Permit;
+use crate::vocab::variant::{Variant, broken};
 use crate::vocab::{AgentName, Authority, ServiceName};
 
 /// Bounds of a pool.
@@ -58,6 +59,9 @@ impl Key {
 /// The key of what a permit allows.
 #[must_use]
 pub fn key(permit: &Permit) -> Key {
+    if broken(Variant::PoolUnkeyed) {
+        return Key::issuer(permit.authority().clone());
+    }
     Key::new(
         permit.agent().clone(),
         permit.service().clone(),

@@ -25,6 +25,8 @@ mod shelf;
 mod stream;
 mod tasks;
 mod tls;
+#[cfg(feature = "variants")]
+mod variant;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

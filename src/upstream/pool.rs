@@ -21,6 +21,7 @@ use super::open::{Opening, Place};
 use super::shelf::{Idle, Kept};
 use super::tasks::Tasks;
 use super::tls::Endpoint;
+use crate::vocab::variant::{Variant, broken};
 use crate::vocab::{AgentName, Clock, Scheme, ServiceName};
 
 /// How often old connections are looked for.
@@ -119,6 +120,11 @@ impl Pool {
         if self.closing.is_cancelled() {
             return Err(UpstreamError::Draining);
         }
+        let endpoint = if broken(Variant::PoolUnkeyed) {
+            1
+        } else {
+            endpoint
+        };
         let now = self.clock.now();
         let mut kept = self.kept();
         let kept = &mut *kept;

@@ -124,6 +124,8 @@ impl AsyncWrite for Counted {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
+        #[cfg(feature = "variants")]
+        let bytes = &*super::variant::misframed(bytes);
         let outcome = match &mut this.stream {
             Stream::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
             Stream::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
@@ -145,6 +147,10 @@ impl AsyncWrite for Counted {
     }
 
     fn is_write_vectored(&self) -> bool {
+        #[cfg(feature = "variants")]
+        if super::variant::misframes() {
+            return false;
+        }
         match &self.stream {
             Stream::Plain(stream) => stream.is_write_vectored(),
             Stream::Tls(stream) => stream.is_write_vectored(),

@@ -10,6 +10,7 @@ mod names;
 mod path;
 mod scope;
 mod secret;
+pub mod variant;
 
 pub use authority::{Authority, AuthorityError, Host, Scheme};
 pub use binding::Binding;

@@ -6,6 +6,8 @@
 
 use std::borrow::Cow;
 
+use super::variant::{Variant, broken};
+
 /// Longest path, in bytes.
 const PATH_MAX: usize = 8 * 1024;
 
@@ -46,6 +48,12 @@ impl RequestPath {
                 .all(|b| matches!(b, 0x21..=0x7e) && !matches!(b, b'?' | b'#'))
         {
             return Err(PathError::Malformed);
+        }
+        if broken(Variant::PathAsSent) {
+            return Ok(Self {
+                wire: raw.into(),
+                compared: None,
+            });
         }
         if raw.contains('\\') {
             return Err(PathError::Ambiguous);
