@@ -226,7 +226,7 @@ fn limits(plan: &Plan) -> Limits {
 /// A connection may be to any service, so the most patient one decides.
 fn write_stall(services: &[ServiceSettings]) -> Duration {
     let idle = services.iter().map(|service| service.timeouts.idle).max();
-    idle.unwrap_or(exchange::Timeouts::default().idle)
+    idle.unwrap_or_else(|| exchange::Timeouts::default().idle)
 }
 
 /// Starts the control wing's thread: the token worker and the health listeners.
