@@ -25,7 +25,7 @@ use crate::listen::{Doors, DoorsSetup, Limits};
 use crate::metrics::Metrics;
 use crate::policy::Snapshot;
 use crate::tokens;
-use crate::upstream::{PoolLimits, Roots, Upstream, UpstreamSettings};
+use crate::upstream::{Roots, Upstream, UpstreamSettings};
 use crate::vocab::{AgentName, Clock, ServiceName};
 
 /// Leaf certificates kept: under an agent that counts up names, what we hold must stay below 16 MiB.
@@ -152,7 +152,7 @@ fn data_wing(
     let settings = UpstreamSettings {
         roots,
         own_listeners: sockets.own.clone(),
-        limits: PoolLimits::default(),
+        limits: descriptors::pool(),
     };
     let upstream = Upstream::new(settings, tools.clock.clone());
     let deps = tokens::Deps {
@@ -226,7 +226,7 @@ fn limits(plan: &Plan) -> Limits {
 /// A connection may be to any service, so the most patient one decides.
 fn write_stall(services: &[ServiceSettings]) -> Duration {
     let idle = services.iter().map(|service| service.timeouts.idle).max();
-    idle.unwrap_or(exchange::Timeouts::default().idle)
+    idle.unwrap_or_else(|| exchange::Timeouts::default().idle)
 }
 
 /// Starts the control wing's thread: the token worker and the health listeners.

@@ -6,6 +6,8 @@
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
+use crate::upstream::PoolLimits;
+
 /// Descriptors kept for calls to issuers, the audit file, health and what the libraries open. Where the system gives
 /// few, a quarter of them.
 const RESERVE: u64 = 256;
@@ -30,13 +32,25 @@ pub fn raise_descriptors() {
 pub(super) fn connections(wanted: usize) -> usize {
     let fit = fit(getrlimit(Resource::Nofile).current, wanted);
     if fit < wanted {
-        tracing::warn!(
+        tracing::info!(
             wanted,
             fit,
             "fewer connections than `limits.connections`: the process may not open that many files"
         );
     }
     fit
+}
+
+/// How many connections to APIs there may be: as many as there may be of agents, at most the usual number.
+pub(super) fn pool() -> PoolLimits {
+    let usual = PoolLimits::default();
+    let current = getrlimit(Resource::Nofile).current;
+    let connections = fit(current, usual.connections);
+    PoolLimits {
+        connections,
+        idle: usual.idle.min(connections.div_ceil(2)),
+        ..usual
+    }
 }
 
 /// Each agent's connection may need one to an API.

@@ -70,8 +70,10 @@ mod tests {
 
     #[test]
     fn a_window_must_bring_its_bytes() {
-        // Pieces of (bytes, seconds of waiting before them), and after which one it ends.
-        let table: &[(&[(usize, u64)], Option<usize>)] = &[
+        /// Bytes, and seconds of waiting before them.
+        type Piece = (usize, u64);
+        // Pieces, and after which one it ends.
+        let table: &[(&[Piece], Option<usize>)] = &[
             (&[(1, 10), (1, 10), (1, 10)], Some(2)),
             (&[(0, 30)], Some(0)),
             (&[(2999, 1), (0, 29)], Some(1)),

@@ -1,5 +1,6 @@
 //! Accepting connections: bounded in number, ended in order when the proxy drains.
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,6 +24,8 @@ use crate::vocab::Clock;
 /// How long to rest when the system has no room for another socket: at first, and at most.
 const REST_FIRST: Duration = Duration::from_millis(10);
 const REST_MOST: Duration = Duration::from_millis(500);
+/// How long a connection may be silent where its source has too many.
+const SILENCE: Duration = Duration::from_secs(1);
 /// How long a connection waits for the place of one that was closed for it.
 const PLACE_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -167,14 +170,24 @@ impl Doors {
             if crowded {
                 self.metrics.security_event("connections.silent");
             }
-            let cut = ticket.cut();
+            let (cut, number) = (ticket.cut(), ticket.number());
             let stream = Stall::new(stream, self.limits.write_stall);
             let guest = Arc::new(Guest::new(source, place, ticket));
             tokio::select! {
                 () = self.clone().proxy_connection(stream, peer, guest) => {}
                 () = cut.notified() => {}
+                never = self.sweep(number) => match never {},
             }
         });
+    }
+
+    /// Looks once whether a connection that has been silent for a while is one too many.
+    async fn sweep(&self, number: u64) -> Infallible {
+        tokio::time::sleep(SILENCE).await;
+        for _ in 0..self.crowd.sweep(number) {
+            self.metrics.security_event("connections.silent");
+        }
+        std::future::pending().await
     }
 
     async fn place(&self, place: Option<OwnedSemaphorePermit>) -> Option<OwnedSemaphorePermit> {

@@ -1,9 +1,9 @@
 //! Connections that have not said yet whose they are. Nobody's quota pays for them, so they are the first to go.
 //!
 //! Who opens thousands of connections and says nothing must not take the places of those who speak. From one source
-//! there are at most as many as one agent may have; and where all places are taken, the one that has been silent
-//! longest is closed for the one that comes. A client that sends its head at once is not silent for long enough to be
-//! that one, unless thousands come within the same moment.
+//! there stay at most as many as one agent may have: those that say nothing for a second go, the oldest first. A burst
+//! of clients that send their heads at once is not silent for that long, so more may come at once, up to a bound. And
+//! where all places are taken, the one that has been silent longest is closed for the one that comes.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv6Addr};
@@ -27,9 +27,15 @@ impl Source {
     }
 }
 
+/// Connections of one source that may come at once, however few it may keep.
+const BURST: usize = 1024;
+
 /// All connections without a name. Bounded by the listener's connections.
 pub(super) struct Crowd {
-    per_source: usize,
+    /// Of one source, after a second.
+    share: usize,
+    /// Of one source, at once.
+    most: usize,
     silent: Mutex<Silent>,
 }
 
@@ -53,6 +59,11 @@ impl Ticket {
     pub(super) fn cut(&self) -> Arc<Notify> {
         self.cut.clone()
     }
+
+    /// Its number in the crowd.
+    pub(super) fn number(&self) -> u64 {
+        self.number
+    }
 }
 
 impl Drop for Ticket {
@@ -62,9 +73,10 @@ impl Drop for Ticket {
 }
 
 impl Crowd {
-    pub(super) fn new(per_source: usize) -> Arc<Self> {
+    pub(super) fn new(share: usize) -> Arc<Self> {
         Arc::new(Self {
-            per_source: per_source.max(1),
+            share,
+            most: share.max(BURST),
             silent: Mutex::default(),
         })
     }
@@ -77,7 +89,7 @@ impl Crowd {
         silent.next += 1;
         let of_source = silent.sources.entry(source).or_default();
         let oldest = of_source.first().copied();
-        let oldest = oldest.filter(|_| of_source.len() >= self.per_source);
+        let oldest = oldest.filter(|_| of_source.len() >= self.most);
         of_source.insert(number);
         silent.all.insert(number, (source, cut.clone()));
         let closed = oldest.and_then(|oldest| silent.remove(oldest));
@@ -91,6 +103,28 @@ impl Crowd {
             cut,
         };
         (ticket, closed.is_some())
+    }
+
+    /// A connection has been silent for a while: where its source has more than its share, closes the oldest of those
+    /// that have been so for as long. Answers how many.
+    pub(super) fn sweep(&self, number: u64) -> usize {
+        let mut silent = self.silent();
+        let Some((source, _)) = silent.all.get(&number) else {
+            return 0;
+        };
+        let Some(of_source) = silent.sources.get(source) else {
+            return 0;
+        };
+        let beyond = of_source.len().saturating_sub(self.share);
+        let oldest = of_source.range(..=number).take(beyond).copied();
+        let oldest: Vec<u64> = oldest.collect();
+        let closed = oldest.into_iter().filter_map(|n| silent.remove(n));
+        let closed: Vec<_> = closed.collect();
+        drop(silent);
+        for one in &closed {
+            one.notify_one();
+        }
+        closed.len()
     }
 
     /// Closes the one that has been silent longest, if any is silent.
@@ -142,12 +176,27 @@ mod tests {
         let crowd = Crowd::new(2);
         let (hostile, other) = (source("10.0.0.1"), source("10.0.0.2"));
         let (patient, _) = crowd.enter(other);
-        let mut tickets: Vec<_> = (0..5).map(|_| crowd.enter(hostile)).collect();
-        let cut: Vec<_> = tickets.iter().map(|(ticket, _)| was_cut(ticket)).collect();
+        let tickets: Vec<_> = (0..5).map(|_| crowd.enter(hostile).0).collect();
+        // The third has been silent for long, and so have those before it.
+        assert_eq!(crowd.sweep(tickets[2].number()), 3);
+        let cut: Vec<_> = tickets.iter().map(was_cut).collect();
         assert_eq!(cut, [true, true, true, false, false]);
-        let told: Vec<_> = tickets.iter().map(|(_, closed)| *closed).collect();
-        assert_eq!(told, [false, false, true, true, true]);
+        for ticket in &tickets {
+            assert_eq!(crowd.sweep(ticket.number()), 0);
+        }
+        assert_eq!(crowd.sweep(patient.number()), 0);
         assert!(!was_cut(&patient));
+    }
+
+    #[test]
+    fn more_than_a_burst_do_not_come_at_once() {
+        let crowd = Crowd::new(2);
+        let (hostile, other) = (source("10.0.0.1"), source("10.0.0.2"));
+        let mut tickets: Vec<_> = (0..BURST).map(|_| crowd.enter(hostile)).collect();
+        assert!(tickets.iter().all(|(_, closed)| !closed));
+        assert!(!crowd.enter(other).1);
+        tickets.push(crowd.enter(hostile));
+        assert!(tickets[BURST].1 && was_cut(&tickets[0].0) && !was_cut(&tickets[1].0));
         // Whoever says its name leaves room.
         tickets.pop();
         assert!(!crowd.enter(hostile).1);

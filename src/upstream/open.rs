@@ -210,14 +210,18 @@ impl Pool {
         }))
     }
 
-    /// Counts a connection in. At the bound, idle ones make room for the next request.
+    /// Counts a connection in. From three quarters of the bound on, idle ones make room for what comes: whoever leaves
+    /// many of them behind takes no place from a request.
     fn count_in(&self) -> Result<Open, UpstreamError> {
         let before = self.open.fetch_add(1, Ordering::AcqRel);
         let open = Open(self.open.clone());
-        if before < self.limits.connections {
+        let most = self.limits.connections;
+        if before >= most - most / 4 {
+            self.kept().close_unused();
+        }
+        if before < most {
             return Ok(open);
         }
-        self.kept().close_unused();
         Err(UpstreamError::Limit)
     }
 }

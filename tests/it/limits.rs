@@ -7,6 +7,7 @@ mod bodies;
 mod doors;
 mod frames;
 mod handshakes;
+mod memory;
 
 use std::time::Duration;
 

@@ -177,6 +177,15 @@ impl Served {
         command
     }
 
+    /// Its resident memory in KiB.
+    pub(crate) fn memory(&self) -> u64 {
+        let status = format!("/proc/{}/status", self.child.id().unwrap());
+        let status = fs::read_to_string(status).unwrap();
+        let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:"));
+        let kib = line.unwrap().trim().trim_end_matches(" kB");
+        kib.parse().unwrap()
+    }
+
     /// From now on it may open so many files.
     pub(crate) fn limit_files(&self, files: u64) {
         let pid = i32::try_from(self.child.id().unwrap()).unwrap();

@@ -1,7 +1,7 @@
 //! TLS towards agents: floods of names, broken ClientHellos, old versions, other hosts' sessions.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures_util::future::join_all;
 use rustls::client::{ClientSessionMemoryCache, ClientSessionStore, Resumption};
@@ -11,7 +11,7 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, ServerName};
 use tokenward::rehearsal::Call;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_rustls::TlsConnector;
 
 use super::{events, series};
