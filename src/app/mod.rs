@@ -12,7 +12,7 @@ mod error;
 mod hygiene;
 mod running;
 
-pub use authority::{Custody, custody};
+pub use authority::{Custody, custody, permitted};
 pub use build::start;
 pub use environment::{Access, environment};
 pub use error::StartError;
