@@ -11,6 +11,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use bytes::Bytes;
 use futures_util::FutureExt;
 use http::{Request, Response};
 
@@ -24,7 +25,7 @@ use super::kept::{Kept, Patience, ReplayBudget};
 use super::plan::{Plan, Service};
 use super::record::Line;
 use super::refusal::Refusal;
-use super::respond::{Form, respond};
+use super::respond::{Form, last_words, respond};
 use crate::agent::Agent;
 use crate::audit::{Audit, Event};
 use crate::credential::{self, Bench, Intent, Nonces, Seen, Source};
@@ -141,12 +142,38 @@ impl Exchange {
         agent: Option<&AgentName>,
         authority: Option<&Authority>,
     ) {
+        drop(self.unread_line(code, door, agent, authority));
+    }
+
+    /// Records a request whose head could not be read, and words its refusal: the last bytes of an HTTP/1.1 connection.
+    /// Without room for the line there are no words either.
+    #[must_use]
+    pub fn last_words(
+        &self,
+        code: Code,
+        door: Door,
+        agent: Option<&AgentName>,
+        authority: Option<&Authority>,
+    ) -> Bytes {
+        let line = self.unread_line(code, door, agent, authority);
+        line.map_or_else(Bytes::new, |line| {
+            last_words(&Refusal::from(code), line.id())
+        })
+    }
+
+    fn unread_line(
+        &self,
+        code: Code,
+        door: Door,
+        agent: Option<&AgentName>,
+        authority: Option<&Authority>,
+    ) -> Option<Line> {
         let id = RequestId::from_random(random());
-        if let Ok(record) = self.audit.open(id) {
-            let mut line = Line::unread(record, self.metrics.clone(), id);
-            line.at(door, agent, authority);
-            line.refused(&Refusal::from(code));
-        }
+        let record = self.audit.open(id).ok()?;
+        let mut line = Line::unread(record, self.metrics.clone(), id);
+        line.at(door, agent, authority);
+        line.refused(&Refusal::from(code));
+        Some(line)
     }
 
     /// Ends a line with a refusal.

@@ -19,7 +19,7 @@ use super::accept::Doors;
 use super::bucket::Rate;
 use super::calm::{Calm, Withdrawals};
 use super::hello;
-use super::proxy::{Caller, HEAD_SLACK, HEAD_TIMEOUT, Whose, names_host};
+use super::proxy::{Caller, HEAD_SLACK, Whose, names_host};
 use super::quota::Quota;
 use crate::audit::Event;
 use crate::ca::{Leaf, Origin};
@@ -46,6 +46,9 @@ const RESETS_PENDING: usize = 20;
 const CALM_TIMEOUT: Duration = Duration::from_secs(1);
 /// Streams that we may have to reset for errors in them, over a connection's life (CVE-2025-8671).
 const RESETS_LOCAL: usize = 1024;
+/// How often an agent that says nothing on HTTP/2 is asked whether it is there, and how long it may take to say so.
+const PING_EVERY: Duration = Duration::from_secs(30);
+const PING_TIMEOUT: Duration = Duration::from_secs(30);
 
 impl Doors {
     /// Serves the requests of one tunnel.
@@ -79,8 +82,8 @@ impl Doors {
         if h2 {
             self.serve_http2(stream, service, withdrawals).await;
         } else {
-            let whose = Whose::Tunnel(&whose.0.agent, &whose.1);
-            watched(self.serve_http1(stream, service, whose)).await;
+            let whose = Arc::new((whose.0.agent.clone(), whose.1.clone()));
+            watched(self.serve_http1(stream, service, Whose::Tunnel(whose))).await;
         }
     }
 
@@ -206,8 +209,8 @@ impl Doors {
             .max_send_buf_size(SEND_BUFFER)
             .max_pending_accept_reset_streams(RESETS_PENDING)
             .max_local_error_reset_streams(RESETS_LOCAL)
-            .keep_alive_interval(HEAD_TIMEOUT)
-            .keep_alive_timeout(HEAD_TIMEOUT)
+            .keep_alive_interval(PING_EVERY)
+            .keep_alive_timeout(PING_TIMEOUT)
             .serve_connection(TokioIo::new(Calm::new(io, withdrawals.clone())), service);
         tokio::pin!(connection);
         let ended = tokio::select! {
@@ -251,7 +254,7 @@ impl Doors {
         };
         line.at(Door::Connect, Some(agent.name()), Some(authority));
         let arrival = counted
-            .and_then(|()| self.head_fits(&request))
+            .and_then(|()| self.head_holds(&request))
             .and_then(|()| Arrival::new(agent.clone(), authority.clone(), Door::Connect, request));
         match arrival {
             Ok(arrival) => Box::pin(self.exchange.answer(arrival, line)).await,
