@@ -37,7 +37,7 @@ const LEAVES: usize = 1024;
 /// [`StartError`]; nothing listens then.
 pub async fn start(plan: Plan, clock: Clock) -> Result<Running, StartError> {
     let sockets = Sockets::bind(&plan).await?;
-    let custody = custody(&plan.ca, &clock)?;
+    let custody = custody(&plan.ca, &plan.policy, &clock)?;
     let metrics = Metrics::new()?;
     let (audit, writer) = Audit::start(plan.audit.clone(), clock.clone())?;
     let tools = Tools {

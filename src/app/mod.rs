@@ -13,7 +13,7 @@ mod error;
 mod hygiene;
 mod running;
 
-pub use authority::{Custody, custody};
+pub use authority::{Custody, custody, permitted};
 pub use build::start;
 pub use descriptors::raise_descriptors;
 pub use environment::{Access, environment};

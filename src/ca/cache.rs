@@ -77,7 +77,8 @@ impl Leaves {
     /// others of that moment wait for it on their thread.
     ///
     /// # Errors
-    /// [`CaError::Expired`] and [`CaError::NotYetValid`] where the root's own validity does not hold now.
+    /// [`CaError::Expired`] and [`CaError::NotYetValid`] where the root's own validity does not hold now,
+    /// [`CaError::NotPermitted`] where its name constraints leave the host out.
     pub fn leaf(&self, host: &Host) -> Result<Leaf, CaError> {
         let now = self.clock.wall();
         // Reads share the lock; only a stale or absent leaf takes the way below.

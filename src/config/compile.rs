@@ -2,6 +2,7 @@
 //! is found. Every mistake is reported, not the first one.
 
 mod agents;
+mod authority;
 mod carriage;
 mod credentials;
 mod issuers;
@@ -79,6 +80,7 @@ pub(super) fn compile(
         tunnel,
     };
     rules::check(&policy, &services, &agents, &tunnel_lines, it);
+    authority::check(&ca, &policy, &services.origins, it);
     let limits = limits(raw.limits, it);
     let drain = drain(raw.drain, it);
     let runtime_dir = match raw.runtime_dir {
