@@ -75,11 +75,27 @@ const EXPOSE: &Exceptions = &[
 const TIME: &Exceptions = &[
     (
         "exchange/body.rs",
-        "tokio's own clock, to move the deadline of a timer; nothing is judged by it",
+        "tokio's own clock, to move the deadlines of timers, and for how long one of them ran",
+    ),
+    (
+        "exchange/kept.rs",
+        "tokio's own clock, for how long a timer of its own ran",
+    ),
+    (
+        "exchange/taking.rs",
+        "tokio's own clock, for the deadline of a timer",
+    ),
+    (
+        "listen/intercept.rs",
+        "tokio's own clock, for the end of a handshake",
     ),
     (
         "listen/linger.rs",
         "tokio's own clock, for the two ends of a wait on a socket",
+    ),
+    (
+        "listen/stall.rs",
+        "tokio's own clock, to move the deadline of a timer",
     ),
     ("vocab/clock.rs", "the one place where time enters"),
 ];
