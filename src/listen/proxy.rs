@@ -196,8 +196,7 @@ impl Doors {
             agent.as_ref().ok().map(Agent::name),
             authority.as_ref().ok(),
         );
-        let holds = self.head_holds(&request);
-        let arrival = holds.and_then(|()| agent).and_then(|agent| {
+        let arrival = self.head_holds(&request).and(agent).and_then(|agent| {
             let authority = authority?;
             match self.exchange.admits(&agent, &authority)? {
                 Admission::Intercept(_) => Arrival::new(agent, authority, Door::Absolute, request),
