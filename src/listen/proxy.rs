@@ -243,9 +243,9 @@ impl Doors {
             caller.as_ref().ok().map(|caller| caller.agent.name()),
             authority.as_ref().ok(),
         );
-        let holds = self.head_holds(&request);
-        let arrival = holds
-            .and_then(|()| caller)
+        let arrival = self
+            .head_holds(&request)
+            .and(caller)
             .and_then(|Caller { agent, .. }| {
                 let authority = authority?;
                 match self.exchange.admits(&agent, &authority)? {
