@@ -7,13 +7,15 @@
 mod authority;
 mod build;
 mod control;
+mod descriptors;
 mod environment;
 mod error;
 mod hygiene;
 mod running;
 
-pub use authority::{Custody, custody};
+pub use authority::{Custody, custody, permitted};
 pub use build::start;
+pub use descriptors::raise_descriptors;
 pub use environment::{Access, environment};
 pub use error::StartError;
 pub use hygiene::{Closed, close};

@@ -64,11 +64,21 @@ impl Leaves {
         })
     }
 
+    /// Whether the host's leaf is at hand, so that [`Leaves::leaf`] signs nothing.
+    #[must_use]
+    pub fn holds(&self, host: &Host) -> bool {
+        let now = self.clock.wall();
+        self.minted
+            .get(host)
+            .is_some_and(|found| found.is_fresh(now))
+    }
+
     /// The leaf for a host that policy has admitted. At most one caller per host signs (some 50 microseconds); the
     /// others of that moment wait for it on their thread.
     ///
     /// # Errors
-    /// [`CaError::Expired`] and [`CaError::NotYetValid`] where the root's own validity does not hold now.
+    /// [`CaError::Expired`] and [`CaError::NotYetValid`] where the root's own validity does not hold now,
+    /// [`CaError::NotPermitted`] where its name constraints leave the host out.
     pub fn leaf(&self, host: &Host) -> Result<Leaf, CaError> {
         let now = self.clock.wall();
         // Reads share the lock; only a stale or absent leaf takes the way below.

@@ -69,6 +69,9 @@ pub enum CaError {
         "the CA certificate may not sign certificates: basicConstraints CA:TRUE and keyUsage keyCertSign are needed"
     )]
     NotCa,
+    /// The CA's name constraints do not permit the host.
+    #[error("the CA's name constraints do not permit this host")]
+    NotPermitted,
     /// A symbolic link, a directory or a device where a file should be.
     #[error("{file} is not a regular file; symbolic links are not followed")]
     NotRegular {
@@ -89,4 +92,9 @@ pub enum CaError {
         "the CA certificate's subject repeats an attribute or joins several in one; use a CA with a plain subject"
     )]
     Subject,
+    /// More hosts than a certificate can carry as name constraints.
+    #[error(
+        "there are too many hosts for name constraints; use wildcards, or make a CA with `tokenward ca init --unconstrained`"
+    )]
+    TooManyHosts,
 }

@@ -24,8 +24,10 @@ pub(super) const SECRET_DIR: Mode = Mode::from_raw_mode(0o700);
 /// Everybody may look in.
 pub(super) const PUBLIC_DIR: Mode = Mode::from_raw_mode(0o755);
 
-/// No key, certificate or chain is larger; a larger file is not one.
-const FILE_MAX: usize = 64 * 1024;
+/// No key is larger; a larger file is not one.
+const SECRET_MAX: usize = 64 * 1024;
+/// No chain is larger, even where a certificate carries thousands of names as constraints.
+const PUBLIC_MAX: usize = 2 * 1024 * 1024;
 const LOCK_TRIES: u32 = 100;
 const LOCK_PAUSE: Duration = Duration::from_millis(20);
 
@@ -148,14 +150,14 @@ impl Folder {
         if mode & 0o077 != 0 {
             return Err(CaError::Exposed { file, mode });
         }
-        read_all(fd, file, FILE_MAX).map(Some)
+        read_all(fd, file, SECRET_MAX).map(Some)
     }
 
     /// Reads a public file. `None` where there is none.
     pub(super) fn read_public(&self, file: &'static str) -> Result<Option<Vec<u8>>, CaError> {
         match self.open_regular(file)? {
             Some((fd, _)) => {
-                read_all(fd, file, FILE_MAX).map(|mut bytes| Some(std::mem::take(&mut *bytes)))
+                read_all(fd, file, PUBLIC_MAX).map(|mut bytes| Some(std::mem::take(&mut *bytes)))
             }
             None => Ok(None),
         }

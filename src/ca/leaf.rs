@@ -61,13 +61,17 @@ impl Minted {
     }
 }
 
-/// Signs a leaf for `host` alone, inside the root's own validity.
+/// Signs a leaf for `host` alone, inside the root's own validity and name constraints: one outside would be refused by
+/// agents, and would be a mistake that we had signed.
 pub(super) fn mint(
     root: &Root,
     key: &LeafKey,
     host: &Host,
     now: WallTime,
 ) -> Result<Minted, CaError> {
+    if !root.constraints().permit(host) {
+        return Err(CaError::NotPermitted);
+    }
     if now >= root.not_after() {
         return Err(CaError::Expired);
     }

@@ -10,6 +10,7 @@
 
 mod bundle;
 mod cache;
+mod constraints;
 mod error;
 mod files;
 mod instance;
@@ -20,6 +21,7 @@ mod root;
 
 pub use bundle::{TrustFiles, agent_dir, write_trust_files};
 pub use cache::{Leaf, Leaves, Origin};
+pub use constraints::{NameConstraints, Permitted};
 pub use error::CaError;
 pub use instance::load_or_create_instance_key;
 pub use root::Root;

@@ -1,39 +1,40 @@
 //! The root: makes, loads, saves it, and signs with it.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 use std::time::Duration;
 
 use rcgen::{
-    BasicConstraints, CertificateParams, CidrSubnet, DistinguishedName, DnType, GeneralSubtree,
-    IsCa, Issuer, KeyUsagePurpose, NameConstraints, PublicKeyData,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyUsagePurpose,
+    PublicKeyData,
 };
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
+use super::constraints::{NameConstraints, Permitted, extension};
 use super::error::CaError;
 use super::files::{Existing, Folder, PUBLIC, SECRET, SECRET_DIR};
 use super::key::{KEY_FILE, RootKey};
 use super::leaf;
 use super::pem;
 use super::{random, serial, utc};
-use crate::vocab::{Clock, Host, Secret, WallTime};
+use crate::vocab::{Clock, Secret, WallTime};
 
-const CERTIFICATE_FILE: &str = "ca.pem";
+pub(super) const CERTIFICATE_FILE: &str = "ca.pem";
 /// Ten years. Ending an installation's trust is done by removing the root, not by waiting.
 const LIFE: Duration = Duration::from_secs(3652 * 24 * 60 * 60);
 /// An agent's clock may run behind ours.
 pub(super) const BACKDATED: Duration = Duration::from_secs(60 * 60);
 /// No chain of a CA is longer; each certificate is sent in every handshake.
-const CHAIN_MAX: usize = 8;
+pub(super) const CHAIN_MAX: usize = 8;
 
 /// The interception CA. Its private key cannot be had from it, only signatures.
 pub struct Root {
     issuer: Issuer<'static, RootKey>,
     /// The CA's certificate, then the certificates above it that were given with it.
     chain: Vec<CertificateDer<'static>>,
+    constraints: NameConstraints,
     not_before: WallTime,
     not_after: WallTime,
 }
@@ -43,11 +44,11 @@ impl Root {
     ///
     /// Where `permitted` names hosts, the certificate carries them as name constraints (RFC 5280 §4.2.1.10): agents
     /// then refuse what it signs for any other host, even if the key is stolen. Each DNS name stands for itself and
-    /// what is below it. Empty means unconstrained, which is what a policy that may change while we run needs.
+    /// what is below it.
     ///
     /// # Errors
-    /// [`CaError`] where randomness or signing fails.
-    pub fn generate(clock: &Clock, permitted: &[Host]) -> Result<Self, CaError> {
+    /// [`CaError`] where there are too many hosts, or randomness or signing fails.
+    pub fn generate(clock: &Clock, permitted: &Permitted) -> Result<Self, CaError> {
         let key = RootKey::generate()?;
         let now = clock.wall();
         let mut params = CertificateParams::default();
@@ -61,8 +62,8 @@ impl Root {
         params.not_before = utc(WallTime(now.0.saturating_sub(millis(BACKDATED))))?;
         params.not_after = utc(now + LIFE)?;
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        params.name_constraints = constraints(permitted);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        params.name_constraints = extension(permitted)?;
         let certificate = params.self_signed(&key).map_err(|_| CaError::Signing)?;
         Self::assemble(vec![certificate.into()], key)
     }
@@ -104,17 +105,32 @@ impl Root {
         folder.locked(|| self.write(&folder))
     }
 
-    /// Loads the root of a folder, or makes one and saves it there.
+    /// Puts `ca.key` and `ca.pem` in the place of those that are there. Agents that trust the old root have to be given
+    /// the new one, so this is for an operator who asked for it in so many words.
+    ///
+    /// # Errors
+    /// [`CaError`] where the folder cannot be trusted or written.
+    pub fn replace(&self, dir: &Path) -> Result<(), CaError> {
+        let folder = Folder::create(dir, SECRET_DIR)?.guarded()?;
+        // A crash between the two leaves a key and a certificate that do not fit, which is refused at the next start.
+        folder.locked(|| self.place(&folder, Existing::Replace))
+    }
+
+    /// Loads the root of a folder, or makes one for the permitted hosts and saves it there.
     ///
     /// # Errors
     /// As [`Root::load`]; what exists and cannot be used is an error, never a reason to make a new root.
-    pub fn load_or_create(dir: &Path, clock: &Clock) -> Result<Self, CaError> {
+    pub fn load_or_create(
+        dir: &Path,
+        clock: &Clock,
+        permitted: &Permitted,
+    ) -> Result<Self, CaError> {
         let folder = Folder::create(dir, SECRET_DIR)?.guarded()?;
         // Under the lock from the start: between the two files of another process there is a moment with only one.
         folder.locked(|| match Self::read(&folder)? {
             Some(root) => Ok(root),
             None => {
-                let root = Self::generate(clock, &[])?;
+                let root = Self::generate(clock, permitted)?;
                 root.write(&folder)?;
                 Ok(root)
             }
@@ -133,6 +149,12 @@ impl Root {
     #[must_use]
     pub fn certificate_pem(&self) -> String {
         self.chain.iter().map(|der| pem::certificate(der)).collect()
+    }
+
+    /// For which hosts agents accept what it signs.
+    #[must_use]
+    pub fn constraints(&self) -> &NameConstraints {
+        &self.constraints
     }
 
     /// When the certificate ends.
@@ -185,15 +207,14 @@ impl Root {
                 file: CERTIFICATE_FILE,
             });
         }
+        self.place(folder, Existing::Keep)
+    }
+
+    fn place(&self, folder: &Folder, existing: Existing) -> Result<(), CaError> {
         let key = self.issuer.key().to_pem();
-        folder.place(KEY_FILE, SECRET, key.as_bytes(), Existing::Keep)?;
+        folder.place(KEY_FILE, SECRET, key.as_bytes(), existing)?;
         let certificate = self.certificate_pem();
-        folder.place(
-            CERTIFICATE_FILE,
-            PUBLIC,
-            certificate.as_bytes(),
-            Existing::Keep,
-        )
+        folder.place(CERTIFICATE_FILE, PUBLIC, certificate.as_bytes(), existing)
     }
 
     fn assemble(chain: Vec<CertificateDer<'static>>, key: RootKey) -> Result<Self, CaError> {
@@ -222,6 +243,7 @@ impl Root {
         let validity = certificate.validity();
         let root = Self {
             issuer: Issuer::from_ca_cert_der(&der, key).map_err(|_| DAMAGED)?,
+            constraints: NameConstraints::of_chain(&chain)?,
             not_before: wall(validity.not_before.timestamp()),
             not_after: wall(validity.not_after.timestamp()),
             chain,
@@ -257,46 +279,6 @@ fn may_sign(certificate: &X509Certificate<'_>) -> Option<bool> {
         .ok()?
         .is_none_or(|usage| usage.value.key_cert_sign());
     Some(ca && usage)
-}
-
-/// Permits the given hosts. A constraint binds only names of its own kind, so the kinds that are not permitted at all
-/// are excluded as a whole; otherwise a root for DNS names could still sign for every address.
-fn constraints(permitted: &[Host]) -> Option<NameConstraints> {
-    if permitted.is_empty() {
-        return None;
-    }
-    let everything =
-        |address: IpAddr| GeneralSubtree::IpAddress(CidrSubnet::from_addr_prefix(address, 0));
-    let mut excluded = Vec::new();
-    if !permitted.iter().any(|host| host.name().is_some()) {
-        excluded.push(GeneralSubtree::DnsName(String::new()));
-    }
-    if !permitted
-        .iter()
-        .any(|host| host.ip().is_some_and(|ip| ip.is_ipv4()))
-    {
-        excluded.push(everything(Ipv4Addr::UNSPECIFIED.into()));
-    }
-    if !permitted
-        .iter()
-        .any(|host| host.ip().is_some_and(|ip| ip.is_ipv6()))
-    {
-        excluded.push(everything(Ipv6Addr::UNSPECIFIED.into()));
-    }
-    let permitted = permitted
-        .iter()
-        .map(|host| match host {
-            Host::Name(name) => GeneralSubtree::DnsName(name.to_string()),
-            Host::Ip(ip) => {
-                let whole = if ip.is_ipv4() { 32 } else { 128 };
-                GeneralSubtree::IpAddress(CidrSubnet::from_addr_prefix(*ip, whole))
-            }
-        })
-        .collect();
-    Some(NameConstraints {
-        permitted_subtrees: permitted,
-        excluded_subtrees: excluded,
-    })
 }
 
 fn wall(seconds: i64) -> WallTime {

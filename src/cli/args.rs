@@ -117,13 +117,22 @@ pub(super) enum AuditVerb {
 pub(super) enum CaVerb {
     /// Print the system's roots and the CA certificate, for clients that take one bundle
     Bundle,
-    /// Make the CA where the configuration keeps it
+    /// Make the CA where the configuration keeps it, constrained to the hosts of the configuration
     Init {
         /// Make it in this directory instead
         #[arg(long, value_name = "DIR")]
         dir: Option<PathBuf>,
+        /// Replace a CA that is there; agents then need the new certificate, and `serve` a restart
+        #[arg(long)]
+        force: bool,
+        /// Also permit this host and the names below it, for services to come; may be repeated
+        #[arg(long, value_name = "HOST", conflicts_with = "unconstrained")]
+        permit: Vec<String>,
+        /// Without name constraints: whoever has its key can then sign for every host
+        #[arg(long)]
+        unconstrained: bool,
     },
-    /// Print the CA certificate
+    /// Print the CA certificate, and for which hosts it can sign
     Show,
 }
 

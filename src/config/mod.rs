@@ -48,7 +48,8 @@ const FILE_MAX: u64 = 1 << 20;
 pub enum SecretReading {
     /// All of them, and every other file that the configuration names: for `serve`, `run` and `check`.
     Resolve,
-    /// None: nothing but the file itself is read, for verbs that only look at rules. The plan cannot be served.
+    /// None: nothing but the file itself and the public certificate of `ca.cert` is read, for verbs that only look at
+    /// rules or certificates. The plan cannot be served.
     Skip,
 }
 

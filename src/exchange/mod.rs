@@ -13,6 +13,7 @@ mod attempts;
 mod blind;
 mod body;
 mod ending;
+mod floor;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
 mod guard;
@@ -23,6 +24,7 @@ mod refusal;
 mod respond;
 mod settings;
 mod story;
+mod taking;
 mod upgrade;
 #[cfg(feature = "variants")]
 mod variant;
@@ -30,11 +32,13 @@ mod variant;
 pub use arrival::{Arrival, Door, absolute_authority};
 pub use body::AgentBody;
 pub use ending::Ending;
+pub use floor::BodyFloor;
 pub use plan::{Plan, PlanError};
 pub use record::Line;
 pub use refusal::Refusal;
 pub use respond::{Form, respond};
 pub use settings::{ServiceSettings, Timeouts};
 pub use story::{Deps, Exchange};
+pub use taking::watched;
 #[cfg(feature = "variants")]
-pub use variant::Ride;
+pub use variant::{Ride, riding};

@@ -86,6 +86,23 @@ impl HostPattern {
         (self.reach == Reach::Exact).then_some(&self.base)
     }
 
+    /// The host, or the name behind the wildcard: no host that the pattern covers is outside it.
+    #[must_use]
+    pub fn base(&self) -> &Host {
+        &self.base
+    }
+
+    /// A host that the pattern covers; the base itself where a label more would be too long for a name.
+    #[must_use]
+    pub fn sample(&self) -> Host {
+        match self.reach {
+            Reach::Exact => self.base.clone(),
+            Reach::AnyDepth | Reach::OneLabel => {
+                Host::parse(&format!("x.{}", self.base)).unwrap_or_else(|_| self.base.clone())
+            }
+        }
+    }
+
     /// Whether the pattern covers the host.
     #[must_use]
     pub fn covers(&self, host: &Host) -> bool {

@@ -21,6 +21,14 @@ pub struct Settings {
     pub tunnel: Vec<Authority>,
 }
 
+impl Settings {
+    /// The services whose TLS is intercepted: their hosts need leaf certificates, and no others do.
+    pub fn intercepted(&self) -> impl Iterator<Item = &ServiceSettings> {
+        let services = self.services.iter();
+        services.filter(|service| service.scheme == Scheme::Https)
+    }
+}
+
 /// One service.
 #[derive(Debug, Clone)]
 pub struct ServiceSettings {

@@ -234,6 +234,107 @@ async fn the_ca_is_made_once_and_shows_its_certificate_alone() {
     assert!(folder.path().join("other/ca.key").exists());
 }
 
+/// A file with one service, on hosts that change.
+fn with_hosts(folder: &TempDir, hosts: &str) {
+    let text = format!(
+        "ca: {{dir: ca}}\nruntime_dir: run\nlisten: {{proxy: 127.0.0.1:0}}\n\
+         services:\n  items:\n    hosts: [{hosts}]\n    credential: none\n    rules: [{{allow: GET /**}}]\n"
+    );
+    fs::write(folder.path().join("tokenward.yaml"), text).unwrap();
+}
+
+#[tokio::test]
+async fn a_ca_signs_for_the_hosts_of_the_file_and_no_others() {
+    let folder = TempDir::new().unwrap();
+    let verb = |words: &[&str]| {
+        let mut command = tokenward(folder.path());
+        command.args(words);
+        async move { run(&mut command).await }
+    };
+    with_hosts(&folder, "api.items.example, \"*.wild.example\", 192.0.2.7");
+    let init = verb(&["ca", "init"]).await;
+    assert_eq!(code(&init), 0, "{}", err(&init));
+    let told = "permitted 192.0.2.7/32, api.items.example, wild.example; excluded ::/0";
+    assert!(err(&init).contains(told), "{}", err(&init));
+    let shown = json(&out(&verb(&["ca", "show", "--json"]).await));
+    assert_eq!(
+        shown["name_constraints"]["permitted"][1],
+        "api.items.example"
+    );
+    assert!(err(&verb(&["ca", "show"]).await).contains(told));
+    assert_eq!(code(&verb(&["check"]).await), 0);
+
+    // One host more: nothing is replaced silently, and the message says what to do and where.
+    with_hosts(&folder, "api.items.example, \"**.more.example\"");
+    let before = fs::read(folder.path().join("ca/ca.pem")).unwrap();
+    for words in [&["check"][..], &["serve"]] {
+        let refused = verb(words).await;
+        assert_eq!(code(&refused), 1, "{words:?}");
+        let said = err(&refused);
+        assert!(
+            said.contains("tokenward.yaml:6: services.items.hosts[1]: "),
+            "{said}"
+        );
+        assert!(
+            said.contains("**.more.example") && said.contains("ca init --force"),
+            "{said}"
+        );
+        assert!(!said.contains("api.items.example"), "{said}");
+    }
+    let refused = verb(&["ca", "init"]).await;
+    assert_eq!(code(&refused), 1);
+    assert!(err(&refused).contains("--force"), "{}", err(&refused));
+    assert_eq!(fs::read(folder.path().join("ca/ca.pem")).unwrap(), before);
+
+    let instance = fs::read(folder.path().join("ca/instance.key")).unwrap();
+    let forced = verb(&["ca", "init", "--force", "--permit", "later.example"]).await;
+    assert_eq!(code(&forced), 0, "{}", err(&forced));
+    assert!(err(&forced).contains("api.items.example, later.example, more.example"));
+    assert_ne!(fs::read(folder.path().join("ca/ca.pem")).unwrap(), before);
+    // Placeholders stay what they are.
+    assert_eq!(
+        fs::read(folder.path().join("ca/instance.key")).unwrap(),
+        instance
+    );
+    assert_eq!(code(&verb(&["check"]).await), 0);
+
+    let free = verb(&["ca", "init", "--force", "--unconstrained"]).await;
+    assert!(err(&free).contains("constraints: none"), "{}", err(&free));
+    with_hosts(&folder, "anything.example");
+    assert_eq!(code(&verb(&["check"]).await), 0);
+}
+
+#[tokio::test]
+async fn a_given_ca_is_held_against_its_constraints() {
+    let folder = TempDir::new().unwrap();
+    with_hosts(&folder, "api.items.example");
+    assert_eq!(
+        code(&run(tokenward(folder.path()).args(["ca", "init"])).await),
+        0
+    );
+    let file = |host: &str| {
+        let text = format!(
+            "ca: {{cert: {{file: ca/ca.pem}}, key: {{file: ca/ca.key}}}}\nservices:\n  items:\n    \
+             hosts: [{host}]\n    credential: none\n    rules: [{{allow: GET /**}}]\n"
+        );
+        fs::write(folder.path().join("tokenward.yaml"), text).unwrap();
+    };
+    file("v2.api.items.example");
+    let good = run(tokenward(folder.path()).arg("check")).await;
+    assert_eq!(code(&good), 0, "{}", err(&good));
+    file("other.example");
+    let bad = run(tokenward(folder.path()).arg("check")).await;
+    assert_eq!(code(&bad), 1);
+    assert!(
+        err(&bad).contains(":4: services.items.hosts[0]: "),
+        "{}",
+        err(&bad)
+    );
+    assert!(!err(&bad).contains("--force"), "{}", err(&bad));
+    let shown = run(tokenward(folder.path()).args(["ca", "show"])).await;
+    assert!(out(&shown).contains("BEGIN CERTIFICATE"), "{}", err(&shown));
+}
+
 #[tokio::test]
 async fn the_schema_is_one_of_json() {
     let folder = TempDir::new().unwrap();

@@ -8,7 +8,9 @@ use rustix::fs::{CWD, FileType, Mode, mknodat};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 
-use super::super::{CaError, Root, agent_dir, load_or_create_instance_key, write_trust_files};
+use super::super::{
+    CaError, Permitted, Root, agent_dir, load_or_create_instance_key, write_trust_files,
+};
 use super::openssl;
 use crate::vocab::{AgentName, Clock};
 
@@ -21,7 +23,7 @@ fn chmod(path: &Path, mode: u32) {
 }
 
 fn saved(dir: &Path) -> Root {
-    let root = Root::generate(&Clock::system(), &[]).unwrap();
+    let root = Root::generate(&Clock::system(), &Permitted::Everything).unwrap();
     root.save(dir).unwrap();
     root
 }
@@ -56,7 +58,7 @@ fn a_root_survives_a_restart() {
 fn a_root_is_never_overwritten() {
     let dir = tempfile::tempdir().unwrap();
     let root = saved(dir.path());
-    let other = Root::generate(&Clock::system(), &[]).unwrap();
+    let other = Root::generate(&Clock::system(), &Permitted::Everything).unwrap();
     let refused = other.save(dir.path()).unwrap_err();
     assert_eq!(refused, CaError::Exists { file: "ca.pem" });
     fs::remove_file(dir.path().join("ca.pem")).unwrap();
@@ -64,7 +66,7 @@ fn a_root_is_never_overwritten() {
     assert_eq!(refused, CaError::Exists { file: "ca.key" });
     assert_eq!(names(dir.path()), ["ca.key"]);
     assert_eq!(
-        Root::load_or_create(dir.path(), &Clock::system()).unwrap_err(),
+        Root::load_or_create(dir.path(), &Clock::system(), &Permitted::Everything).unwrap_err(),
         CaError::Missing { file: "ca.pem" }
     );
     fs::write(dir.path().join("ca.pem"), root.certificate_pem()).unwrap();
@@ -127,7 +129,7 @@ fn writing_follows_no_link() {
     let dir = tempfile::tempdir().unwrap();
     let victim = dir.path().join("victim");
     fs::write(&victim, "untouched").unwrap();
-    let root = Root::generate(&Clock::system(), &[]).unwrap();
+    let root = Root::generate(&Clock::system(), &Permitted::Everything).unwrap();
 
     // A dangling link would make a plain create write wherever it points.
     let ca = dir.path().join("ca");
@@ -157,7 +159,7 @@ fn a_folder_that_anybody_may_write_to_holds_no_keys() {
     let refused = |dir: &Path| {
         let errors = [
             Root::load(dir).unwrap_err(),
-            Root::load_or_create(dir, &Clock::system()).unwrap_err(),
+            Root::load_or_create(dir, &Clock::system(), &Permitted::Everything).unwrap_err(),
             root.save(dir).unwrap_err(),
             load_or_create_instance_key(dir).unwrap_err(),
         ];
@@ -239,7 +241,7 @@ fn damage_is_one_clear_error() {
         );
         assert!(error.to_string().starts_with(file) && !error.to_string().contains('\n'));
         assert_eq!(
-            Root::load_or_create(dir.path(), &Clock::system()).unwrap_err(),
+            Root::load_or_create(dir.path(), &Clock::system(), &Permitted::Everything).unwrap_err(),
             error
         );
     }
@@ -262,7 +264,8 @@ fn an_absent_root_is_missing_and_then_made_once() {
         let starts: Vec<_> = (0..8)
             .map(|_| {
                 scope.spawn(|| {
-                    let root = Root::load_or_create(&dir, &Clock::system()).unwrap();
+                    let root = Root::load_or_create(&dir, &Clock::system(), &Permitted::Everything)
+                        .unwrap();
                     let key = load_or_create_instance_key(&dir).unwrap();
                     (root.certificate_pem(), key.expose().clone())
                 })
@@ -313,8 +316,8 @@ fn the_instance_key_is_kept_and_guarded() {
 fn trust_files_hold_certificates_and_nothing_else() {
     let place = tempfile::tempdir().unwrap();
     let run = place.path().join("run");
-    let root = Root::generate(&Clock::system(), &[]).unwrap();
-    let theirs = Root::generate(&Clock::system(), &[]).unwrap();
+    let root = Root::generate(&Clock::system(), &Permitted::Everything).unwrap();
+    let theirs = Root::generate(&Clock::system(), &Permitted::Everything).unwrap();
     let system = place.path().join("system.pem");
     // Ours is there as well, as after an installation by hand, between comments as distributions have them.
     let text = format!(

@@ -1,6 +1,7 @@
 //! The room seen from its door: certificates as clients judge them, files as an operator or an attacker leaves them.
 
 mod certificates;
+mod constraints;
 mod disk;
 mod given;
 

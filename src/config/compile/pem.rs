@@ -7,6 +7,7 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
 use super::Context;
+use crate::config::SecretReading;
 use crate::config::plan::CaPlan;
 use crate::config::raw::{RawCa, RawFileRef, SecretRef};
 use crate::vocab::Secret;
@@ -77,13 +78,14 @@ pub(super) fn ca(raw: Option<&RawCa>, it: &mut Context<'_>) -> CaPlan {
 }
 
 fn given(cert: &RawFileRef, key: &SecretRef, it: &mut Context<'_>) -> CaPlan {
-    let pem = cert
-        .file
-        .as_deref()
-        .and_then(|path| it.file("ca.cert.file", path, ROOTS_MAX));
+    let pem = cert.file.as_deref().and_then(|path| match it.reading {
+        SecretReading::Resolve => it.file("ca.cert.file", path, ROOTS_MAX),
+        // It is public, and `ca show` prints it; whoever needs it will say that it is not there.
+        SecretReading::Skip => it.references.file(path, ROOTS_MAX).ok(),
+    });
     let key_pem = private_key("ca.key", key, it);
     let cert_pem = pem.unwrap_or_default();
-    if !cert_pem.is_empty() && !it.findings.tainted("ca") {
+    if it.reading == SecretReading::Resolve && !cert_pem.is_empty() && !it.findings.tainted("ca") {
         check_ca(&cert_pem, &key_pem, it);
     }
     CaPlan::Given { cert_pem, key_pem }
