@@ -43,7 +43,7 @@ impl Doors {
             .as_ref()
             .ok()
             .map(|caller| caller.agent.name().clone());
-        let agent = self.head_holds(&request).and_then(|()| agent);
+        let agent = self.head_holds(&request).and(agent);
         let admitted = self.admit(agent, authority.as_ref());
         let upgrade = hyper::upgrade::on(&mut request);
         match admitted {
