@@ -8,7 +8,7 @@ default:
     @just --list --unsorted
 
 # What CI runs
-check: test demo fmt lint doc deny corpus variants world
+check: test demo fmt lint doc deny corpus variants differential world
 
 # All tests
 test:
@@ -47,6 +47,11 @@ corpus *FLAGS:
 variants *NAMES:
     cargo build --locked --features variants
     tests/corpus/variants.py --bin target/debug/tokenward {{ NAMES }}
+
+# Generated requests against three foreign parsers; a million by hand: `just differential 1000000`
+differential CASES="20000":
+    cargo build --locked --release
+    tests/differential/run.py --bin target/release/tokenward --cases {{ CASES }}
 
 # Foreign authorization server, APIs and clients; DIR holds the servers. Without such a folder it says that it was skipped
 world DIR="../shared/world":

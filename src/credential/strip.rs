@@ -159,40 +159,65 @@ const TOKENS_OF_OTHER_KINDS: [&str; 6] = [
 
 /// Fields by which somebody in between tells a server who the caller is or what was really asked: an agent that sets
 /// them speaks for a proxy that it is not (RFC 9700 §4.13).
-const ROLE_FIELDS: [&str; 22] = [
+const ROLE_FIELDS: [&str; 36] = [
     "alt-used",
+    "cf-access-jwt-assertion",
     "cf-connecting-ip",
+    "cf-connecting-ipv6",
     "client-cert",
     "client-cert-chain",
+    "client-ip",
     "dpop-nonce",
+    "fastly-client-ip",
     "forwarded",
+    "front-end-https",
     "http2-settings",
     "max-forwards",
+    "remote-addr",
     "remote-user",
-    "ssl-client-cert",
     "true-client-ip",
-    "via",
-    "x-client-cert",
+    "x-arr-clientcert",
+    "x-client-dn",
     "x-client-ip",
+    "x-client-verify",
+    "x-cluster-client-ip",
     "x-forwarded",
     "x-host",
     "x-http-host-override",
+    "x-override-url",
+    "x-proxyuser-ip",
     "x-real-ip",
+    "x-remote-addr",
+    "x-remote-ip",
     "x-remote-user",
+    "x-rewrite-uri",
     "x-rewrite-url",
-    "x-ssl-client-cert",
-    "x-ssl-client-verify",
+    "x-scheme",
+    "x-url-scheme",
+    "x-user-dn",
+    "x-verified-user",
 ];
 
 /// Beginnings of such names.
-const ROLE_BEGINNINGS: [&str; 7] = [
+const ROLE_BEGINNINGS: [&str; 18] = [
     "proxy-",
+    "ssl-client-",
+    "tls-client-",
+    "x-amzn-mtls-",
+    "x-amzn-oidc-",
+    "x-appengine-",
     "x-auth-request-",
+    "x-authenticated-",
+    "x-client-cert",
     "x-envoy-",
     "x-forwarded-",
     "x-goog-authenticated-user-",
+    "x-ms-client-principal",
     "x-original-",
+    "x-ssl-",
+    "x-tls-client-",
     "x-tokenward",
+    "x-webauth-",
 ];
 
 /// Hop-by-hop fields (RFC 9110 §7.6.1), framing, and what we write ourselves.
@@ -207,30 +232,57 @@ const HOP_FIELDS: [&str; 8] = [
     "upgrade",
 ];
 
-/// Fields that make a server act on another method than the one that policy judged.
-const METHOD_OVERRIDES: [&str; 3] = [
-    "x-http-method-override",
+/// Fields that make a server act on another method than the one that policy judged. The same names count in queries.
+const METHOD_OVERRIDES: [&str; 4] = [
+    "http-method-override",
     "x-http-method",
+    "x-http-method-override",
     "x-method-override",
 ];
 
-/// Query parameters that carry credentials (RFC 6750 §2.3 and custom); they would also end in every log on the way.
-const QUERY_CREDENTIALS: [&str; 14] = [
-    "access-token",
+/// Query parameters that do the same (Rails, Laravel and Express; Salesforce), in the form of [`parameter_name`].
+const METHOD_PARAMETERS: [&str; 2] = ["_httpmethod", "_method"];
+
+/// Query parameters that carry credentials (RFC 6750 §2.3 and custom), in the form of [`parameter_name`]; they would
+/// also end in every log on the way. Signatures of presigned URLs count: they are keys to what they name.
+const QUERY_CREDENTIALS: [&str; 32] = [
+    "access_key",
     "access_token",
-    "api-key",
+    "accesskey",
+    "accesstoken",
     "api_key",
+    "api_token",
     "apikey",
+    "apitoken",
+    "auth",
+    "auth_key",
     "auth_token",
+    "authkey",
+    "authorization",
+    "authtoken",
+    "bearer",
     "bearer_token",
+    "client_assertion",
     "client_secret",
     "id_token",
     "jwt",
     "oauth_token",
+    "personal_access_token",
     "private_token",
     "refresh_token",
-    "subscription-key",
+    "session_token",
+    "subscription_key",
+    "token",
+    "x_amz_credential",
+    "x_amz_security_token",
+    "x_amz_signature",
+    "x_api_key",
+    "x_goog_signature",
 ];
+
+/// Codings of content that are offered to an API to which a credential of ours goes: what comes back in any other could
+/// not be read on the way (RFC 9110 §8.4.1, RFC 7932, RFC 8878).
+const CODINGS: [&str; 6] = ["br", "deflate", "gzip", "identity", "x-gzip", "zstd"];
 
 /// Words in WebSocket subprotocols by which browsers send credentials for want of a field.
 const SECRET_PROTOCOLS: [&str; 5] = ["api-key", "apikey", "authorization", "bearer", "token"];
@@ -251,6 +303,7 @@ pub fn strip(
     if METHOD_OVERRIDES
         .iter()
         .any(|name| fields.contains_key(*name))
+        || query.is_some_and(overrides_method)
     {
         return Err(StripError(Code::MethodOverride));
     }
@@ -282,6 +335,11 @@ pub fn strip(
         }
     }
     clean_protocols(&mut kept);
+    // Nothing on the way reads frames, so nothing is agreed on that would change what they mean.
+    kept.remove(header::SEC_WEBSOCKET_EXTENSIONS);
+    if *bench.slot != Slot::Nothing {
+        clean_codings(&mut kept);
+    }
     let query = clean_query(query, &mut seen, bench)?;
     if bench.mode == PlaceholderMode::Required
         && *bench.slot != Slot::Nothing
@@ -464,6 +522,11 @@ fn basic_parts(text: &str) -> Vec<String> {
         .unwrap_or_default()
 }
 
+/// The parameters of a query. Some servers split at semicolons too.
+fn parameters(query: &str) -> impl Iterator<Item = &str> {
+    query.split_inclusive(['&', ';'])
+}
+
 /// Removes credential parameters from the query of a credentialed service; leaves every other byte as it is.
 fn clean_query(
     query: Option<&str>,
@@ -474,47 +537,104 @@ fn clean_query(
     if *bench.slot == Slot::Nothing || broken(Variant::StripNothing) {
         return Ok(Some(query.into()));
     }
-    // Some servers split at semicolons too.
-    let parts = || query.split_inclusive(['&', ';']);
-    let bare = |part: &str| part.trim_end_matches(['&', ';']).to_owned();
     let mut found = false;
-    for part in parts().map(bare).filter(|part| carries_credential(part)) {
+    for part in parameters(query).filter(|part| carries_credential(part)) {
         found = true;
+        let part = part.trim_end_matches(['&', ';']);
         let value = part.split_once('=').map_or("", |(_, value)| value);
         *seen = judge_text(*seen, value, bench)?;
     }
     if !found {
         return Ok(Some(query.into()));
     }
-    let rest: String = parts()
-        .filter(|part| !carries_credential(&bare(part)))
+    let rest: String = parameters(query)
+        .filter(|part| !carries_credential(part))
         .collect();
     let rest = rest.trim_end_matches(['&', ';']);
     Ok((!rest.is_empty()).then(|| rest.into()))
 }
 
-/// Whether a parameter's name, with its escapes decoded as the server will decode them, is one of a credential.
 fn carries_credential(part: &str) -> bool {
-    let name = part.split('=').next().unwrap_or_default().as_bytes();
+    let name = parameter_name(part);
+    QUERY_CREDENTIALS
+        .iter()
+        .any(|known| name == known.as_bytes())
+}
+
+fn overrides_method(query: &str) -> bool {
+    parameters(query).map(parameter_name).any(|name| {
+        let fields = METHOD_OVERRIDES
+            .iter()
+            .any(|known| name == known.replace('-', "_").as_bytes());
+        fields
+            || METHOD_PARAMETERS
+                .iter()
+                .any(|known| name == known.as_bytes())
+    })
+}
+
+/// A parameter's name as the most lenient server reads it: escapes decoded, in lower case, spaces before it cut, and
+/// what PHP turns into an underscore (a dot, a space, an opening bracket) or people write for one (a hyphen) turned.
+fn parameter_name(part: &str) -> Vec<u8> {
+    let name = part
+        .split(['=', '&', ';'])
+        .next()
+        .unwrap_or_default()
+        .as_bytes();
     let mut plain = Vec::with_capacity(name.len());
     let mut rest = name;
     while let Some((first, after)) = rest.split_first() {
-        let digits = after.get(..2).and_then(|two| std::str::from_utf8(two).ok());
+        let digits = after
+            .get(..2)
+            .filter(|two| two.iter().all(u8::is_ascii_hexdigit));
+        let digits = digits.and_then(|two| std::str::from_utf8(two).ok());
         let escaped = digits.and_then(|two| u8::from_str_radix(two, 16).ok());
-        match escaped.filter(|_| *first == b'%') {
+        let byte = match escaped.filter(|_| *first == b'%') {
             Some(byte) => {
-                plain.push(byte);
                 rest = &after[2..];
+                byte
             }
             None => {
-                plain.push(*first);
                 rest = after;
+                if *first == b'+' { b' ' } else { *first }
             }
+        };
+        match byte {
+            b' ' if plain.is_empty() => {}
+            b' ' | b'.' | b'[' | b'-' => plain.push(b'_'),
+            _ => plain.push(byte.to_ascii_lowercase()),
         }
     }
-    QUERY_CREDENTIALS
-        .iter()
-        .any(|known| plain.eq_ignore_ascii_case(known.as_bytes()))
+    plain
+}
+
+/// Leaves in `Accept-Encoding` what could be read on the way; where nothing remains, only the content itself is wanted.
+fn clean_codings(headers: &mut HeaderMap) {
+    let name = header::ACCEPT_ENCODING;
+    let lines = headers.get_all(&name).iter();
+    let items: Vec<&str> = lines
+        .flat_map(|line| line.to_str().unwrap_or("?").split(','))
+        .map(str::trim)
+        .filter(|item| !item.is_empty())
+        .collect();
+    let readable = |item: &&str| {
+        let coding = item.split(';').next().unwrap_or_default().trim();
+        CODINGS
+            .iter()
+            .any(|known| known.eq_ignore_ascii_case(coding))
+    };
+    if items.iter().all(readable) {
+        return;
+    }
+    let rest: Vec<&str> = items.into_iter().filter(readable).collect();
+    let rest = if rest.is_empty() {
+        "identity".to_owned()
+    } else {
+        rest.join(", ")
+    };
+    if let Ok(rest) = HeaderValue::from_str(&rest) {
+        headers.insert(name, rest);
+    }
 }
 
 /// HTTP/2 may split cookies over several fields; HTTP/1.1 knows one (RFC 9113 §8.2.3).

@@ -47,10 +47,14 @@ fn classify_v4(v4: Ipv4Addr) -> Kind {
         [10, ..] | [127, ..] | [192, 168, ..] => Kind::Private,
         [172, b, ..] if b & 0xf0 == 16 => Kind::Private,
         [100, b, ..] if b & 0xc0 == 64 => Kind::Private,
-        // "This network", link-local, protocol assignments, documentation, 6to4 relays, benchmarking, multicast and up.
+        // "This network", link-local, protocol assignments, documentation, AS112 sinks, AMT relays, 6to4 relays,
+        // benchmarking, multicast and up.
         [0, ..]
         | [169, 254, ..]
         | [192, 0, 0 | 2, _]
+        | [192, 31, 196, _]
+        | [192, 52, 193, _]
+        | [192, 175, 48, _]
         | [192, 88, 99, _]
         | [198, 18 | 19, ..]
         | [198, 51, 100, _]
@@ -75,9 +79,12 @@ fn classify_v6(v6: Ipv6Addr) -> Kind {
         // Teredo and the other protocol assignments (2001::/23), documentation, 6to4.
         [0x2001, second, ..] if second < 0x0200 || second == 0x0db8 => Kind::Forbidden,
         [0x2002, ..] => Kind::Forbidden,
+        // AS112 sinks.
+        [0x2620, 0x004f, 0x8000, ..] => Kind::Forbidden,
         [0x3fff, second, ..] if second < 0x1000 => Kind::Forbidden,
         [first, ..] if first & 0xe000 == 0x2000 => Kind::Global,
-        // Unspecified, mapped, compatible, NAT64, discard, link-local, site-local, multicast, unassigned.
+        // Unspecified, mapped, translated, compatible, NAT64 (both), discard, dummy prefix, SRv6 SIDs, link-local,
+        // site-local, multicast, unassigned.
         _ => Kind::Forbidden,
     }
 }
@@ -155,6 +162,44 @@ mod tests {
         ("2001:2::1", Kind::Forbidden),
         ("3fff:0fff::1", Kind::Forbidden),
         ("5f00::1", Kind::Forbidden),
+        // The rest of the IANA registries of special-purpose addresses, first and last of each range.
+        ("192.0.0.0", Kind::Forbidden),
+        ("192.0.0.255", Kind::Forbidden),
+        ("192.31.196.1", Kind::Forbidden),
+        ("192.52.193.1", Kind::Forbidden),
+        ("192.175.48.1", Kind::Forbidden),
+        ("192.88.99.255", Kind::Forbidden),
+        ("203.0.113.255", Kind::Forbidden),
+        ("255.255.255.254", Kind::Forbidden),
+        ("::ffff:0:0", Kind::Forbidden),
+        ("64:ff9b::", Kind::Forbidden),
+        ("64:ff9b::ffff:ffff", Kind::Forbidden),
+        ("64:ff9b:1:ffff:ffff:ffff:ffff:ffff", Kind::Forbidden),
+        ("100:0:0:1::1", Kind::Forbidden),
+        ("2001::", Kind::Forbidden),
+        ("2001:1::1", Kind::Forbidden),
+        ("2001:3::1", Kind::Forbidden),
+        ("2001:4:112::1", Kind::Forbidden),
+        ("2001:10::1", Kind::Forbidden),
+        ("2001:1f:ffff::1", Kind::Forbidden),
+        ("2001:20::1", Kind::Forbidden),
+        ("2001:2f:ffff::1", Kind::Forbidden),
+        ("2001:30::1", Kind::Forbidden),
+        ("2001:1ff:ffff:ffff:ffff:ffff:ffff:ffff", Kind::Forbidden),
+        ("2001:200::1", Kind::Global),
+        ("2001:db8:ffff:ffff:ffff:ffff:ffff:ffff", Kind::Forbidden),
+        ("2001:db9::1", Kind::Global),
+        ("2002:101:101::1", Kind::Forbidden),
+        ("2003::1", Kind::Global),
+        ("2620:4f:8000::1", Kind::Forbidden),
+        ("2620:4f:8001::1", Kind::Global),
+        ("3fff::1", Kind::Forbidden),
+        ("4000::1", Kind::Forbidden),
+        ("5f00:ffff::1", Kind::Forbidden),
+        ("fe80:ffff::1", Kind::Forbidden),
+        ("febf::1", Kind::Forbidden),
+        ("feff:ffff::1", Kind::Forbidden),
+        ("ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff", Kind::Forbidden),
     ];
 
     #[test]

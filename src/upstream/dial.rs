@@ -3,52 +3,33 @@
 //! A name that answers with a public address first and a private one later (DNS rebinding) gains nothing, because
 //! nobody asks a second time for the same connection.
 
-use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use tokio::net::{TcpStream, lookup_host};
-use tokio::time::timeout;
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
+use tokio::net::TcpStream;
+use tokio::time::sleep;
 
 use super::address::admitted;
 use super::error::UpstreamError;
-use crate::credential::BoxFuture;
+use super::lookup::{Asker, Lookups, Resolve};
 use crate::vocab::Host;
 use crate::vocab::variant::{Variant, broken, overhear};
 
-/// Longest wait for the resolver, within the deadline of the whole.
-const LOOKUP_MAX: Duration = Duration::from_secs(3);
 /// Addresses that are tried for one connection.
 const ADDRESSES_MAX: usize = 8;
-/// What one address gets at least, before the next is tried.
-const ATTEMPT_MIN: Duration = Duration::from_millis(250);
-
-/// Where addresses come from. One call is one question: implementations must not ask again by themselves later.
-pub trait Resolve: Send + Sync {
-    /// All addresses of a name, the preferred one first.
-    fn lookup<'a>(&'a self, name: &'a str) -> BoxFuture<'a, io::Result<Vec<IpAddr>>>;
-}
-
-/// The operating system's resolver.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct SystemResolver;
-
-impl Resolve for SystemResolver {
-    fn lookup<'a>(&'a self, name: &'a str) -> BoxFuture<'a, io::Result<Vec<IpAddr>>> {
-        Box::pin(async move {
-            let found = lookup_host((name, 0)).await?;
-            Ok(found.map(|socket| socket.ip()).collect())
-        })
-    }
-}
+/// How long an address may be silent before the next is tried beside it (RFC 8305 §5).
+const HEAD_START: Duration = Duration::from_millis(250);
 
 /// What is to be dialled.
 pub(super) struct Destination<'a> {
     pub(super) host: &'a Host,
     pub(super) port: u16,
     pub(super) allow_private: bool,
+    pub(super) asker: Asker,
 }
 
 /// How far it came: whether the resolver is being waited for.
@@ -68,23 +49,22 @@ impl Progress {
 
 /// Dials, and refuses to.
 pub(super) struct Dialer {
-    resolver: Arc<dyn Resolve>,
+    lookups: Lookups,
     own_listeners: Vec<SocketAddr>,
 }
 
 impl Dialer {
     pub(super) fn new(resolver: Arc<dyn Resolve>, own_listeners: Vec<SocketAddr>) -> Self {
         Self {
-            resolver,
+            lookups: Lookups::new(resolver),
             own_listeners,
         }
     }
 
-    /// Connects. The caller ends it after `deadline` and learns from `progress` what it was waiting for.
+    /// Connects. The caller ends it after its deadline and learns from `progress` what it was waiting for.
     pub(super) async fn connect(
         &self,
         to: &Destination<'_>,
-        deadline: Duration,
         progress: &Progress,
     ) -> Result<TcpStream, UpstreamError> {
         progress.0.store(true, Ordering::Relaxed);
@@ -92,22 +72,17 @@ impl Dialer {
         if let Host::Name(name) = to.host
             && broken(Variant::Rebinding)
         {
-            let again = self.resolver.lookup(name).await;
-            addresses = again.map_err(|_| UpstreamError::Dns)?;
+            addresses = self.lookups.addresses(&to.asker, name).await?;
         }
         progress.0.store(false, Ordering::Relaxed);
-        self.first_that_answers(&addresses, to.port, deadline).await
+        self.first_that_answers(&addresses, to.port).await
     }
 
     /// The addresses that may be dialled. Names are asked for once; literals are not asked for at all.
     async fn addresses(&self, to: &Destination<'_>) -> Result<Vec<IpAddr>, UpstreamError> {
         let found = match to.host {
             Host::Ip(ip) => vec![*ip],
-            Host::Name(name) => timeout(LOOKUP_MAX, self.resolver.lookup(name))
-                .await
-                .map_err(|_| UpstreamError::DnsTimeout)?
-                .inspect_err(|error| overhear(|| format!("{name}: {error}")))
-                .map_err(|_| UpstreamError::Dns)?,
+            Host::Name(name) => self.lookups.addresses(&to.asker, name).await?,
         };
         if found.is_empty() {
             return Err(UpstreamError::Dns);
@@ -126,46 +101,51 @@ impl Dialer {
         Ok(alternate_families(good))
     }
 
-    /// Tries the addresses in order; a silent one costs its share of the deadline, not all of it.
+    /// Tries the addresses in order. One that is silent costs the next a quarter of a second, one that refuses nothing;
+    /// the first connection wins and the others are dropped.
     async fn first_that_answers(
         &self,
         addresses: &[IpAddr],
         port: u16,
-        deadline: Duration,
     ) -> Result<TcpStream, UpstreamError> {
-        let tries = addresses.len().min(ADDRESSES_MAX);
-        let share = deadline / u32::try_from(tries).unwrap_or(1).max(1);
-        let mut last = UpstreamError::Unreachable;
-        for ip in addresses.iter().take(tries) {
-            let attempt = TcpStream::connect(SocketAddr::new(*ip, port));
-            match timeout(share.max(ATTEMPT_MIN), attempt).await {
-                Ok(Ok(stream)) => {
-                    self.refuse_ourselves(&stream)?;
-                    stream
-                        .set_nodelay(true)
-                        .map_err(|_| UpstreamError::Unreachable)?;
-                    return Ok(stream);
-                }
-                Ok(Err(error)) => {
-                    overhear(|| format!("{ip}: {error}"));
-                    last = UpstreamError::Unreachable;
-                }
-                Err(_) => last = UpstreamError::ConnectTimeout,
+        let mut rest = addresses.iter().take(ADDRESSES_MAX).peekable();
+        let mut tried = FuturesUnordered::new();
+        loop {
+            if let Some(ip) = rest.next() {
+                let attempt = TcpStream::connect(SocketAddr::new(*ip, port));
+                tried.push(async move {
+                    attempt
+                        .await
+                        .inspect_err(|e| overhear(|| format!("{ip}: {e}")))
+                });
+            }
+            let more = rest.peek().is_some();
+            tokio::select! {
+                biased;
+                outcome = tried.next() => match outcome {
+                    Some(Ok(stream)) => {
+                        self.refuse_ourselves(&stream)?;
+                        stream.set_nodelay(true).map_err(|_| UpstreamError::Unreachable)?;
+                        return Ok(stream);
+                    }
+                    Some(Err(_)) => {}
+                    None => return Err(UpstreamError::Unreachable),
+                },
+                () = sleep(HEAD_START), if more => {}
             }
         }
-        Err(last)
     }
 
     /// Whether an address is known to be ours before anything is sent to it.
     fn is_own(&self, address: SocketAddr) -> bool {
         self.own_listeners.iter().any(|own| {
-            let everywhere = own.ip().is_unspecified() && address.ip().is_loopback();
-            own.port() == address.port() && (own.ip() == address.ip() || everywhere)
+            own.port() == address.port()
+                && (own.ip() == address.ip()
+                    || (own.ip().is_unspecified() && is_local(address.ip())))
         })
     }
 
-    /// A listener on all addresses also answers on the machine's outer ones, which we do not know. A connection to
-    /// oneself shows: the kernel takes the destination as the source.
+    /// For what [`is_local`] cannot see: a connection to oneself mostly has the destination as its source.
     fn refuse_ourselves(&self, stream: &TcpStream) -> Result<(), UpstreamError> {
         let (Ok(local), Ok(peer)) = (stream.local_addr(), stream.peer_addr()) else {
             return Err(UpstreamError::Unreachable);
@@ -180,6 +160,33 @@ impl Dialer {
         }
         Ok(())
     }
+}
+
+/// Whether an address is this machine's: a listener on all addresses answers there. The kernel lets us bind a socket to
+/// our own addresses alone, unless it was told otherwise; then it is asked from where it would send. No packet leaves.
+fn is_local(ip: IpAddr) -> bool {
+    let (any, setting): (IpAddr, _) = match ip {
+        IpAddr::V4(_) => (
+            Ipv4Addr::UNSPECIFIED.into(),
+            "/proc/sys/net/ipv4/ip_nonlocal_bind",
+        ),
+        IpAddr::V6(_) => (
+            Ipv6Addr::UNSPECIFIED.into(),
+            "/proc/sys/net/ipv6/ip_nonlocal_bind",
+        ),
+    };
+    if ip.is_loopback() {
+        return true;
+    }
+    let lax = std::fs::read_to_string(setting).is_ok_and(|text| text.trim() != "0");
+    if !lax {
+        return UdpSocket::bind((ip, 0)).is_ok();
+    }
+    let source = UdpSocket::bind((any, 0)).and_then(|socket| {
+        socket.connect((ip, 9))?;
+        socket.local_addr()
+    });
+    source.is_ok_and(|source| source.ip() == ip)
 }
 
 /// Keeps the resolver's order within a family and alternates between them (RFC 8305 §4), so that a machine with

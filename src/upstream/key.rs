@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::lookup::Asker;
 use crate::policy::Permit;
 use crate::vocab::variant::{Variant, broken};
 use crate::vocab::{AgentName, Authority, ServiceName};
@@ -45,6 +46,14 @@ impl Key {
         Self {
             owner: Some((agent, service)),
             authority,
+        }
+    }
+
+    /// On whose behalf its name is looked up.
+    pub(super) fn asker(&self) -> Asker {
+        match &self.owner {
+            Some((agent, _)) => Asker::Agent(agent.clone()),
+            None => Asker::Issuers,
         }
     }
 

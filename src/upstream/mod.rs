@@ -17,6 +17,7 @@ mod dial;
 mod error;
 mod issuer;
 mod key;
+mod lookup;
 mod open;
 mod pool;
 mod reply;
@@ -40,17 +41,18 @@ use crate::vocab::{AgentName, Authority, Clock, Scheme, ServiceName};
 
 pub use client::{Client, SendError, SendFailure};
 pub use connection::{Connection, Protocol};
-pub use dial::{Resolve, SystemResolver};
 pub use error::{EndpointError, RootsError, UpstreamError};
 pub use issuer::{
     IssuerClient, IssuerError, IssuerReply, IssuerRequest, IssuerUrl, IssuerUrlError,
 };
 pub use key::{Key, PoolLimits, key};
+pub use lookup::{Resolve, SystemResolver};
 pub use reply::{Reply, ReplyBody};
 pub use settings::{ConnectTo, TargetSettings};
 pub use tls::{Endpoint, Roots};
 
 use dial::{Destination, Dialer, Progress};
+use lookup::Asker;
 use pool::Pool;
 use tasks::Tasks;
 
@@ -144,9 +146,10 @@ impl Upstream {
             host: authority.host(),
             port: authority.port(),
             allow_private: false,
+            asker: Asker::Tunnels,
         };
         let progress = Progress::default();
-        let dialled = self.0.dialer.connect(&to, deadline, &progress);
+        let dialled = self.0.dialer.connect(&to, &progress);
         timeout(deadline, dialled)
             .await
             .unwrap_or_else(|_| Err(progress.timed_out()))

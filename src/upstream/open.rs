@@ -77,7 +77,6 @@ impl Pool {
         self: &Arc<Self>,
         key: &Key,
         endpoint: &Endpoint,
-        deadline: Duration,
         progress: &Progress,
     ) -> Result<Raw, UpstreamError> {
         let open = self.count_in()?;
@@ -91,8 +90,9 @@ impl Pool {
             host,
             port,
             allow_private: endpoint.allow_private(),
+            asker: key.asker(),
         };
-        let stream = self.dialer.connect(&to, deadline, progress).await?;
+        let stream = self.dialer.connect(&to, progress).await?;
         Ok(Raw { stream, open })
     }
 

@@ -99,7 +99,7 @@ impl Pool {
                 match self.take(key, endpoint.id(), need, may_wait)? {
                     Taken::Line(line) => return Ok(Connection::new(line, true)),
                     Taken::Open(place) => {
-                        let stream = self.dial(key, endpoint, deadline, &progress).await?;
+                        let stream = self.dial(key, endpoint, &progress).await?;
                         let line = self.open(key, endpoint, need, place, stream).await?;
                         return Ok(Connection::new(line, false));
                     }

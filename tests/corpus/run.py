@@ -59,6 +59,7 @@ def attempt(house, oracles, case):
         failure = f"{type(error).__name__}: {error} ({Path(where.filename).name}:{where.lineno})"
     settle(mark, case)
     found = oracles.check(mark, case)
+    house.close_annexes()
     house.reset()
     return {"case": case.id, "title": case.title, "got": failure or "as stated", "oracles": found,
             "seconds": round(time.monotonic() - start, 2)}

@@ -169,6 +169,8 @@ fn overrides_and_loops_end_here() {
     for (fields, code) in [
         (("x-http-method-override", "DELETE"), Code::MethodOverride),
         (("x-method-override", "DELETE"), Code::MethodOverride),
+        (("X-HTTP-Method", "DELETE"), Code::MethodOverride),
+        (("http-method-override", "DELETE"), Code::MethodOverride),
         (("via", "1.1 other, 1.1 tokenward-1"), Code::ProxyLoop),
     ] {
         let refused = world.strip(
@@ -179,6 +181,92 @@ fn overrides_and_loops_end_here() {
         );
         assert_eq!(refused.map(|_| ()), Err(code));
     }
+}
+
+#[test]
+fn a_query_that_overrides_the_method_is_refused() {
+    let world = World::new();
+    let ask = |slot: &Slot, query: &str| {
+        let stripped = world.strip(slot, PlaceholderMode::Optional, query, &[]);
+        stripped.map(|_| ())
+    };
+    for slot in [Slot::Authorization, Slot::Nothing] {
+        for query in [
+            "_method=DELETE",
+            "a=1&_method=delete",
+            "a=1;_METHOD=x",
+            "%5fmethod=DELETE",
+            "+_method=PUT",
+            "_HttpMethod=PATCH",
+            "X-HTTP-Method-Override=PATCH",
+            "_method",
+        ] {
+            assert_eq!(ask(&slot, query), Err(Code::MethodOverride), "{query}");
+        }
+        for query in [
+            "method=flickr.photos.search",
+            "a=_method",
+            "payment_method=card",
+            "_=1",
+        ] {
+            assert_eq!(ask(&slot, query), Ok(()), "{query}");
+        }
+    }
+}
+
+#[test]
+fn a_chain_of_proxies_stays_visible_and_a_loop_over_two_ends() {
+    let world = World::new();
+    let via = ("via", "1.1 other, 1.1 tokenward-2");
+    let stripped = world
+        .strip(&Slot::Authorization, PlaceholderMode::Optional, "", &[via])
+        .unwrap();
+    assert_eq!(stripped.head.headers[header::VIA], via.1);
+}
+
+#[test]
+fn codings_that_nobody_here_can_read_are_not_offered() {
+    let world = World::new();
+    let offer = |slot: &Slot, lines: &[&str]| {
+        let fields: Vec<_> = lines
+            .iter()
+            .map(|line| ("accept-encoding", *line))
+            .collect();
+        let head = world
+            .strip(slot, PlaceholderMode::Optional, "", &fields)
+            .unwrap()
+            .head;
+        let lines = head.headers.get_all(header::ACCEPT_ENCODING).iter();
+        lines
+            .map(|v| v.to_str().unwrap().to_owned())
+            .collect::<Vec<_>>()
+    };
+    let auth = Slot::Authorization;
+    for (given, expected) in [
+        (
+            &["gzip, deflate, br, zstd"][..],
+            &["gzip, deflate, br, zstd"][..],
+        ),
+        (&["GZIP;q=0.5,identity"], &["GZIP;q=0.5,identity"]),
+        (&["zzz, br;q=0, *;q=1"], &["br;q=0"]),
+        (&["gzip", "dcb"], &["gzip"]),
+        (&["zzz"], &["identity"]),
+        (&[""], &[""]),
+        (&[], &[]),
+    ] {
+        assert_eq!(offer(&auth, given), expected, "{given:?}");
+    }
+    assert_eq!(offer(&Slot::Nothing, &["zzz, *"]), ["zzz, *"]);
+}
+
+#[test]
+fn websocket_extensions_are_not_offered() {
+    let world = World::new();
+    let offered = [("sec-websocket-extensions", "permessage-deflate")];
+    let stripped = world
+        .strip(&Slot::Nothing, PlaceholderMode::Optional, "", &offered)
+        .unwrap();
+    assert!(names(&stripped).is_empty());
 }
 
 #[test]
@@ -236,6 +324,17 @@ fn names_that_sound_like_credentials_are_taken() {
         "x-auth-request-email",
         "x-tokenward",
         "x-host",
+        "x-rewrite-url",
+        "x-forwarded-client-cert",
+        "x-client-cert-subject",
+        "x-ssl-client-s-dn",
+        "x-ms-client-principal-id",
+        "x-amzn-oidc-data",
+        "proxy-status",
+        "client-cert-chain",
+        "x-cluster-client-ip",
+        "remote_user",
+        "authorization_",
     ];
     let kept = [
         "x-csrf-token",
@@ -294,6 +393,31 @@ fn escaped_and_semicolon_parameters_are_seen_through() {
     assert_eq!(query("%61ccess_token=x"), None);
     assert_eq!(query("a=1;access_token=x"), Some("a=1".into()));
     assert_eq!(query("a=1;b=%zz&%"), Some("a=1;b=%zz&%".into()));
+    for hidden in [
+        "access.token=x",
+        "access%20token=x",
+        "+access_token=x",
+        "access[token=x",
+        "Access-Token=x",
+        "token=xoxb-1",
+        "X-Amz-Signature=x",
+        "client_assertion=x",
+        "private-token=x",
+    ] {
+        assert_eq!(query(hidden), None, "{hidden}");
+    }
+    for harmless in [
+        "page_token=x",
+        "pageToken=x",
+        "next_token=x",
+        "key=a",
+        "author=x",
+        "tokens=5",
+        "%+5access_token=x",
+        "q=access_token",
+    ] {
+        assert_eq!(query(harmless), Some(harmless.into()));
+    }
 }
 
 #[test]

@@ -1,10 +1,14 @@
 use std::collections::VecDeque;
+use std::io;
 use std::sync::Mutex;
 use std::sync::atomic::AtomicUsize;
+use std::time::Instant;
 
 use tokio::net::TcpListener;
+use tokio::time::timeout;
 
 use super::*;
+use crate::credential::BoxFuture;
 
 /// Flips: the first answers once each, the last one for ever.
 struct Flip {
@@ -45,11 +49,10 @@ async fn dial(
         host: &host,
         port,
         allow_private,
+        asker: Asker::Tunnels,
     };
     let progress = Progress::default();
-    let stream = dialer
-        .connect(&to, Duration::from_millis(900), &progress)
-        .await?;
+    let stream = dialer.connect(&to, &progress).await?;
     assert!(stream.nodelay().unwrap());
     Ok(stream.peer_addr().unwrap().ip())
 }
@@ -176,6 +179,78 @@ async fn own_listeners_are_never_dialled() {
     assert!(!knocked(&listener).await);
     let other: SocketAddr = "0.0.0.0:9".parse().unwrap();
     assert!(dial(&flip, &[other], "api.test", port, true).await.is_ok());
+}
+
+/// An address of this machine other than loopback, where it has one.
+fn outer_address() -> Option<IpAddr> {
+    let socket = UdpSocket::bind("0.0.0.0:0").ok()?;
+    socket.connect("198.51.100.1:9").ok()?;
+    let source = socket.local_addr().ok()?.ip();
+    (!source.is_loopback() && !source.is_unspecified()).then_some(source)
+}
+
+#[tokio::test]
+async fn a_listener_on_all_addresses_is_ours_on_each_of_them() {
+    let listener = TcpListener::bind("0.0.0.0:0").await.unwrap();
+    let own = listener.local_addr().unwrap();
+    let mut all: Vec<IpAddr> = ["127.0.0.1", "127.1.2.3"]
+        .map(|ip| ip.parse().unwrap())
+        .into();
+    match outer_address() {
+        Some(outer) => all.push(outer),
+        None => println!("skipped: no outer address"),
+    }
+    for ip in all {
+        assert!(is_local(ip), "{ip}");
+        let answer = ip.to_string();
+        let flip = flip(&[&[&answer]]);
+        let dialled = dial(&flip, &[own], "api.test", own.port(), true).await;
+        // A container's own address may be one that is never dialled anyway.
+        assert!(
+            matches!(
+                dialled,
+                Err(UpstreamError::SelfConnect | UpstreamError::AddressProhibited)
+            ),
+            "{ip}"
+        );
+    }
+    assert!(!is_local("45.33.32.10".parse().unwrap()));
+    assert!(!knocked(&listener).await);
+}
+
+#[tokio::test]
+async fn a_silent_address_costs_a_quarter_of_a_second() {
+    // A queue for one, and it is taken: the kernel drops what comes after.
+    let full = tokio::net::TcpSocket::new_v4().unwrap();
+    full.bind("127.0.0.7:0".parse().unwrap()).unwrap();
+    let full = full.listen(0).unwrap();
+    let port = full.local_addr().unwrap().port();
+    let listener = TcpListener::bind(("127.0.0.1", port)).await.unwrap();
+    let mut held = Vec::new();
+    for _ in 0..4 {
+        let connect = TcpStream::connect(("127.0.0.7", port));
+        held.extend(timeout(Duration::from_millis(200), connect).await);
+    }
+    let flip = flip(&[&["127.0.0.7", "127.0.0.7", "127.0.0.1"]]);
+    let began = Instant::now();
+    let dialled = dial(&flip, &[], "api.test", port, true).await;
+    assert_eq!(dialled, Ok("127.0.0.1".parse().unwrap()));
+    assert!(began.elapsed() >= HEAD_START && began.elapsed() < HEAD_START * 4);
+    drop(listener);
+}
+
+#[tokio::test]
+async fn four_thousand_answers_are_eight_attempts() {
+    let many: Vec<String> = (0..4000u32)
+        .map(|i| format!("127.9.{}.{}", i / 250, i % 250 + 1))
+        .collect();
+    let many: Vec<&str> = many.iter().map(String::as_str).collect();
+    let flip = flip(&[&many]);
+    let (_listener, port) = listener().await;
+    let began = Instant::now();
+    let dialled = dial(&flip, &[], "api.test", port, true).await;
+    assert_eq!(dialled, Err(UpstreamError::Unreachable));
+    assert!(began.elapsed() < Duration::from_secs(2));
 }
 
 #[tokio::test]
