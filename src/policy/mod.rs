@@ -12,6 +12,7 @@
 //! at most a fixed number of steps in all, whatever the agent sends: there is no regular expression and no backtracking
 //! here, and where the steps do not suffice the request is refused.
 
+mod alabel;
 mod catalogue;
 mod decide;
 mod error;
