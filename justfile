@@ -8,7 +8,7 @@ default:
     @just --list --unsorted
 
 # What CI runs
-check: test demo fmt lint doc deny world
+check: test demo fmt lint doc deny corpus variants differential world
 
 # All tests
 test:
@@ -37,6 +37,21 @@ doc:
 # Licences, bans and sources of all dependencies. Advisories apart: `cargo deny check advisories` needs its database
 deny:
     cargo deny --locked check bans licenses sources
+
+# Attacks, case by case, in a private network; needs root or `unshare -r`, and the packages of tests/corpus/requirements.txt
+corpus *FLAGS:
+    cargo build --locked --release
+    tests/corpus/run.py --bin target/release/tokenward {{ FLAGS }}
+
+# The same against every deliberately broken variant: each must be found out
+variants *NAMES:
+    cargo build --locked --features variants
+    tests/corpus/variants.py --bin target/debug/tokenward {{ NAMES }}
+
+# Generated requests against three foreign parsers; a million by hand: `just differential 1000000`
+differential CASES="20000":
+    cargo build --locked --release
+    tests/differential/run.py --bin target/release/tokenward --cases {{ CASES }}
 
 # Foreign authorization server, APIs and clients; DIR holds the servers. Without such a folder it says that it was skipped
 world DIR="../shared/world":

@@ -3,8 +3,9 @@
 //! The crate is a house of rooms. A room may import only rooms with a smaller number, and never across the two
 //! wings; `ARCHITECTURE.md` holds the table and `tests/walls.rs` reads it. From the floor to the roof:
 //!
-//! * floor: [`vocab`] (words), [`proof`] (DPoP, pure), [`policy`] (decisions, pure), [`audit`], [`metrics`],
-//!   [`agent`] (who calls), [`credential`] (what comes off a request and what goes on), [`upstream`] (dial, TLS, pool)
+//! * floor: [`vocab`] (words), [`proof`] (DPoP, pure), [`policy`] (decisions, pure), [`wire`] (heads as bytes, pure),
+//!   [`audit`], [`metrics`], [`agent`] (who calls), [`credential`] (what comes off a request and what goes on),
+//!   [`upstream`] (dial, TLS, pool)
 //! * data wing: [`ca`] (leaf certificates), [`exchange`] (the life of a request), [`listen`] (the doors)
 //! * control wing: [`tokens`] (how access tokens are had and kept), [`admin`] (health and metrics)
 //! * roof: [`config`], `rehearsal`, [`app`], [`cli`]
@@ -15,6 +16,7 @@ pub mod audit;
 pub mod metrics;
 pub mod policy;
 pub mod proof;
+pub mod wire;
 
 pub mod agent;
 pub mod credential;

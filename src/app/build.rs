@@ -3,12 +3,14 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use super::authority::{Custody, custody};
 use super::control::{self, Work};
+use super::descriptors;
 use super::environment::{Access, environment};
 use super::error::StartError;
 use super::running::{Running, Seat};
@@ -23,11 +25,11 @@ use crate::listen::{Doors, DoorsSetup, Limits};
 use crate::metrics::Metrics;
 use crate::policy::Snapshot;
 use crate::tokens;
-use crate::upstream::{PoolLimits, Roots, Upstream, UpstreamSettings};
+use crate::upstream::{Roots, Upstream, UpstreamSettings};
 use crate::vocab::{AgentName, Clock, ServiceName};
 
-/// Leaf certificates kept.
-const LEAVES: usize = 10_000;
+/// Leaf certificates kept: under an agent that counts up names, what we hold must stay below 16 MiB.
+const LEAVES: usize = 1024;
 
 /// Starts the proxy: binds, loads, and begins to serve. Must run inside the data runtime.
 ///
@@ -150,7 +152,7 @@ fn data_wing(
     let settings = UpstreamSettings {
         roots,
         own_listeners: sockets.own.clone(),
-        limits: PoolLimits::default(),
+        limits: descriptors::pool(),
     };
     let upstream = Upstream::new(settings, tools.clock.clone());
     let deps = tokens::Deps {
@@ -173,8 +175,9 @@ fn data_wing(
         agents: Agents::new(plan.agents.clone()),
         leaves: Arc::new(Leaves::new(root, tools.clock.clone(), LEAVES)?),
         metrics: tools.metrics.clone(),
+        clock: tools.clock.clone(),
         limits: limits(plan),
-    });
+    })?;
     Ok(Wing {
         doors,
         door,
@@ -204,16 +207,26 @@ fn exchange(
         metrics: tools.metrics.clone(),
         clock: tools.clock.clone(),
         pseudonym: pseudonym(instance),
+        replay_total: plan.limits.replay_total,
+        body_floor: plan.limits.body_floor,
     }))
 }
 
 fn limits(plan: &Plan) -> Limits {
     Limits {
-        connections: plan.limits.connections,
+        connections: descriptors::connections(plan.limits.connections),
         per_agent: plan.limits.agent_connections,
         streams: u32::try_from(plan.limits.agent_streams).unwrap_or(u32::MAX),
+        requests_per_second: plan.limits.agent_requests,
         request_head: plan.limits.request_head,
+        write_stall: write_stall(&plan.services),
     }
+}
+
+/// A connection may be to any service, so the most patient one decides.
+fn write_stall(services: &[ServiceSettings]) -> Duration {
+    let idle = services.iter().map(|service| service.timeouts.idle).max();
+    idle.unwrap_or_else(|| exchange::Timeouts::default().idle)
 }
 
 /// Starts the control wing's thread: the token worker and the health listeners.

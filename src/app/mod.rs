@@ -7,6 +7,7 @@
 mod authority;
 mod build;
 mod control;
+mod descriptors;
 mod environment;
 mod error;
 mod hygiene;
@@ -14,6 +15,7 @@ mod running;
 
 pub use authority::{Custody, custody, permitted};
 pub use build::start;
+pub use descriptors::raise_descriptors;
 pub use environment::{Access, environment};
 pub use error::StartError;
 pub use hygiene::{Closed, close};

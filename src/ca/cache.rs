@@ -64,6 +64,15 @@ impl Leaves {
         })
     }
 
+    /// Whether the host's leaf is at hand, so that [`Leaves::leaf`] signs nothing.
+    #[must_use]
+    pub fn holds(&self, host: &Host) -> bool {
+        let now = self.clock.wall();
+        self.minted
+            .get(host)
+            .is_some_and(|found| found.is_fresh(now))
+    }
+
     /// The leaf for a host that policy has admitted. At most one caller per host signs (some 50 microseconds); the
     /// others of that moment wait for it on their thread.
     ///

@@ -18,6 +18,7 @@ use crate::vocab::Clock;
 
 pub(super) fn serve(args: &Args) -> Result<ExitCode, Failure> {
     close_process();
+    app::raise_descriptors();
     let plan = config::load(&config_path(args)?, SecretReading::Resolve).map_err(Failure::of)?;
     for warning in &plan.warnings {
         tracing::warn!(warning = %warning, "the configuration works and deserves a second look");

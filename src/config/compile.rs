@@ -20,16 +20,19 @@ use super::env::Environment;
 use super::plan::{DrainPlan, LimitsPlan, Plan};
 use super::problem::Findings;
 use super::raw::{
-    List, RawAudit, RawDrain, RawDuration, RawFile, RawLimits, RawSize, RawStore, RawWhenFull,
-    SecretRef,
+    List, RawAgentLimits, RawAudit, RawDrain, RawDuration, RawFile, RawLimits, RawRate, RawSize,
+    RawStore, RawWhenFull, SecretRef,
 };
 use super::secrets::{References, Unreadable};
 use super::values;
+use crate::exchange::BodyFloor;
 use crate::vocab::{Authority, Generation, Secret};
 use crate::{audit, policy};
 
 /// Lines of the audit file that may wait for the disk.
 const AUDIT_CAPACITY: usize = 8192;
+/// Over how much waiting for the agent the rate of an upload is judged.
+const BODY_WINDOW: Duration = Duration::from_secs(30);
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
 /// What the parts of the compilation share.
@@ -205,6 +208,30 @@ impl Context<'_> {
         self.findings.error(key, "out of range", &remedy);
         default
     }
+
+    /// Bytes in a second, within bounds, or their default.
+    fn rate(
+        &mut self,
+        key: &str,
+        raw: Option<RawRate>,
+        default: usize,
+        (least, most): (usize, usize),
+    ) -> usize {
+        let Some(RawRate(text)) = raw else {
+            return default;
+        };
+        let Some(rate) = text.strip_suffix("/s").and_then(values::size) else {
+            let remedy = "write a whole number with B/s, KiB/s or MiB/s, such as 100B/s";
+            self.findings.error(key, "not a rate", remedy);
+            return default;
+        };
+        if (least..=most).contains(&rate) {
+            return rate;
+        }
+        let remedy = format!("write a rate from {least}B/s to {}KiB/s", most >> 10);
+        self.findings.error(key, "out of range", &remedy);
+        default
+    }
 }
 
 /// A secret as text, if it is text that fits.
@@ -264,19 +291,42 @@ fn audit_settings(raw: Option<RawAudit>, it: &mut Context<'_>) -> audit::Setting
 }
 
 fn limits(raw: Option<RawLimits>, it: &mut Context<'_>) -> LimitsPlan {
-    let (connections, per_agent, head) = raw.map_or((None, None, None), |raw| {
-        (raw.connections, raw.per_agent, raw.request_head)
-    });
-    let (agent_connections, agent_streams) =
-        per_agent.map_or((None, None), |raw| (raw.connections, raw.streams));
+    let RawLimits {
+        connections,
+        per_agent,
+        request_head,
+        replay_total,
+    } = raw.unwrap_or_default();
+    let RawAgentLimits {
+        connections: agent_connections,
+        streams: agent_streams,
+        requests_per_second,
+        body_floor,
+    } = per_agent.unwrap_or_default();
     let count =
         |n: Option<u32>, default: usize| n.and_then(|n| usize::try_from(n).ok()).unwrap_or(default);
     LimitsPlan {
         connections: count(connections, 10_000),
         agent_connections: count(agent_connections, 1024),
         agent_streams: count(agent_streams, 256),
+        agent_requests: requests_per_second.unwrap_or(500),
+        body_floor: BodyFloor {
+            rate: it.rate("limits.per_agent.body_floor", body_floor, 100, (1, 1 << 20)),
+            window: BODY_WINDOW,
+        },
         // hyper's read buffer has no room for less than 8 KiB.
-        request_head: it.size("limits.request_head", head, 64 << 10, (8 << 10, 1 << 20)),
+        request_head: it.size(
+            "limits.request_head",
+            request_head,
+            64 << 10,
+            (8 << 10, 1 << 20),
+        ),
+        replay_total: it.size(
+            "limits.replay_total",
+            replay_total,
+            64 << 20,
+            (64 << 10, 4 << 30),
+        ),
     }
 }
 

@@ -83,8 +83,14 @@ pub struct LimitsPlan {
     pub agent_connections: usize,
     /// Requests of each agent under way.
     pub agent_streams: usize,
+    /// Requests of each agent in a second.
+    pub agent_requests: u32,
+    /// Slowest upload.
+    pub body_floor: exchange::BodyFloor,
     /// Bytes in the head of a request.
     pub request_head: usize,
+    /// Bytes of request bodies kept for a second attempt, all together.
+    pub replay_total: usize,
 }
 
 /// What happens between SIGTERM and the end.

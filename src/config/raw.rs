@@ -385,28 +385,36 @@ pub(super) struct RawTimeouts {
 }
 
 /// Upper bounds.
-#[derive(Debug, Deserialize, JsonSchema)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawLimits {
-    /// Connections from agents. Default: 10000.
-    #[schemars(range(min = 1))]
+    /// Connections from agents; fewer where the process may not open that many files. Default: 10000.
+    #[schemars(range(min = 1, max = 1_000_000))]
     pub(super) connections: Option<u32>,
     /// Bounds of each agent.
     pub(super) per_agent: Option<RawAgentLimits>,
     /// Largest head of a request. Default: 64KiB.
     pub(super) request_head: Option<RawSize>,
+    /// Request bodies kept for a second attempt, all together; a body beyond it streams through and is not kept.
+    /// Default: 64MiB.
+    pub(super) replay_total: Option<RawSize>,
 }
 
 /// Bounds of each agent.
-#[derive(Debug, Deserialize, JsonSchema)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawAgentLimits {
     /// Its connections. Default: 1024.
-    #[schemars(range(min = 1))]
+    #[schemars(range(min = 1, max = 1_000_000))]
     pub(super) connections: Option<u32>,
-    /// Its requests under way on one connection. Default: 256.
-    #[schemars(range(min = 1))]
+    /// Its requests under way, over all its connections. Default: 256.
+    #[schemars(range(min = 1, max = 1_000_000))]
     pub(super) streams: Option<u32>,
+    /// Its requests in a second, refused ones too; as many may come at once after a pause. Default: 500.
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub(super) requests_per_second: Option<u32>,
+    /// Slowest upload, over 30 seconds of waiting for the agent. Default: 100B/s.
+    pub(super) body_floor: Option<RawRate>,
 }
 
 /// What happens between SIGTERM and the end.
@@ -428,6 +436,10 @@ pub(super) struct RawDuration(
 /// A size in bytes: a whole number and `B`, `KiB` or `MiB`.
 #[derive(Debug, Deserialize, JsonSchema)]
 pub(super) struct RawSize(#[schemars(regex(pattern = "^[0-9]+(B|KiB|MiB)$"))] pub(super) String);
+
+/// A rate: a whole number and `B/s`, `KiB/s` or `MiB/s`.
+#[derive(Debug, Deserialize, JsonSchema)]
+pub(super) struct RawRate(#[schemars(regex(pattern = "^[0-9]+(B|KiB|MiB)/s$"))] pub(super) String);
 
 /// Where a secret is found; never the secret itself.
 #[derive(Debug, Deserialize, JsonSchema)]

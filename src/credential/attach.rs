@@ -6,6 +6,7 @@
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{Request, Uri, Version};
+use http_body::Body as _;
 use http_body_util::combinators::UnsyncBoxBody;
 
 use super::lease::{Form, Lease};
@@ -124,7 +125,15 @@ pub fn attach<C>(
         Version::HTTP_11
     };
     *request.headers_mut() = head.headers.clone();
+    let flows = !request.body().is_end_stream() && request.body().size_hint().exact().is_none();
     hop_fields(request.headers_mut(), head, wire)?;
+    if flows && !h2 {
+        // hyper would take it that a GET has no body, and drop one whose length nobody said.
+        let chunked = HeaderValue::from_static("chunked");
+        request
+            .headers_mut()
+            .insert(header::TRANSFER_ENCODING, chunked);
+    }
     // From here on nothing else touches the fields: the credential is what goes out.
     let mut used = None;
     match lease.form() {

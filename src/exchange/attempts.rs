@@ -14,7 +14,7 @@ use hyper::upgrade::OnUpgrade;
 use tower::ServiceExt;
 
 use super::body::Progress;
-use super::kept::Kept;
+use super::kept::{Kept, Patience};
 use super::plan::Service;
 use super::record::Line;
 use super::refusal::Refusal;
@@ -43,6 +43,8 @@ pub(super) struct Crossing<'a> {
 pub(super) struct Bare {
     pub(super) head: BareHead,
     pub(super) body: Kept,
+    /// How slow the body may be.
+    pub(super) patience: Patience,
     pub(super) upgrade: Option<OnUpgrade>,
 }
 
@@ -153,7 +155,7 @@ async fn attempt(
     let body = bare.body.take(
         &settings.slot,
         &lease.facts().cancel,
-        settings.timeouts.idle,
+        bare.patience,
         &progress,
     );
     let body = body.ok_or(Code::DpopNonceRetry)?;

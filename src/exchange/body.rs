@@ -10,11 +10,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, Sleep, sleep};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
+use super::floor::{BodyFloor, FloorMeter};
 use super::guard;
 use super::record::Line;
+use super::taking::Owed;
 use crate::credential::{self, BodyError, Slot};
 use crate::upstream::ReplyBody;
 
@@ -95,20 +98,83 @@ pub(super) struct Progress {
     pub(super) waits_for_agent: AtomicBool,
 }
 
+/// Holds an upload to its floor: measures how long it waits for the agent.
+pub(super) struct Pace {
+    /// `None`: it may be as slow as it likes.
+    meter: Option<FloorMeter>,
+    waits_since: Option<Instant>,
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl Pace {
+    pub(super) fn new(floor: Option<BodyFloor>) -> Self {
+        Self {
+            meter: floor.map(FloorMeter::new),
+            waits_since: None,
+            timer: None,
+        }
+    }
+
+    /// Nothing is there, and the upstream would take it. Ready where the agent was too slow.
+    fn poll_waiting(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(meter) = &mut self.meter else {
+            return Poll::Pending;
+        };
+        let mut begun = *self.waits_since.get_or_insert_with(|| {
+            let now = Instant::now();
+            if let Some(timer) = &mut self.timer {
+                timer.as_mut().reset(now + meter.left());
+            }
+            now
+        });
+        let timer = self
+            .timer
+            .get_or_insert_with(|| Box::pin(sleep(meter.left())));
+        while timer.as_mut().poll(cx).is_ready() {
+            let now = Instant::now();
+            if !meter.came(now - begun, 0) {
+                return Poll::Ready(());
+            }
+            begun = now;
+            self.waits_since = Some(now);
+            timer.as_mut().reset(now + meter.left());
+        }
+        Poll::Pending
+    }
+
+    /// Bytes came. `false`: too few for the time that was waited.
+    fn came(&mut self, bytes: usize) -> bool {
+        let waited = self
+            .waits_since
+            .take()
+            .map_or(Duration::ZERO, |t| t.elapsed());
+        let meter = self.meter.as_mut();
+        meter.is_none_or(|meter| meter.came(waited, bytes))
+    }
+}
+
 /// The agent's body on its way to the upstream.
 pub(super) struct Upload {
     inner: Incoming,
     slot: Slot,
     watch: Watch,
+    pace: Pace,
     progress: Arc<Progress>,
 }
 
 impl Upload {
-    pub(super) fn new(inner: Incoming, slot: Slot, watch: Watch, progress: Arc<Progress>) -> Self {
+    pub(super) fn new(
+        inner: Incoming,
+        slot: Slot,
+        watch: Watch,
+        pace: Pace,
+        progress: Arc<Progress>,
+    ) -> Self {
         Self {
             inner,
             slot,
             watch,
+            pace,
             progress,
         }
     }
@@ -128,6 +194,9 @@ impl Body for Upload {
         }
         let Poll::Ready(frame) = Pin::new(&mut this.inner).poll_frame(cx) else {
             this.progress.waits_for_agent.store(true, Ordering::Relaxed);
+            if this.pace.poll_waiting(cx).is_ready() {
+                return Poll::Ready(Some(Err(BodyError::Stalled)));
+            }
             return match ready!(this.watch.poll_end(cx)) {
                 Stop::Cancelled => Poll::Ready(Some(Err(BodyError::Cancelled))),
                 Stop::Silent => Poll::Ready(Some(Err(BodyError::Stalled))),
@@ -138,6 +207,10 @@ impl Body for Upload {
             .waits_for_agent
             .store(false, Ordering::Relaxed);
         this.progress.frames.fetch_add(1, Ordering::Relaxed);
+        let data = frame.as_ref().and_then(|f| f.as_ref().ok()?.data_ref());
+        if !this.pace.came(data.map_or(0, Bytes::len)) && data.is_some() {
+            return Poll::Ready(Some(Err(BodyError::Stalled)));
+        }
         Poll::Ready(match frame {
             Some(Ok(frame)) => Some(Ok(outgoing(frame, &this.slot, &this.progress))),
             Some(Err(_)) => Some(Err(BodyError::Agent)),
@@ -170,9 +243,12 @@ fn outgoing(frame: Frame<Bytes>, slot: &Slot, progress: &Progress) -> Frame<Byte
 pub struct AgentBody(Kind);
 
 enum Kind {
-    Whole(Option<Bytes>),
+    Whole(Option<Bytes>, Option<Owed>),
     Stream(Box<Download>),
 }
+
+/// How long an agent may take with an answer of our own.
+const OWN_ANSWER: Duration = Duration::from_secs(60);
 
 /// An upstream's body that passed the guard.
 pub(super) struct Flow {
@@ -185,32 +261,49 @@ pub(super) struct Flow {
 struct Download {
     flow: Flow,
     line: Line,
+    owed: Option<Owed>,
+}
+
+/// A piece of an answer on its way to the agent. Its exchange keeps its place among those of its agent until the last
+/// piece was written: an agent that lets answers pile up in our send buffers has no more of them than places.
+struct Piece {
+    bytes: Bytes,
+    _place: Arc<OwnedSemaphorePermit>,
+}
+
+impl AsRef<[u8]> for Piece {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
 }
 
 impl AgentBody {
     /// No bytes.
     #[must_use]
     pub fn empty() -> Self {
-        Self(Kind::Whole(None))
+        Self(Kind::Whole(None, None))
     }
 
     /// These bytes.
     #[must_use]
     pub fn whole(bytes: Bytes) -> Self {
-        Self(Kind::Whole(Some(bytes)))
+        Self(Kind::Whole(Some(bytes), Some(Owed::within(OWN_ANSWER))))
     }
 
     pub(super) fn stream(flow: Flow, mut line: Line) -> Self {
         // A body that was never there is not asked for its end: HEAD, 204, 304.
+        let mut owed = None;
         if flow.inner.is_end_stream() {
             line.completed();
+        } else {
+            owed = Some(Owed::within(flow.watch.idle));
         }
-        Self(Kind::Stream(Box::new(Download { flow, line })))
+        Self(Kind::Stream(Box::new(Download { flow, line, owed })))
     }
 
     #[cfg(test)]
     pub(super) async fn text(self) -> String {
-        let Kind::Whole(bytes) = self.0 else {
+        let Kind::Whole(bytes, _) = self.0 else {
             panic!("a streamed body")
         };
         String::from_utf8(bytes.unwrap_or_default().to_vec()).unwrap()
@@ -226,21 +319,26 @@ impl Body for AgentBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match &mut self.0 {
-            Kind::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Kind::Whole(bytes, owed) => {
+                *owed = None;
+                Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes))))
+            }
             Kind::Stream(download) => download.poll(cx),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match &self.0 {
-            Kind::Whole(bytes) => bytes.is_none(),
+            Kind::Whole(bytes, _) => bytes.is_none(),
             Kind::Stream(download) => download.flow.inner.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.0 {
-            Kind::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, Bytes::len) as u64),
+            Kind::Whole(bytes, _) => {
+                SizeHint::with_exact(bytes.as_ref().map_or(0, Bytes::len) as u64)
+            }
             Kind::Stream(download) => download.flow.inner.size_hint(),
         }
     }
@@ -248,18 +346,24 @@ impl Body for AgentBody {
 
 impl Download {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let Self { flow, line } = self;
+        let Self { flow, line, owed } = self;
         if flow.watch.ended() {
             line.cut();
             return Poll::Ready(Some(Err(BodyError::Cancelled)));
         }
         let Poll::Ready(frame) = Pin::new(&mut flow.inner).poll_frame(cx) else {
+            if let Some(owed) = owed {
+                owed.taken();
+            }
             ready!(flow.watch.poll_end(cx));
             line.cut();
             return Poll::Ready(Some(Err(BodyError::Cancelled)));
         };
         flow.watch.moved();
         let frame = frame.map(|frame| frame.map(|frame| flow.passed(frame, line)));
+        if let Some(owed) = owed {
+            owed.given();
+        }
         match &frame {
             Some(Err(_)) => line.cut(),
             Some(Ok(_)) if !flow.inner.is_end_stream() => {}
@@ -278,7 +382,13 @@ impl Flow {
             }
             Err(frame) => {
                 line.sent(frame.data_ref().map_or(0, Bytes::len));
-                frame
+                match line.place() {
+                    Some(place) => frame.map_data(|bytes| {
+                        let _place = place.clone();
+                        Bytes::from_owner(Piece { bytes, _place })
+                    }),
+                    None => frame,
+                }
             }
         }
     }

@@ -1,7 +1,8 @@
 //! The request body between attempts: gone, kept whole in memory, or flowing.
 //!
 //! A body can be sent twice only if it was kept, and it is kept only where its length is declared and small, so that
-//! memory per request and in all stays bounded (`replay_buffer`, 64 MiB) and a stream is never waited for.
+//! memory per request and in all stays bounded (`replay_buffer`, `limits.replay_total`) and a stream is never waited
+//! for. Where the total is used up, a body is sent on as it comes.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -12,23 +13,23 @@ use http_body::Body;
 use http_body_util::{BodyExt, Empty, Full};
 use hyper::body::Incoming;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::body::{Progress, Upload, Watch};
+use super::body::{Pace, Progress, Upload, Watch};
+use super::floor::{BodyFloor, FloorMeter};
 use super::refusal::Refusal;
 use crate::credential::{BodyError, OutBody, Slot};
 use crate::vocab::Code;
-
-/// Bytes kept for all requests together.
-const REPLAY_TOTAL: usize = 64 * 1024 * 1024;
 
 /// What bounds the memory of kept bodies.
 #[derive(Clone)]
 pub(super) struct ReplayBudget(Arc<Semaphore>);
 
 impl ReplayBudget {
-    pub(super) fn new() -> Self {
-        Self(Arc::new(Semaphore::new(REPLAY_TOTAL)))
+    /// Room for `total` bytes of all requests together.
+    pub(super) fn new(total: usize) -> Self {
+        Self(Arc::new(Semaphore::new(total.min(Semaphore::MAX_PERMITS))))
     }
 
     fn reserve(&self, bytes: u64) -> Option<OwnedSemaphorePermit> {
@@ -47,16 +48,27 @@ pub(super) enum Kept {
     Streaming(Option<Incoming>),
 }
 
+/// How long an agent may take with its body.
+#[derive(Clone, Copy)]
+pub(super) struct Patience {
+    /// Longest silence between two pieces.
+    pub(super) idle: Duration,
+    /// Slowest body that is kept.
+    pub(super) floor: BodyFloor,
+    /// Whether a body that streams may be slower: silence is part of what it says.
+    pub(super) unhurried: bool,
+}
+
 impl Kept {
     /// Decides by the declared length; reads a small body whole.
     ///
     /// # Errors
-    /// The agent broke off, or was slower than `idle` between two frames.
+    /// The agent broke off, or was slower than its `patience` allows.
     pub(super) async fn of(
         mut body: Incoming,
         limit: usize,
         budget: &ReplayBudget,
-        idle: Duration,
+        patience: Patience,
         progress: &Progress,
     ) -> Result<Self, Refusal> {
         if body.is_end_stream() {
@@ -71,16 +83,7 @@ impl Kept {
         else {
             return Ok(Self::Streaming(Some(body)));
         };
-        let mut bytes = BytesMut::with_capacity(usize::try_from(length).unwrap_or(0));
-        loop {
-            let next = tokio::time::timeout(idle, body.frame())
-                .await
-                .map_err(|_| Code::RequestTimeout)?;
-            let Some(frame) = next else { break };
-            if let Ok(data) = frame.map_err(|_| Code::BadRequest)?.into_data() {
-                bytes.extend_from_slice(&data);
-            }
-        }
+        let bytes = whole(&mut body, length, patience).await?;
         progress.bytes.store(bytes.len() as u64, Ordering::Relaxed);
         Ok(Self::Buffered {
             bytes: bytes.freeze(),
@@ -98,7 +101,7 @@ impl Kept {
         &mut self,
         slot: &Slot,
         cancel: &CancellationToken,
-        idle: Duration,
+        patience: Patience,
         progress: &Arc<Progress>,
     ) -> Option<OutBody> {
         let never = |e: std::convert::Infallible| match e {};
@@ -114,11 +117,41 @@ impl Kept {
                     .boxed_unsync(),
             ),
             Self::Streaming(body) => {
-                let watch = Watch::new(cancel.clone(), idle, None);
+                let watch = Watch::new(cancel.clone(), patience.idle, None);
+                let pace = Pace::new((!patience.unhurried).then_some(patience.floor));
                 body.take().map(|body| {
-                    Upload::new(body, slot.clone(), watch, progress.clone()).boxed_unsync()
+                    Upload::new(body, slot.clone(), watch, pace, progress.clone()).boxed_unsync()
                 })
             }
         }
+    }
+}
+
+/// Reads a small body whole. Whether it comes in pieces of a byte or stays away: `idle` and the floor end both.
+async fn whole(body: &mut Incoming, length: u64, patience: Patience) -> Result<BytesMut, Refusal> {
+    let mut bytes = BytesMut::with_capacity(usize::try_from(length).unwrap_or(0));
+    let mut meter = FloorMeter::new(patience.floor);
+    let mut silent_since = Instant::now();
+    loop {
+        let waits_since = Instant::now();
+        let silence_left = patience.idle.saturating_sub(silent_since.elapsed());
+        let next = tokio::time::timeout(silence_left.min(meter.left()), body.frame()).await;
+        let waited = waits_since.elapsed();
+        let Ok(next) = next else {
+            if !meter.came(waited, 0) || silent_since.elapsed() >= patience.idle {
+                return Err(Code::RequestTimeout.into());
+            }
+            continue;
+        };
+        let Some(frame) = next else {
+            return Ok(bytes);
+        };
+        let data = frame.map_err(|_| Code::BadRequest)?.into_data();
+        let data = data.unwrap_or_default();
+        if !meter.came(waited, data.len()) {
+            return Err(Code::RequestTimeout.into());
+        }
+        bytes.extend_from_slice(&data);
+        silent_since = Instant::now();
     }
 }

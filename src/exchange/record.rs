@@ -34,7 +34,7 @@ pub struct Line {
     overhead: Option<Duration>,
     progress: Arc<Progress>,
     /// This exchange's share of what its agent may have open.
-    share: Option<OwnedSemaphorePermit>,
+    share: Option<Arc<OwnedSemaphorePermit>>,
 }
 
 impl Line {
@@ -93,7 +93,12 @@ impl Line {
 
     /// Keeps the agent's share taken until the exchange has ended.
     pub(super) fn hold(&mut self, share: OwnedSemaphorePermit) {
-        self.share = Some(share);
+        self.share = Some(Arc::new(share));
+    }
+
+    /// The agent's share, for what outlives the line.
+    pub(super) fn place(&self) -> Option<&Arc<OwnedSemaphorePermit>> {
+        self.share.as_ref()
     }
 
     pub(super) fn id(&self) -> RequestId {

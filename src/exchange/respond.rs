@@ -1,6 +1,8 @@
 //! The only place where a refusal becomes HTTP: a problem document (RFC 9457) with a `Proxy-Status` (RFC 9209), or a
 //! trailers-only answer for gRPC.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, Response, StatusCode, Version};
@@ -68,9 +70,7 @@ pub fn respond(refusal: &Refusal, id: RequestId, form: Form) -> Response<AgentBo
     let headers = response.headers_mut();
     put(headers, "proxy-status", &proxy_status(refusal));
     if let Some(wait) = refusal.retry_after() {
-        // Whole seconds, rounded up: an early retry would be refused again.
-        let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
-        put(headers, "retry-after", &seconds.to_string());
+        put(headers, "retry-after", &seconds(wait).to_string());
     }
     if code == Code::AgentUnauthenticated {
         put(
@@ -93,6 +93,7 @@ pub fn respond(refusal: &Refusal, id: RequestId, form: Form) -> Response<AgentBo
             | Code::AuthorityMismatch
             | Code::RequestTimeout
             | Code::HeadTooLarge
+            | Code::UriTooLong
             | Code::UpgradeNotSupported
     );
     if ends && form.version != Version::HTTP_2 {
@@ -101,7 +102,43 @@ pub fn respond(refusal: &Refusal, id: RequestId, form: Form) -> Response<AgentBo
     response
 }
 
+/// The same answer as the bytes of HTTP/1.1, for a connection whose parser was never given the head.
+pub(super) fn last_words(refusal: &Refusal, id: RequestId) -> Bytes {
+    let text = document(refusal, id);
+    let Ok(status) = StatusCode::from_u16(refusal.code.status()) else {
+        return Bytes::new();
+    };
+    let head = format!(
+        "HTTP/1.1 {status}\r\ncontent-type: application/problem+json\r\ncache-control: no-store\r\n\
+         proxy-status: {}\r\ncontent-length: {}\r\nconnection: close\r\n",
+        proxy_status(refusal),
+        text.len()
+    );
+    let retry = refusal.retry_after().map_or_else(String::new, |wait| {
+        format!("retry-after: {}\r\n", seconds(wait))
+    });
+    Bytes::from(format!("{head}{retry}\r\n{text}"))
+}
+
+/// Whole seconds, rounded up: an early retry would be refused again.
+fn seconds(wait: Duration) -> u64 {
+    wait.as_secs() + u64::from(wait.subsec_nanos() > 0)
+}
+
 fn problem(refusal: &Refusal, id: RequestId) -> Response<AgentBody> {
+    let code = refusal.code;
+    let mut response = Response::new(AgentBody::whole(Bytes::from(document(refusal, id))));
+    *response.status_mut() = StatusCode::from_u16(code.status()).unwrap_or(StatusCode::BAD_GATEWAY);
+    put(
+        response.headers_mut(),
+        "content-type",
+        "application/problem+json",
+    );
+    put(response.headers_mut(), "cache-control", "no-store");
+    response
+}
+
+fn document(refusal: &Refusal, id: RequestId) -> String {
     let code = refusal.code;
     let mut document = json!({
         "type": format!("urn:tokenward:problem:{code}"),
@@ -133,15 +170,7 @@ fn problem(refusal: &Refusal, id: RequestId) -> Response<AgentBody> {
     if let Some(status) = refusal.upstream_status {
         set("upstream_status", json!(status));
     }
-    let mut response = Response::new(AgentBody::whole(Bytes::from(document.to_string())));
-    *response.status_mut() = StatusCode::from_u16(code.status()).unwrap_or(StatusCode::BAD_GATEWAY);
-    put(
-        response.headers_mut(),
-        "content-type",
-        "application/problem+json",
-    );
-    put(response.headers_mut(), "cache-control", "no-store");
-    response
+    document.to_string()
 }
 
 /// One sentence more than the title where there is something to do.

@@ -11,6 +11,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use bytes::Bytes;
 use futures_util::FutureExt;
 use http::{Request, Response};
 
@@ -18,12 +19,13 @@ use super::arrival::{Arrival, Door};
 use super::attempts::{self, Bare, Crossing};
 use super::body::AgentBody;
 use super::ending::Ending;
+use super::floor::BodyFloor;
 use super::guard::{Guarded, guard};
-use super::kept::{Kept, ReplayBudget};
+use super::kept::{Kept, Patience, ReplayBudget};
 use super::plan::{Plan, Service};
 use super::record::Line;
 use super::refusal::Refusal;
-use super::respond::{Form, respond};
+use super::respond::{Form, last_words, respond};
 use crate::agent::Agent;
 use crate::audit::{Audit, Event};
 use crate::credential::{self, Bench, Intent, Nonces, Seen, Source};
@@ -52,6 +54,10 @@ pub struct Deps {
     pub clock: Clock,
     /// Our own name in `Via`; nothing that an agent could not see is in it.
     pub pseudonym: String,
+    /// Bytes of request bodies kept for a second attempt, all together.
+    pub replay_total: usize,
+    /// The slowest that an agent's body may be.
+    pub body_floor: BodyFloor,
 }
 
 /// Carries requests. Shared by all listeners.
@@ -66,6 +72,7 @@ pub struct Exchange {
     pub(super) pseudonym: String,
     pub(super) ending: Ending,
     budget: ReplayBudget,
+    pub(super) body_floor: BodyFloor,
 }
 
 impl Exchange {
@@ -82,7 +89,8 @@ impl Exchange {
             nonces: Nonces::new(NONCES),
             pseudonym: deps.pseudonym,
             ending: Ending::default(),
-            budget: ReplayBudget::new(),
+            budget: ReplayBudget::new(deps.replay_total),
+            body_floor: deps.body_floor,
         }
     }
 
@@ -134,12 +142,38 @@ impl Exchange {
         agent: Option<&AgentName>,
         authority: Option<&Authority>,
     ) {
+        drop(self.unread_line(code, door, agent, authority));
+    }
+
+    /// Records a request whose head could not be read, and words its refusal: the last bytes of an HTTP/1.1 connection.
+    /// Without room for the line there are no words either.
+    #[must_use]
+    pub fn last_words(
+        &self,
+        code: Code,
+        door: Door,
+        agent: Option<&AgentName>,
+        authority: Option<&Authority>,
+    ) -> Bytes {
+        let line = self.unread_line(code, door, agent, authority);
+        line.map_or_else(Bytes::new, |line| {
+            last_words(&Refusal::from(code), line.id())
+        })
+    }
+
+    fn unread_line(
+        &self,
+        code: Code,
+        door: Door,
+        agent: Option<&AgentName>,
+        authority: Option<&Authority>,
+    ) -> Option<Line> {
         let id = RequestId::from_random(random());
-        if let Ok(record) = self.audit.open(id) {
-            let mut line = Line::unread(record, self.metrics.clone(), id);
-            line.at(door, agent, authority);
-            line.refused(&Refusal::from(code));
-        }
+        let record = self.audit.open(id).ok()?;
+        let mut line = Line::unread(record, self.metrics.clone(), id);
+        line.at(door, agent, authority);
+        line.refused(&Refusal::from(code));
+        Some(line)
     }
 
     /// Ends a line with a refusal.
@@ -257,13 +291,17 @@ impl Exchange {
         if stripped.seen == Seen::Stranger {
             self.metrics.security_event("credential.stranger");
         }
+        let patience = Patience {
+            idle: settings.timeouts.idle,
+            floor: self.body_floor,
+            unhurried: speaks_both_ways(&arrival.parts),
+        };
         let reading = Stopwatch::start();
-        let idle = settings.timeouts.idle;
         let body = Kept::of(
             arrival.body,
             settings.replay_buffer,
             &self.budget,
-            idle,
+            patience,
             &line.progress(),
         )
         .await?;
@@ -271,6 +309,7 @@ impl Exchange {
         Ok(Bare {
             head: stripped.head,
             body,
+            patience,
             upgrade,
         })
     }
@@ -280,6 +319,20 @@ impl Exchange {
         self.metrics.security_event(event.name());
         self.audit.event(event);
     }
+}
+
+/// Whether a body is one side of a conversation, so that it is silent while there is nothing to say: gRPC and Connect
+/// streams, which need HTTP/2 for that. Their silence ends by `timeouts.idle` alone, and each takes one of its agent's
+/// places meanwhile.
+fn speaks_both_ways(parts: &http::request::Parts) -> bool {
+    let kind = parts.headers.get(http::header::CONTENT_TYPE);
+    let kind = kind.map_or(&b""[..], http::HeaderValue::as_bytes);
+    let is = |prefix: &[u8]| {
+        let start = kind.get(..prefix.len());
+        start.is_some_and(|start| start.eq_ignore_ascii_case(prefix))
+    };
+    parts.version == http::Version::HTTP_2
+        && (is(b"application/grpc") || is(b"application/connect+"))
 }
 
 /// Sixteen random bytes for an identifier. A machine without randomness cannot sign proofs either, and its requests

@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 use http::{Uri, header, request};
 
 use super::attempts::{self, Bare, Crossing, Used};
-use super::kept::Kept;
+use super::kept::{Kept, Patience};
 use super::record::Line;
 use super::refusal::Refusal;
 use super::story::Exchange;
@@ -19,6 +19,12 @@ const FOLLOWED_MAX: usize = 5;
 
 /// The first permit of a tunnel.
 pub type Ride = Arc<OnceLock<Permit>>;
+
+/// The request, with what it may ride on.
+pub fn riding<B>(mut request: http::Request<B>, ride: &Ride) -> http::Request<B> {
+    request.extensions_mut().insert(ride.clone());
+    request
+}
 
 /// The permit that an earlier request of the tunnel got.
 pub(super) fn first_of_tunnel(parts: &request::Parts) -> Option<Permit> {
@@ -49,6 +55,11 @@ pub(super) async fn follow(
             head: used.head.redirected(path, query),
             body: Kept::Empty,
             upgrade: None,
+            patience: Patience {
+                idle: crossing.service.settings.timeouts.idle,
+                floor: exchange.body_floor,
+                unhurried: true,
+            },
         };
         let crossing = Crossing {
             permit: &permit,

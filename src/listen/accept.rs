@@ -1,28 +1,33 @@
 //! Accepting connections: bounded in number, ended in order when the proxy drains.
 
-use std::collections::HashMap;
+use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use quick_cache::sync::Cache;
-use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::agent::{Agent, Agents};
-use crate::ca::Leaves;
+use super::crowd::{Crowd, Source};
+use super::quota::{Guest, Quotas, Strangers};
+use super::stall::Stall;
+use super::tls::Interception;
+use crate::agent::Agents;
+use crate::ca::{CaError, Leaves};
 use crate::exchange::{Ending, Exchange};
 use crate::metrics::Metrics;
-use crate::vocab::{AgentName, Code, Host};
+use crate::vocab::Clock;
 
-/// TLS configurations kept, one per host; as many as leaves.
-const CONFIGS: usize = 10_000;
-/// How long to rest when the system has no room for another socket.
-const ACCEPT_REST: Duration = Duration::from_millis(50);
+/// How long to rest when the system has no room for another socket: at first, and at most.
+const REST_FIRST: Duration = Duration::from_millis(10);
+const REST_MOST: Duration = Duration::from_millis(500);
+/// How long a connection may be silent where its source has too many.
+const SILENCE: Duration = Duration::from_secs(1);
+/// How long a connection waits for the place of one that was closed for it.
+const PLACE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How long it may take to cut what did not end in time.
 const CUT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -32,12 +37,16 @@ const CUT_TIMEOUT: Duration = Duration::from_secs(1);
 pub struct Limits {
     /// Connections in all.
     pub connections: usize,
-    /// Tunnels of one agent.
+    /// Connections of one agent, and of one source before it says which agent it is.
     pub per_agent: usize,
     /// Streams on one HTTP/2 connection.
     pub streams: u32,
+    /// Requests of one agent in a second; CONNECTs are counted apart from what is asked inside.
+    pub requests_per_second: u32,
     /// Bytes of a request's head.
     pub request_head: usize,
+    /// How long a write may wait for an agent that reads nothing.
+    pub write_stall: Duration,
 }
 
 /// What doors are built from.
@@ -50,6 +59,8 @@ pub struct DoorsSetup {
     pub leaves: Arc<Leaves>,
     /// What is counted.
     pub metrics: Metrics,
+    /// Time.
+    pub clock: Clock,
     /// What may be open.
     pub limits: Limits,
 }
@@ -61,9 +72,12 @@ pub struct Doors {
     pub(super) leaves: Arc<Leaves>,
     pub(super) metrics: Metrics,
     pub(super) limits: Limits,
-    pub(super) configs: Cache<Host, Arc<ServerConfig>>,
+    pub(super) interception: Interception,
+    pub(super) clock: Clock,
+    pub(super) quotas: Quotas,
+    pub(super) strangers: Strangers,
     connections: Arc<Semaphore>,
-    shares: Mutex<HashMap<AgentName, Arc<Semaphore>>>,
+    crowd: Arc<Crowd>,
     pub(super) tasks: TaskTracker,
     pub(super) cut: CancellationToken,
     pub(super) draining: CancellationToken,
@@ -71,29 +85,35 @@ pub struct Doors {
 
 impl Doors {
     /// Puts the doors together; nothing listens yet.
-    #[must_use]
-    pub fn new(setup: DoorsSetup) -> Arc<Self> {
+    ///
+    /// # Errors
+    /// [`CaError::Signing`] where TLS cannot be set up.
+    pub fn new(setup: DoorsSetup) -> Result<Arc<Self>, CaError> {
         let DoorsSetup {
             exchange,
             agents,
             leaves,
             metrics,
+            clock,
             limits,
         } = setup;
         let Ending { tasks, cut } = exchange.ending().clone();
-        Arc::new(Self {
+        Ok(Arc::new(Self {
             exchange,
             agents: ArcSwap::from_pointee(agents),
             leaves,
             metrics,
             limits,
-            configs: Cache::new(CONFIGS),
+            interception: Interception::new()?,
+            clock,
+            quotas: Quotas::new(limits),
+            strangers: Strangers::new(),
             connections: Arc::new(Semaphore::new(limits.connections)),
-            shares: Mutex::default(),
+            crowd: Crowd::new(limits.per_agent),
             tasks,
             cut,
             draining: CancellationToken::new(),
-        })
+        }))
     }
 
     /// Replaces who may call; open tunnels stay with the agent that opened them.
@@ -103,49 +123,82 @@ impl Doors {
 
     /// Accepts connections of one listener until the drain begins.
     pub async fn serve(self: Arc<Self>, listener: TcpListener) {
+        let mut rest = REST_FIRST;
         loop {
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
                 () = self.draining.cancelled() => return,
             };
             match accepted {
-                Ok((stream, peer)) => self.clone().take(stream, peer),
+                Ok((stream, peer)) => {
+                    rest = REST_FIRST;
+                    self.clone().take(stream, peer);
+                }
                 Err(error) => {
                     // Most often no file descriptor is left; a loop without rest would burn the processor.
                     tracing::warn!(%error, "a connection could not be accepted");
-                    tokio::time::sleep(ACCEPT_REST).await;
+                    self.metrics.security_event("connections.accept_failed");
+                    tokio::time::sleep(rest).await;
+                    rest = (rest * 2).min(REST_MOST);
                 }
             }
         }
     }
 
-    /// Takes one connection, or closes it at once where the limit is reached.
+    /// Takes one connection. Where all places are taken it gets that of the one that has been silent longest, and is
+    /// closed at once where none is silent.
     fn take(self: Arc<Self>, stream: TcpStream, peer: SocketAddr) {
-        let Ok(room) = self.connections.clone().try_acquire_owned() else {
+        let place = self.connections.clone().try_acquire_owned().ok();
+        if place.is_none() {
             self.metrics.security_event("connections.limit");
-            return;
-        };
+            if !self.crowd.cut_oldest() {
+                return;
+            }
+        }
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "TCP_NODELAY could not be set");
         }
         let tasks = self.tasks.clone();
         tasks.spawn(async move {
+            // At most one waits for each that was cut, so those who wait are no more than the places.
+            let Some(place) = self.place(place).await else {
+                return;
+            };
             let _counted = self.metrics.connection("proxy");
-            self.proxy_connection(stream, peer, room).await;
+            let source = Source::of(peer.ip());
+            let (ticket, crowded) = self.crowd.enter(source);
+            if crowded {
+                self.metrics.security_event("connections.silent");
+            }
+            let (cut, number) = (ticket.cut(), ticket.number());
+            let stream = Stall::new(stream, self.limits.write_stall);
+            let guest = Arc::new(Guest::new(source, place, ticket));
+            tokio::select! {
+                () = self.clone().proxy_connection(stream, peer, guest) => {}
+                () = cut.notified() => {}
+                never = self.sweep(number) => match never {},
+            }
         });
     }
 
-    /// One tunnel's share of what its agent may have open.
-    pub(super) fn share(&self, agent: &Agent) -> Result<OwnedSemaphorePermit, Code> {
-        // Keyed by names from the configuration, so the map cannot grow by what callers send.
-        let mut shares = self.shares.lock().unwrap_or_else(PoisonError::into_inner);
-        let share = shares
-            .entry(agent.name().clone())
-            .or_insert_with(|| Arc::new(Semaphore::new(self.limits.per_agent)));
-        share
-            .clone()
-            .try_acquire_owned()
-            .map_err(|_| Code::AgentRateLimited)
+    /// Looks once whether a connection that has been silent for a while is one too many.
+    async fn sweep(&self, number: u64) -> Infallible {
+        tokio::time::sleep(SILENCE).await;
+        for _ in 0..self.crowd.sweep(number) {
+            self.metrics.security_event("connections.silent");
+        }
+        std::future::pending().await
+    }
+
+    async fn place(&self, place: Option<OwnedSemaphorePermit>) -> Option<OwnedSemaphorePermit> {
+        if place.is_some() {
+            return place;
+        }
+        let waiting = self.connections.clone().acquire_owned();
+        tokio::time::timeout(PLACE_TIMEOUT, waiting)
+            .await
+            .ok()?
+            .ok()
     }
 
     /// Stops accepting, lets every exchange that has begun come to its end, and answers whether all did in time. What

@@ -3,14 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{Request, Response};
+use http::header::HOST;
+use http::{Request, Response, Version};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
-use tokio::sync::OwnedSemaphorePermit;
 
 use super::accept::Doors;
-use crate::agent::Agent;
+use super::proxy::{Caller, ends};
+use super::quota::Guest;
 use crate::exchange::{AgentBody, Door, Refusal};
 use crate::policy::Admission;
 use crate::vocab::variant::{Variant, broken};
@@ -19,20 +20,14 @@ use crate::vocab::{Authority, Code};
 /// How long the tunnel may take to open after its answer was written.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What a tunnel holds while it is open: its part of the listener's limit and of its agent's.
-pub(super) struct Room {
-    _connection: Arc<OwnedSemaphorePermit>,
-    _share: OwnedSemaphorePermit,
-}
-
 impl Doors {
     /// Answers one CONNECT. A head of HTTP/1.0 without any field is a CONNECT like another, and `Connection: close` on
     /// it does not end the tunnel.
     pub(super) async fn connect(
         self: Arc<Self>,
         mut request: Request<Incoming>,
-        agent: Result<Agent, Refusal>,
-        room: Arc<OwnedSemaphorePermit>,
+        agent: Result<Caller, Refusal>,
+        guest: Arc<Guest>,
     ) -> Response<AgentBody> {
         // Authority form alone (RFC 9112 §3.2.3); hyper reads the others too.
         let uri = request.uri();
@@ -45,35 +40,37 @@ impl Doors {
         {
             drop(self.exchange.dial_blind(authority).await);
         }
-        let named = agent.as_ref().ok().map(Agent::name).cloned();
+        let named = agent
+            .as_ref()
+            .ok()
+            .map(|caller| caller.agent.name().clone());
+        let agent = self
+            .head_holds(&request)
+            .and_then(|()| one_host(&request))
+            .and(agent);
         let admitted = self.admit(agent, authority.as_ref());
         let upgrade = hyper::upgrade::on(&mut request);
         match admitted {
-            Ok((agent, authority, Admission::Intercept(_), share)) => {
-                let room = Room {
-                    _connection: room,
-                    _share: share,
-                };
+            Ok((caller, authority, Admission::Intercept(_))) => {
                 let tasks = self.tasks.clone();
                 tasks.spawn(async move {
                     if let Some(io) = opened(upgrade).await {
-                        self.intercept(io, agent, authority, room).await;
+                        self.intercept(io, caller, authority).await;
+                        drop(guest);
                     }
                 });
                 Response::new(AgentBody::empty())
             }
-            Ok((_, authority, Admission::Tunnel, share)) => {
-                let room = Room {
-                    _connection: room,
-                    _share: share,
-                };
-                self.blind(&request, named.as_ref(), authority, upgrade, room)
+            Ok((_, authority, Admission::Tunnel)) => {
+                self.blind(&request, named.as_ref(), authority, upgrade, guest)
                     .await
             }
             Err(refusal) => match self.exchange.open(&request) {
                 Ok(mut line) => {
                     line.at(Door::Connect, named.as_ref(), authority.as_ref().ok());
-                    self.exchange.refuse(line, &refusal)
+                    let answer = self.exchange.refuse(line, &refusal);
+                    // What may not stay open does not stay open unused.
+                    ends(answer, &refusal)
                 }
                 Err(answer) => *answer,
             },
@@ -82,14 +79,13 @@ impl Doors {
 
     fn admit(
         &self,
-        agent: Result<Agent, Refusal>,
+        caller: Result<Caller, Refusal>,
         authority: Result<&Authority, &Refusal>,
-    ) -> Result<(Agent, Authority, Admission, OwnedSemaphorePermit), Refusal> {
-        let agent = agent?;
+    ) -> Result<(Caller, Authority, Admission), Refusal> {
+        let caller = caller?;
         let authority = authority.map_err(Clone::clone)?;
-        let admission = self.exchange.admits(&agent, authority)?;
-        let share = self.share(&agent)?;
-        Ok((agent, authority.clone(), admission, share))
+        let admission = self.exchange.admits(&caller.agent, authority)?;
+        Ok((caller, authority.clone(), admission))
     }
 
     /// A host that the configuration passes through blind: never a credential, and still checked and recorded.
@@ -99,7 +95,7 @@ impl Doors {
         agent: Option<&crate::vocab::AgentName>,
         authority: Authority,
         upgrade: OnUpgrade,
-        room: Room,
+        guest: Arc<Guest>,
     ) -> Response<AgentBody> {
         let mut line = match self.exchange.open(request) {
             Ok(line) => line,
@@ -113,12 +109,22 @@ impl Doors {
                     if let Some(io) = opened(upgrade).await {
                         exchange.carry_blind(io, upstream, line).await;
                     }
-                    drop(room);
+                    drop(guest);
                 });
                 Response::new(AgentBody::empty())
             }
             Err(refusal) => self.exchange.refuse(line, &refusal),
         }
+    }
+}
+
+/// `Host` stands once, and in HTTP/1.1 it stands (RFC 9112 §3.2). What it says is not looked at: the target counts.
+fn one_host(request: &Request<Incoming>) -> Result<(), Refusal> {
+    let old = request.version() == Version::HTTP_10;
+    match request.headers().get_all(HOST).iter().count() {
+        1 => Ok(()),
+        0 if old => Ok(()),
+        _ => Err(Code::BadRequest.into()),
     }
 }
 

@@ -6,11 +6,14 @@ use rustls::server::{Accepted, Acceptor};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 /// Longest ClientHello, in bytes; post-quantum key shares fit many times over.
-const HELLO_MAX: usize = 32 * 1024;
+const HELLO_MAX: usize = 16 * 1024;
 /// First byte of a TLS record that carries a handshake.
 const HANDSHAKE: u8 = 22;
 /// A fatal alert `unrecognized_name` (RFC 6066 §3) in a TLS record.
 const UNRECOGNIZED_NAME: [u8; 7] = [21, 3, 3, 0, 2, 2, 112];
+
+/// A fatal alert `internal_error` (RFC 8446 §6.2): nothing that the client asked for is wrong.
+const INTERNAL_ERROR: [u8; 7] = [21, 3, 3, 0, 2, 2, 80];
 
 /// Reads the ClientHello. `None`: what came is not TLS, or broken; whatever rustls has to say about it was sent.
 ///
@@ -60,6 +63,15 @@ where
 /// The connection failed.
 pub(super) async fn refuse_name<I: AsyncWrite + Unpin>(io: &mut I) -> io::Result<()> {
     io.write_all(&UNRECOGNIZED_NAME).await?;
+    io.shutdown().await
+}
+
+/// Refuses a handshake that has no certificate at the moment.
+///
+/// # Errors
+/// The connection failed.
+pub(super) async fn refuse_for_now<I: AsyncWrite + Unpin>(io: &mut I) -> io::Result<()> {
+    io.write_all(&INTERNAL_ERROR).await?;
     io.shutdown().await
 }
 

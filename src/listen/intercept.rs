@@ -6,96 +6,110 @@ use std::time::Duration;
 
 use http::{Request, Response};
 use hyper::body::Incoming;
+use hyper::rt::Executor;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::ServerConfig;
-use rustls::server::ServerSessionMemoryCache;
-use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::{Instant, timeout_at};
 use tokio_rustls::server::{StartHandshake, TlsStream};
 
 use super::accept::Doors;
-use super::connect::Room;
+use super::bucket::Rate;
+use super::calm::{Calm, Withdrawals};
 use super::hello;
-use super::proxy::{HEAD_SLACK, HEAD_TIMEOUT, Whose, names_host};
-use crate::agent::Agent;
+use super::proxy::{Caller, HEAD_SLACK, Whose, names_host};
+use super::quota::Quota;
 use crate::audit::Event;
-use crate::ca::{CaError, Leaf, Origin};
-use crate::exchange::{AgentBody, Arrival, Door};
+use crate::ca::{Leaf, Origin};
+use crate::exchange::{AgentBody, Arrival, Door, watched};
 use crate::metrics::LeafResult;
 use crate::vocab::variant::{Variant, broken};
 use crate::vocab::{Authority, Code, Host, Scheme};
 
-/// How long a ClientHello may take: a tunnel in which the server should speak first ends here.
-const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long the rest of the handshake may take.
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// TLS sessions remembered per host.
-const SESSIONS: usize = 64;
-/// Flow-control windows towards the agent.
-const STREAM_WINDOW: u32 = 1024 * 1024;
+/// How long a TLS handshake may take, from the opening of the tunnel to its end: a tunnel in which the server should
+/// speak first ends here, and so does one that brings its ClientHello byte by byte.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a handshake waits for its turn where its agent asks for too many certificates at once.
+const MINT_PATIENCE: Duration = Duration::from_secs(2);
+/// Flow-control windows towards the agent: what an upload may have waiting for a slow API, on one stream and on one
+/// connection.
+const STREAM_WINDOW: u32 = 256 * 1024;
 const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
+/// What an answer may have waiting for a slow agent, on one stream.
+const SEND_BUFFER: usize = 64 * 1024;
+/// Streams that an agent may open and reset before they were looked at; one more, and the connection ends with
+/// ENHANCE_YOUR_CALM (the rapid reset attack, CVE-2023-44487).
+const RESETS_PENDING: usize = 20;
+/// How long the reason may take to be written.
+const CALM_TIMEOUT: Duration = Duration::from_secs(1);
+/// Streams that we may have to reset for errors in them, over a connection's life (CVE-2025-8671).
+const RESETS_LOCAL: usize = 1024;
+/// How often an agent that says nothing on HTTP/2 is asked whether it is there, and how long it may take to say so.
+const PING_EVERY: Duration = Duration::from_secs(30);
+const PING_TIMEOUT: Duration = Duration::from_secs(30);
 
 impl Doors {
     /// Serves the requests of one tunnel.
-    pub(super) async fn intercept<I>(
-        self: Arc<Self>,
-        io: I,
-        agent: Agent,
-        authority: Authority,
-        room: Room,
-    ) where
+    pub(super) async fn intercept<I>(self: Arc<Self>, io: I, caller: Caller, authority: Authority)
+    where
         I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        let greeted = self.handshake(io, &agent, &authority);
+        let greeted = self.handshake(io, &caller, &authority);
         let Some(Some(stream)) = self.draining.run_until_cancelled(greeted).await else {
             return;
         };
         let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
         let doors = self.clone();
-        let caller = Arc::new((agent, authority));
-        let whose = caller.clone();
         #[cfg(feature = "variants")]
         let ride = crate::exchange::Ride::default();
-        #[cfg_attr(
-            not(feature = "variants"),
-            expect(unused_mut, reason = "a variant writes into it")
-        )]
-        let service = service_fn(move |mut request: Request<Incoming>| {
+        let withdrawals = Withdrawals::new(self.withdrawals(), self.clock.clone());
+        let tunnel = Arc::new((caller, authority, withdrawals.clone()));
+        let whose = tunnel.clone();
+        let service = service_fn(move |request: Request<Incoming>| {
             #[cfg(feature = "variants")]
-            request.extensions_mut().insert(ride.clone());
-            let (doors, caller) = (doors.clone(), caller.clone());
-            async move { Ok::<_, Infallible>(doors.inside(request, &caller.0, &caller.1).await) }
+            let request = crate::exchange::riding(request, &ride);
+            let (doors, tunnel) = (doors.clone(), tunnel.clone());
+            async move {
+                let (caller, authority, withdrawals) = &*tunnel;
+                let asked = withdrawals.asked();
+                let answer = doors.inside(request, caller, authority).await;
+                asked.answered();
+                Ok::<_, Infallible>(answer)
+            }
         });
         if h2 {
-            self.serve_http2(stream, service).await;
+            self.serve_http2(stream, service, withdrawals).await;
         } else {
-            let whose = Whose::Tunnel(&whose.0, &whose.1);
-            self.serve_http1(stream, service, whose).await;
+            let whose = Arc::new((whose.0.agent.clone(), whose.1.clone()));
+            watched(self.serve_http1(stream, service, Whose::Tunnel(whose))).await;
         }
-        drop(room);
     }
 
     /// The TLS handshake: the name is compared before a leaf is looked for.
     async fn handshake<I>(
         &self,
         mut io: I,
-        agent: &Agent,
+        caller: &Caller,
         authority: &Authority,
     ) -> Option<TlsStream<I>>
     where
         I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        let hello = tokio::time::timeout(HELLO_TIMEOUT, hello::read(&mut io)).await;
-        let Some(hello) = hello.ok()?.ok()? else {
+        let agent = &caller.agent;
+        let end = Instant::now() + HANDSHAKE_TIMEOUT;
+        let unread = |code| {
+            let (door, agent) = (Door::Connect, Some(agent.name()));
+            self.exchange.unread(code, door, agent, Some(authority));
+        };
+        let Ok(hello) = timeout_at(end, hello::read(&mut io)).await else {
+            unread(Code::RequestTimeout);
+            return None;
+        };
+        let Some(hello) = hello.ok()? else {
             // Something else than TLS was spoken: nothing is dialled for it, and somebody should hear of it.
-            self.exchange.unread(
-                Code::BadRequest,
-                Door::Connect,
-                Some(agent.name()),
-                Some(authority),
-            );
+            unread(Code::BadRequest);
             return None;
         };
         if !names_host(hello.client_hello().server_name(), authority.host()) {
@@ -109,15 +123,17 @@ impl Doors {
             );
             return None;
         }
-        let config = match self.config(authority.host()) {
+        let (config, waited) = match self.config(authority.host(), &caller.quota).await {
             Ok(config) => config,
-            Err(error) => {
-                tracing::error!(%error, "a leaf certificate could not be minted");
+            Err(code) => {
+                unread(code);
+                let refused = hello::refuse_for_now(&mut io).await;
+                tracing::debug!(refused = refused.is_ok(), "a handshake got no certificate");
                 return None;
             }
         };
         let accept = StartHandshake::from_parts(hello, io).into_stream(config);
-        match tokio::time::timeout(HANDSHAKE_TIMEOUT, accept).await {
+        match timeout_at(end + waited, accept).await {
             Ok(Ok(stream)) => Some(stream),
             Ok(Err(error)) => {
                 // Most often a client that does not trust our CA: worth a line that an operator can find.
@@ -128,27 +144,51 @@ impl Doors {
         }
     }
 
-    /// The TLS configuration for one host; kept while its leaf is.
-    fn config(&self, host: &Host) -> Result<Arc<ServerConfig>, CaError> {
-        let Leaf { certified, origin } = self
-            .leaves
-            .leaf(host)
-            .inspect_err(|_| self.metrics.leaf(LeafResult::Failed))?;
+    /// The TLS configuration for one host, kept while its leaf is, and how long its agent had to wait for it.
+    async fn config(
+        &self,
+        host: &Host,
+        quota: &Quota,
+    ) -> Result<(Arc<ServerConfig>, Duration), Code> {
+        let mut waited = Duration::ZERO;
+        if self.leaves.holds(host) {
+            if let Some(config) = self.interception.kept(host) {
+                self.metrics.leaf(LeafResult::Cached);
+                return Ok((config, waited));
+            }
+        } else {
+            // Below a wildcard an agent may think up names without end, and each costs a signature and a place.
+            waited = quota
+                .mints
+                .reserve(self.clock.now(), MINT_PATIENCE)
+                .map_err(|_| {
+                    self.metrics.security_event("agent.certificates");
+                    Code::AgentRateLimited
+                })?;
+            tokio::time::sleep(waited).await;
+        }
+        let Leaf { certified, origin } = self.leaves.leaf(host).map_err(|error| {
+            self.metrics.leaf(LeafResult::Failed);
+            tracing::error!(%error, "a leaf certificate could not be minted");
+            Code::Internal
+        })?;
         self.metrics.leaf(match origin {
             Origin::Minted => LeafResult::Minted,
             Origin::Reused => LeafResult::Cached,
         });
-        if origin == Origin::Reused
-            && let Some(config) = self.configs.get(host)
-        {
-            return Ok(config);
-        }
-        let config = Arc::new(server_config(certified)?);
-        self.configs.insert(host.clone(), config.clone());
-        Ok(config)
+        Ok((self.interception.with(host, certified), waited))
     }
 
-    async fn serve_http2<I, S>(&self, io: I, service: S)
+    /// What one connection may take back: as much as it may have open, and then half of its agent's rate. Callers that
+    /// hedge or give up early stay below that.
+    fn withdrawals(&self) -> Rate {
+        Rate {
+            per_second: self.limits.requests_per_second / 2,
+            burst: self.limits.streams,
+        }
+    }
+
+    async fn serve_http2<I, S>(&self, io: I, service: S, withdrawals: Arc<Withdrawals>)
     where
         I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
         S: hyper::service::Service<
@@ -160,18 +200,27 @@ impl Doors {
         S::Future: Send + 'static,
     {
         let head = u32::try_from(self.limits.request_head + HEAD_SLACK).unwrap_or(u32::MAX);
-        let connection = http2::Builder::new(TokioExecutor::new())
+        let connection = http2::Builder::new(Watched)
             .timer(TokioTimer::new())
             .max_concurrent_streams(self.limits.streams)
             .max_header_list_size(head)
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
-            .keep_alive_interval(HEAD_TIMEOUT)
-            .keep_alive_timeout(HEAD_TIMEOUT)
-            .serve_connection(TokioIo::new(io), service);
+            .max_send_buf_size(SEND_BUFFER)
+            .max_pending_accept_reset_streams(RESETS_PENDING)
+            .max_local_error_reset_streams(RESETS_LOCAL)
+            .keep_alive_interval(PING_EVERY)
+            .keep_alive_timeout(PING_TIMEOUT)
+            .serve_connection(TokioIo::new(Calm::new(io, withdrawals.clone())), service);
         tokio::pin!(connection);
         let ended = tokio::select! {
             ended = connection.as_mut() => ended,
+            () = withdrawals.too_many() => {
+                tokio::select! {
+                    ended = connection => ended,
+                    () = tokio::time::sleep(CALM_TIMEOUT) => Ok(()),
+                }
+            }
             () = self.draining.cancelled() => {
                 connection.as_mut().graceful_shutdown();
                 tokio::select! {
@@ -180,6 +229,9 @@ impl Doors {
                 }
             }
         };
+        if withdrawals.were_too_many() {
+            self.metrics.security_event("agent.resets");
+        }
         if let Err(error) = ended {
             tracing::debug!(%error, "an agent's HTTP/2 connection ended early");
         }
@@ -189,18 +241,20 @@ impl Doors {
     async fn inside(
         &self,
         request: Request<Incoming>,
-        agent: &Agent,
+        caller: &Caller,
         authority: &Authority,
     ) -> Response<AgentBody> {
         let named = broken(Variant::HostTrusting).then(|| told(&request));
         let authority = named.as_ref().and_then(Option::as_ref).unwrap_or(authority);
+        let Caller { agent, quota } = caller;
+        let counted = self.paced(quota.request(self.clock.now())).await;
         let mut line = match self.exchange.open(&request) {
             Ok(line) => line,
             Err(answer) => return *answer,
         };
         line.at(Door::Connect, Some(agent.name()), Some(authority));
-        let arrival = self
-            .head_fits(&request)
+        let arrival = counted
+            .and_then(|()| self.head_holds(&request))
             .and_then(|()| Arrival::new(agent.clone(), authority.clone(), Door::Connect, request));
         match arrival {
             Ok(arrival) => Box::pin(self.exchange.answer(arrival, line)).await,
@@ -219,16 +273,20 @@ fn told(request: &Request<Incoming>) -> Option<Authority> {
     Authority::parse(Scheme::Https, name).ok()
 }
 
-fn server_config(leaf: Arc<CertifiedKey>) -> Result<ServerConfig, CaError> {
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let mut config = ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|_| CaError::Signing)?
-        .with_no_client_auth()
-        .with_cert_resolver(Arc::new(SingleCertAndKey::from(leaf)));
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    config.session_storage = ServerSessionMemoryCache::new(SESSIONS);
-    // A replayed first flight would be a second request with our proof on it.
-    config.max_early_data_size = 0;
-    Ok(config)
+/// Runs the streams of an HTTP/2 connection, each watched: one that its agent does not take is reset.
+#[derive(Clone, Copy)]
+struct Watched;
+
+impl<F> Executor<F> for Watched
+where
+    F: Future + Send + 'static,
+    F::Output: Send,
+{
+    fn execute(&self, stream: F) {
+        tokio::spawn(async move {
+            if watched(stream).await.is_none() {
+                tracing::debug!("an agent did not take its answer in time");
+            }
+        });
+    }
 }

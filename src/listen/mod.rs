@@ -4,14 +4,21 @@
 //! policy admitted that authority; SNI, `Host` and `:authority` must all name it. The room knows nothing of
 //! credentials. Serves RFC 9110 §9.3.6 (CONNECT), RFC 9112 §3.2.2 (absolute form), RFC 8446 (as a TLS server).
 //!
-//! Invariants: every wait before a request has a deadline; connections are counted, in all and per agent; a tunnel
+//! Invariants: no head of HTTP/1.1 becomes a request before the observer of `wire` has called it plain; every wait before a request has a deadline; connections are counted, in all and per agent; a tunnel
 //! whose first bytes are no TLS handshake for the admitted name is closed without an upstream being dialled.
 
 mod accept;
+mod bucket;
+mod calm;
 mod connect;
+mod crowd;
 mod hello;
 mod intercept;
 mod linger;
 mod proxy;
+mod quota;
+mod stall;
+mod tls;
+mod watched;
 
 pub use accept::{Doors, DoorsSetup, Limits};

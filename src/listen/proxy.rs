@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use http::header::{HeaderMap, HeaderName, HeaderValue, PROXY_AUTHORIZATION};
-use http::{Method, Request, Response, StatusCode};
+use http::header::{CONNECTION, HeaderMap, HeaderName, HeaderValue, PROXY_AUTHORIZATION};
+use http::{Method, Request, Response, StatusCode, Version};
 use http_body::Body;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -15,50 +15,67 @@ use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio::sync::OwnedSemaphorePermit;
 
 use super::accept::Doors;
 use super::linger::{Linger, Wanted};
+use super::quota::{Guest, Haste, Quota};
+use super::stall::Stall;
+use super::watched::{Flying, Heads, Judged, Refuse, Watched};
 use crate::agent::Agent;
-use crate::exchange::{AgentBody, Arrival, Door, Refusal, absolute_authority};
+use crate::exchange::{AgentBody, Arrival, Door, Refusal, absolute_authority, watched};
 use crate::policy::Admission;
-use crate::vocab::{Authority, Code, Host};
+use crate::vocab::{AgentName, Authority, Code, Host};
 
-/// How long a head may take to arrive.
-pub(super) const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a connection may be silent between two requests.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(600);
 
-/// How much more than its limit of a head is read, so that one slightly too large is told so in our own words.
+/// How much more than its limit of a head is read, so that one slightly too large has a line with its path. The observer
+/// ends what is larger still, and hyper's own bound, as much larger again, is never reached.
 pub(super) const HEAD_SLACK: usize = 16 * 1024;
 
 /// Whose requests a connection carries, as far as that is known before a head is read.
-#[derive(Clone, Copy)]
-pub(super) enum Whose<'a> {
+#[derive(Clone)]
+pub(super) enum Whose {
     /// The proxy port: every request says it anew.
     Nobodys,
     /// A tunnel of this agent to this destination.
-    Tunnel(&'a Agent, &'a Authority),
+    Tunnel(Arc<(Agent, Authority)>),
+}
+
+impl Whose {
+    fn words(&self) -> (Door, Option<&AgentName>, Option<&Authority>) {
+        match self {
+            Self::Nobodys => (Door::Absolute, None, None),
+            Self::Tunnel(caller) => (Door::Connect, Some(caller.0.name()), Some(&caller.1)),
+        }
+    }
+}
+
+/// An agent that was named, and what it may use up.
+pub(super) struct Caller {
+    pub(super) agent: Agent,
+    pub(super) quota: Arc<Quota>,
 }
 
 impl Doors {
     /// Serves one connection of the proxy port.
     pub(super) async fn proxy_connection(
         self: Arc<Self>,
-        stream: TcpStream,
+        stream: Stall<TcpStream>,
         peer: SocketAddr,
-        room: OwnedSemaphorePermit,
+        guest: Arc<Guest>,
     ) {
         let on_loopback = peer.ip().to_canonical().is_loopback();
-        let room = Arc::new(room);
         let doors = self.clone();
         let service = service_fn(move |request| {
-            let (doors, room) = (doors.clone(), room.clone());
-            async move { Ok::<_, Infallible>(doors.enter(request, on_loopback, room).await) }
+            let (doors, guest) = (doors.clone(), guest.clone());
+            async move { Ok::<_, Infallible>(doors.enter(request, on_loopback, guest).await) }
         });
-        self.serve_http1(stream, service, Whose::Nobodys).await;
+        watched(self.serve_http1(stream, service, Whose::Nobodys)).await;
     }
 
     /// Serves HTTP/1.1 until the peer leaves or the drain ends the last exchange.
-    pub(super) async fn serve_http1<I, S>(&self, io: I, service: S, whose: Whose<'_>)
+    pub(super) async fn serve_http1<I, S>(&self, io: I, service: S, whose: Whose)
     where
         I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
         S: Service<Request<Incoming>, Response = Response<AgentBody>, Error = Infallible>
@@ -67,29 +84,22 @@ impl Doors {
         S::Future: Send,
     {
         let wanted = Wanted::default();
-        let switch = wanted.clone();
-        let service = service_fn(move |request: Request<Incoming>| {
-            let (switch, has_body) = (switch.clone(), !request.body().is_end_stream());
-            let answer = service.call(request);
-            async move {
-                let answer = answer.await?;
-                switch.set(has_body && answer.status() != StatusCode::SWITCHING_PROTOCOLS);
-                Ok::<_, Infallible>(answer)
-            }
-        });
+        let heads = Heads::new(self.limits.request_head + HEAD_SLACK);
+        let refuse = self.refuse_unread(whose.clone(), wanted.clone());
+        let io = Watched::new(Linger::new(io, wanted.clone()), heads.clone(), refuse);
         let asked = Arc::new(AtomicBool::new(false));
         let service = service_fn({
             let asked = asked.clone();
             move |request| {
                 asked.store(true, Ordering::Relaxed);
-                service.call(request)
+                judged(request, &service, &heads, &wanted)
             }
         });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
-            .header_read_timeout(HEAD_TIMEOUT)
-            .max_buf_size(self.limits.request_head + HEAD_SLACK)
-            .serve_connection(TokioIo::new(Linger::new(io, wanted)), service)
+            .header_read_timeout(IDLE_TIMEOUT)
+            .max_buf_size(self.limits.request_head + 2 * HEAD_SLACK)
+            .serve_connection(TokioIo::new(io), service)
             .with_upgrades();
         tokio::pin!(connection);
         let ended = tokio::select! {
@@ -108,12 +118,12 @@ impl Doors {
         };
         if let Err(error) = ended {
             tracing::debug!(%error, "an agent's connection ended early");
-            self.note_unread(&error, whose);
+            self.note_unread(&error, &whose);
         }
     }
 
     /// A head that the parser refused was answered by it, without a document; it is a refused request all the same.
-    fn note_unread(&self, error: &hyper::Error, whose: Whose<'_>) {
+    fn note_unread(&self, error: &hyper::Error, whose: &Whose) {
         let code = if error.is_parse_too_large() {
             Code::HeadTooLarge
         } else if error.is_parse() {
@@ -121,17 +131,28 @@ impl Doors {
         } else {
             return;
         };
-        match whose {
-            Whose::Nobodys => self.exchange.unread(code, Door::Absolute, None, None),
-            Whose::Tunnel(agent, authority) => {
-                self.exchange
-                    .unread(code, Door::Connect, Some(agent.name()), Some(authority));
-            }
-        }
+        let (door, agent, authority) = whose.words();
+        self.exchange.unread(code, door, agent, authority);
     }
 
-    /// Whether a head is within its limit, counted as it stands on the wire.
-    pub(super) fn head_fits(&self, request: &Request<Incoming>) -> Result<(), Refusal> {
+    /// How a connection ends whose next head the parser is not given: a line, and a document.
+    fn refuse_unread(&self, whose: Whose, wanted: Wanted) -> Refuse {
+        let exchange = self.exchange.clone();
+        Box::new(move |code| {
+            // The agent may be sending still, and should read what it is told.
+            wanted.set(true);
+            let (door, agent, authority) = whose.words();
+            exchange.last_words(code, door, agent, authority)
+        })
+    }
+
+    /// Whether a head is one that every reader reads alike, and within its limit. In HTTP/1.1 the observer of the
+    /// connection has the word; without one there is no request.
+    pub(super) fn head_holds(&self, request: &Request<Incoming>) -> Result<(), Refusal> {
+        if request.version() != Version::HTTP_2 {
+            let judged = request.extensions().get::<Judged>();
+            judged.map_or(Err(Code::BadRequest), |judged| judged.0)?;
+        }
         let fields = request.headers().iter();
         let fields: usize = fields
             .map(|(name, value)| name.as_str().len() + value.len() + 4)
@@ -151,25 +172,66 @@ impl Doors {
         self: Arc<Self>,
         request: Request<Incoming>,
         on_loopback: bool,
-        room: Arc<OwnedSemaphorePermit>,
+        guest: Arc<Guest>,
     ) -> Response<AgentBody> {
-        let agent = self
-            .agents
-            .load()
-            .identify(only(request.headers(), &PROXY_AUTHORIZATION), on_loopback);
-        let agent = agent.map_err(|_| Refusal::from(Code::AgentUnauthenticated));
+        let caller = self.caller(&request, on_loopback, &guest).await;
         if request.method() == Method::CONNECT {
-            self.connect(request, agent, room).await
+            self.connect(request, caller, guest).await
         } else {
-            self.absolute(request, agent).await
+            self.absolute(request, caller).await
         }
+    }
+
+    /// Who asks, counted: the connection among its agent's, the request in its rate, a failure in its source's.
+    async fn caller(
+        &self,
+        request: &Request<Incoming>,
+        on_loopback: bool,
+        guest: &Guest,
+    ) -> Result<Caller, Refusal> {
+        let headers = request.headers();
+        let credential = only(headers, &PROXY_AUTHORIZATION);
+        let agent = self.agents.load().identify(credential, on_loopback);
+        let now = self.clock.now();
+        let Ok(agent) = agent else {
+            let tried = headers.contains_key(PROXY_AUTHORIZATION);
+            let counted = self.strangers.failed(guest.source, tried, now);
+            if let Err(haste) = counted {
+                self.metrics.security_event("auth.too_many_failures");
+                tokio::time::sleep(haste.hold).await;
+                return Err(haste.refusal());
+            }
+            return Err(Code::AgentUnauthenticated.into());
+        };
+        let quota = self.quotas.of(agent.name());
+        if let Err(refusal) = guest.claim(agent.name(), &quota) {
+            self.metrics.security_event("agent.connections");
+            return Err(refusal);
+        }
+        let counted = if request.method() == Method::CONNECT {
+            quota.tunnel(now)
+        } else {
+            quota.request(now)
+        };
+        self.paced(counted).await?;
+        Ok(Caller { agent, quota })
+    }
+
+    /// A refusal for haste, held back to the pace that is allowed.
+    pub(super) async fn paced(&self, counted: Result<(), Haste>) -> Result<(), Refusal> {
+        let Err(haste) = counted else {
+            return Ok(());
+        };
+        self.metrics.security_event("agent.rate");
+        tokio::time::sleep(haste.hold).await;
+        Err(haste.refusal())
     }
 
     /// `GET http://host/path`: the caller is named with each request.
     async fn absolute(
         &self,
         request: Request<Incoming>,
-        agent: Result<Agent, Refusal>,
+        caller: Result<Caller, Refusal>,
     ) -> Response<AgentBody> {
         let mut line = match self.exchange.open(&request) {
             Ok(line) => line,
@@ -178,22 +240,69 @@ impl Doors {
         let authority = absolute_authority(request.uri());
         line.at(
             Door::Absolute,
-            agent.as_ref().ok().map(Agent::name),
+            caller.as_ref().ok().map(|caller| caller.agent.name()),
             authority.as_ref().ok(),
         );
-        let arrival = agent.and_then(|agent| {
-            self.head_fits(&request)?;
-            let authority = authority?;
-            match self.exchange.admits(&agent, &authority)? {
-                Admission::Intercept(_) => Arrival::new(agent, authority, Door::Absolute, request),
-                // A blind host is reached through its own TLS only; in clear there is nothing to pass through.
-                Admission::Tunnel => Err(Code::TlsRequired.into()),
-            }
-        });
+        let arrival = self
+            .head_holds(&request)
+            .and(caller)
+            .and_then(|Caller { agent, .. }| {
+                let authority = authority?;
+                match self.exchange.admits(&agent, &authority)? {
+                    Admission::Intercept(_) => {
+                        Arrival::new(agent, authority, Door::Absolute, request)
+                    }
+                    // A blind host is reached through its own TLS only; in clear there is nothing to pass through.
+                    Admission::Tunnel => Err(Code::TlsRequired.into()),
+                }
+            });
         match arrival {
             Ok(arrival) => Box::pin(self.exchange.answer(arrival, line)).await,
-            Err(refusal) => self.exchange.refuse(line, &refusal),
+            Err(refusal) => ends(self.exchange.refuse(line, &refusal), &refusal),
         }
+    }
+}
+
+/// Ends a connection of HTTP/1.1 behind a refusal for too much of something: kept open it would be more of it.
+pub(super) fn ends(mut answer: Response<AgentBody>, refusal: &Refusal) -> Response<AgentBody> {
+    if refusal.code == Code::AgentRateLimited {
+        let close = HeaderValue::from_static("close");
+        answer.headers_mut().insert(CONNECTION, close);
+    }
+    answer
+}
+
+/// Hands one request to its service, with what the observer says of its head. The answer's end is noted.
+fn judged<S>(
+    mut request: Request<Incoming>,
+    service: &S,
+    heads: &Heads,
+    wanted: &Wanted,
+) -> impl Future<Output = Result<Response<Flying<AgentBody>>, Infallible>> + use<S>
+where
+    S: Service<Request<Incoming>, Response = Response<AgentBody>, Error = Infallible>,
+{
+    let flight = heads.flight();
+    let verdict = Judged(heads.judge(request.headers().len()));
+    let connect = request.method() == Method::CONNECT;
+    let has_body = !request.body().is_end_stream();
+    request.extensions_mut().insert(verdict);
+    let answer = service.call(request);
+    let (heads, wanted) = (heads.clone(), wanted.clone());
+    async move {
+        let answer = answer.await?;
+        let status = answer.status();
+        let switched = status == StatusCode::SWITCHING_PROTOCOLS;
+        if switched || (connect && status.is_success()) {
+            heads.switched();
+        } else if connect {
+            heads.refused();
+        }
+        wanted.set(has_body && !switched);
+        Ok(answer.map(|body| Flying {
+            body,
+            _flight: flight,
+        }))
     }
 }
 

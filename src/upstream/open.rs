@@ -16,19 +16,21 @@ use super::dial::{Destination, Progress};
 use super::error::UpstreamError;
 use super::key::Key;
 use super::pool::Pool;
-use super::stream::{Counted, Stream};
+use super::stream::{Counted, Observer, Stream};
 use super::tls::Endpoint;
 use crate::vocab::Scheme;
+use crate::wire::{Frames, Responses};
 
 /// Largest head of a reply.
 const HEAD_MAX: u32 = 64 * 1024;
 /// Largest buffer of an HTTP/1.1 connection.
 const HTTP1_BUFFER_MAX: usize = 256 * 1024;
-/// Flow-control windows: enough for 100 MB/s at 10 ms on one stream.
-const STREAM_WINDOW: u32 = 1024 * 1024;
-const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
+/// Flow-control window of one stream: what an answer may have waiting for a slow agent. 25 MB/s at 10 ms.
+const STREAM_WINDOW: u32 = 256 * 1024;
+/// That of a connection: of all streams that a server usually admits, so that slow ones do not stop the others.
+const CONNECTION_WINDOW: u32 = 128 * STREAM_WINDOW;
 /// What waits unsent on one HTTP/2 stream at most.
-const SEND_BUFFER_MAX: usize = 256 * 1024;
+const SEND_BUFFER_MAX: usize = 64 * 1024;
 const PING_EVERY: Duration = Duration::from_secs(20);
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -138,7 +140,8 @@ impl Pool {
         stream: Stream,
         open: Open,
     ) -> Result<Line, UpstreamError> {
-        let (stream, meter) = Counted::new(stream);
+        let observer = Observer::Http1(Responses::new(HEAD_MAX as usize));
+        let (stream, meter) = Counted::new(stream, observer);
         let handshake = http1::Builder::new()
             .max_buf_size(HTTP1_BUFFER_MAX)
             .max_header_size(HEAD_MAX as usize)
@@ -165,7 +168,7 @@ impl Pool {
         stream: Stream,
         open: Open,
     ) -> Result<Line, UpstreamError> {
-        let (stream, meter) = Counted::new(stream);
+        let (stream, meter) = Counted::new(stream, Observer::Http2(Frames::default()));
         let handshake = http2::Builder::new(self.tasks.clone())
             .timer(TokioTimer::new())
             .initial_stream_window_size(STREAM_WINDOW)
@@ -209,14 +212,18 @@ impl Pool {
         }))
     }
 
-    /// Counts a connection in. At the bound, idle ones make room for the next request.
+    /// Counts a connection in. From three quarters of the bound on, idle ones make room for what comes: whoever leaves
+    /// many of them behind takes no place from a request.
     fn count_in(&self) -> Result<Open, UpstreamError> {
         let before = self.open.fetch_add(1, Ordering::AcqRel);
         let open = Open(self.open.clone());
-        if before < self.limits.connections {
+        let most = self.limits.connections;
+        if before >= most - most / 4 {
+            self.kept().close_unused();
+        }
+        if before < most {
             return Ok(open);
         }
-        self.kept().close_unused();
         Err(UpstreamError::Limit)
     }
 }

@@ -70,6 +70,24 @@ async fn an_upload_arrives_byte_for_byte() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_body_of_unsaid_length_arrives_whatever_the_method() {
+    let expected = format!(r#"{{"length":4,"sha256":"{}"}}"#, sha256(b"body"));
+    for (h2, alpn) in PAIRS {
+        let house = house(alpn).await;
+        for method in [Method::GET, Method::PUT] {
+            let mut call = Call::new(method.clone(), "/v1/upload");
+            if !h2 {
+                call = call.field("transfer-encoding", "chunked");
+            }
+            call.body = streamed(vec![Frame::data("bo".into()), Frame::data("dy".into())]);
+            let answer = house.ask(h2, call).await;
+            assert_eq!(answer.text(), expected, "{method} {h2} {alpn:?}");
+        }
+        house.end().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_download_is_passed_on_and_never_held() {
     const SIZE: u64 = 64 << 20;
     for (h2, alpn) in [(false, Alpn::H1), (true, Alpn::H2)] {

@@ -17,7 +17,7 @@ use tokenward::audit;
 use tokenward::rehearsal::{Answer, Call, Caller, CallerError, Rehearsal, Seen, Service};
 
 pub(crate) use process::{Served, code, err, free_port, out, run, tokenward};
-pub(crate) use raw::{Raw, exchange, read_head, speak};
+pub(crate) use raw::{Raw, Tls, exchange, read_head, speak};
 pub(crate) use setup::{Auth, Credential, Setup, Svc, agent_token};
 pub(crate) use ws::WebSocket;
 

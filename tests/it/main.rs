@@ -26,9 +26,12 @@ mod cli;
 #[cfg(test)]
 mod examples;
 #[cfg(test)]
+mod frames;
 mod heads;
 #[cfg(test)]
 mod issuer;
+#[cfg(test)]
+mod limits;
 #[cfg(test)]
 mod refusals;
 #[cfg(test)]

@@ -163,19 +163,6 @@ const NOT_BUILT_YET: &[Case] = &[
         ],
     ),
     (
-        "limits",
-        "limits: {replay_total: 1MiB, per_agent: {requests_per_second: 5, body_floor: 1}}\n<OK>",
-        &[
-            (1, "limits.replay_total", "not supported yet"),
-            (
-                1,
-                "limits.per_agent.requests_per_second",
-                "not supported yet",
-            ),
-            (1, "limits.per_agent.body_floor", "not supported yet"),
-        ],
-    ),
-    (
         "secrets",
         "agents: {a: {auth: {token: {prompt: Token}}}}\nservices:\n  a: {hosts: [a.example], credential: {bearer: {vault: {path: canary-8841-Zq}}}}\n",
         &[
@@ -332,6 +319,30 @@ const SERVICES: &[Case] = &[
             (8, "limits.request_head", "from 8KiB"),
             (8, "limits.connections", "from 1 to"),
             (9, "drain.timeout", "90s"),
+        ],
+    ),
+    (
+        "limits that make no sense",
+        "limits:\n  replay_total: 1KiB\n  connections: 1000001\n  per_agent:\n    requests_per_second: 0\n    body_floor: 0B/s\n    streams: -1\n    connections: 0\n<OK>",
+        &[
+            (2, "limits.replay_total", "from 64KiB"),
+            (3, "limits.connections", "from 1 to 1000000"),
+            (
+                5,
+                "limits.per_agent.requests_per_second",
+                "from 1 to 1000000",
+            ),
+            (6, "limits.per_agent.body_floor", "from 1B/s to 1024KiB/s"),
+            (7, "limits.per_agent.streams", "from 1 to"),
+            (8, "limits.per_agent.connections", "from 1 to"),
+        ],
+    ),
+    (
+        "rates",
+        "limits: {per_agent: {body_floor: 100, requests_per_second: 1.5}}\n<OK>",
+        &[
+            (1, "limits.per_agent.body_floor", "such as 100B/s"),
+            (1, "limits.per_agent.requests_per_second", ""),
         ],
     ),
     (

@@ -135,6 +135,12 @@ fn the_smallest_file_has_every_default() {
         (10_000, 1024)
     );
     assert_eq!((limits.agent_streams, limits.request_head), (256, 65_536));
+    assert_eq!(
+        (limits.agent_requests, limits.replay_total),
+        (500, 64 << 20)
+    );
+    let floor = limits.body_floor;
+    assert_eq!((floor.rate, floor.window), (100, Duration::from_secs(30)));
     assert_eq!(plan.drain.timeout, Duration::from_secs(30));
     assert_eq!(plan.drain.pre_stop, Duration::ZERO);
     assert_eq!(plan.services[0].binding, Binding::None);
@@ -150,7 +156,7 @@ listen: {proxy: [127.0.0.1:8080, {address: "0.0.0.0:8081", plaintext: true}, "[:
 health: 127.0.0.1:0
 ca: {cert: {file: internal-ca.pem}, key: {file: ca-key.pem}}
 audit: {when_full: count}
-limits: {connections: 10, per_agent: {connections: 5, streams: 4}, request_head: 16KiB}
+limits: {connections: 10, per_agent: {connections: 5, streams: 4, requests_per_second: 7, body_floor: 1KiB/s}, request_head: 16KiB, replay_total: 1MiB}
 drain: {timeout: 1m, pre_stop: 500ms}
 agents:
   hashed: {auth: {token_sha256: 0123456789abcdef0123456789ABCDEF0123456789abcdef0123456789abcdef}}
@@ -191,6 +197,11 @@ tunnel: [blind.example:443]
         (plan.limits.agent_streams, plan.limits.request_head),
         (4, 16_384)
     );
+    assert_eq!(
+        (plan.limits.agent_requests, plan.limits.replay_total),
+        (7, 1 << 20)
+    );
+    assert_eq!(plan.limits.body_floor.rate, 1024);
     assert_eq!(plan.drain.pre_stop, Duration::from_millis(500));
     assert_eq!(plan.agents.agents[0].token_sha256[..2], [0x01, 0x23]);
     assert!(plan.proxy_tokens.is_empty());

@@ -99,6 +99,30 @@ async fn connections_are_bounded_in_all() {
 }
 
 #[tokio::test]
+async fn what_one_agent_leaves_behind_takes_no_place() {
+    let limits = PoolLimits {
+        connections: 8,
+        ..PoolLimits::default()
+    };
+    let world = World::with(limits, Script::new(&[]));
+    let server = Server::http1(Some(world.ca.server("api.test", &[])), |_| OK.into()).await;
+    let endpoint = world.endpoint(&server);
+    let mut held = Vec::new();
+    for _ in 0..6 {
+        held.push(world.connect("a", &endpoint).await.unwrap());
+    }
+    drop(held);
+    settle().await;
+    // Never at the bound: what is unused goes before that.
+    for agent in ["b", "c", "d", "e"] {
+        let one = world.connect(agent, &endpoint).await.unwrap();
+        let two = world.connect(agent, &endpoint).await.unwrap();
+        drop((one, two));
+        settle().await;
+    }
+}
+
+#[tokio::test]
 async fn kept_connections_can_be_closed_by_owner() {
     let world = World::new();
     let server = Server::http1(Some(world.ca.server("api.test", &[])), |_| OK.into()).await;

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Output, Stdio};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, prlimit};
 use tempfile::TempDir;
 use tokenward::rehearsal::{Caller, Rehearsal};
 use tokio::net::TcpListener;
@@ -16,7 +16,20 @@ use super::{PATIENCE, Setup, eventually};
 
 /// A command line of tokenward, in an environment of its own.
 pub(crate) fn tokenward(home: &Path) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_tokenward"));
+    at_home(Command::new(env!("CARGO_BIN_EXE_tokenward")), home)
+}
+
+/// The same for a process that may open so many files, and no more.
+fn tokenward_with(files: u64, home: &Path) -> Command {
+    let mut command = Command::new("/bin/sh");
+    command
+        .arg("-c")
+        .arg(format!("ulimit -n {files} && exec \"$0\" \"$@\""))
+        .arg(env!("CARGO_BIN_EXE_tokenward"));
+    at_home(command, home)
+}
+
+fn at_home(mut command: Command, home: &Path) -> Command {
     command
         .env_clear()
         .env("PATH", "/usr/local/bin:/usr/bin:/bin")
@@ -73,7 +86,11 @@ impl Served {
         let health = SocketAddr::from(([127, 0, 0, 1], free_port().await));
         setup.health = health.to_string();
         let config = setup.write(folder.path(), &rehearsal);
-        let child = Self::spawn(folder.path(), &config, log);
+        let program = match setup.files {
+            Some(files) => tokenward_with(files, folder.path()),
+            None => tokenward(folder.path()),
+        };
+        let child = Self::spawn(program, folder.path(), &config, log);
         let served = Self {
             rehearsal,
             folder,
@@ -85,7 +102,7 @@ impl Served {
         served
     }
 
-    fn spawn(folder: &Path, config: &Path, log: &str) -> Child {
+    fn spawn(mut program: Command, folder: &Path, config: &Path, log: &str) -> Child {
         let file = |name: &str| {
             let file = File::options()
                 .create(true)
@@ -93,7 +110,7 @@ impl Served {
                 .open(folder.join(name));
             Stdio::from(file.unwrap())
         };
-        tokenward(folder)
+        program
             .args(["--log", log, "--config"])
             .arg(config)
             .arg("serve")
@@ -107,7 +124,8 @@ impl Served {
     pub(crate) async fn again(&mut self) {
         let run = self.folder.path().join("run");
         fs::remove_dir_all(run).unwrap();
-        self.child = Self::spawn(self.folder.path(), &self.config, "info");
+        let folder = self.folder.path();
+        self.child = Self::spawn(tokenward(folder), folder, &self.config, "info");
         self.up().await;
     }
 
@@ -157,6 +175,25 @@ impl Served {
         let mut command = tokenward(self.folder.path());
         command.arg("--config").arg(&self.config).args(words);
         command
+    }
+
+    /// Its resident memory in KiB.
+    pub(crate) fn memory(&self) -> u64 {
+        let status = format!("/proc/{}/status", self.child.id().unwrap());
+        let status = fs::read_to_string(status).unwrap();
+        let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:"));
+        let kib = line.unwrap().trim().trim_end_matches(" kB");
+        kib.parse().unwrap()
+    }
+
+    /// From now on it may open so many files.
+    pub(crate) fn limit_files(&self, files: u64) {
+        let pid = i32::try_from(self.child.id().unwrap()).unwrap();
+        let limit = Rlimit {
+            current: Some(files),
+            maximum: getrlimit(Resource::Nofile).maximum,
+        };
+        prlimit(Pid::from_raw(pid), Resource::Nofile, limit).unwrap();
     }
 
     pub(crate) fn signal(&self, signal: Signal) {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 use tokenward::app;
-use tokenward::config::{self, SecretReading};
+use tokenward::config::{self, Plan, SecretReading};
 use tokenward::rehearsal::{Options, Rehearsal};
 use tokenward::vocab::Clock;
 
@@ -206,6 +206,10 @@ pub(crate) struct Setup {
     pub(crate) keys_from: &'static str,
     /// The file that the issuer's roots come from.
     pub(crate) issuer_ca: &'static str,
+    /// How many files a process of its own may open.
+    pub(crate) files: Option<u64>,
+    /// What no key of the file says, such as how long a minute is.
+    pub(crate) tune: fn(&mut Plan),
 }
 
 impl Setup {
@@ -222,6 +226,8 @@ impl Setup {
             audit: None,
             keys_from: "{file: api.key}",
             issuer_ca: "ca.pem",
+            files: None,
+            tune: |_| {},
         }
     }
 
@@ -294,7 +300,8 @@ impl Setup {
 
     pub(crate) async fn start_in(self, folder: TempDir, rehearsal: Rehearsal) -> House {
         let file = self.write(folder.path(), &rehearsal);
-        let plan = config::load(&file, SecretReading::Resolve).unwrap();
+        let mut plan = config::load(&file, SecretReading::Resolve).unwrap();
+        (self.tune)(&mut plan);
         let running = app::start(plan, Clock::system()).await.unwrap();
         let ca = fs::read_to_string(&running.trust().ca).unwrap();
         House {

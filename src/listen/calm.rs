@@ -1,0 +1,180 @@
+//! Agents that ask and take it back, over and over (the rapid reset attack, CVE-2023-44487).
+//!
+//! h2 ends a connection whose streams are reset before anybody looked at them. A stream that is reset a moment later
+//! has cost a decision, perhaps a request to the API, and counts against nothing any more. So what is taken back
+//! before its answer is counted for each connection, and one that does little else is told to calm down and closed.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, ready};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::Notify;
+
+use super::bucket::{Bucket, Rate};
+use crate::vocab::Clock;
+
+/// GOAWAY (RFC 9113 §6.8) that admits nothing more, with ENHANCE_YOUR_CALM.
+const GOAWAY: [u8; 17] = [
+    0, 0, 8, 7, 0, 0, 0, 0, 0, 0x7f, 0xff, 0xff, 0xff, 0, 0, 0, 11,
+];
+
+/// What one connection has taken back.
+pub(super) struct Withdrawals {
+    bucket: Bucket,
+    clock: Clock,
+    too_many: AtomicBool,
+    told: Notify,
+}
+
+impl Withdrawals {
+    pub(super) fn new(rate: Rate, clock: Clock) -> Arc<Self> {
+        Arc::new(Self {
+            bucket: Bucket::new(rate),
+            clock,
+            too_many: AtomicBool::new(false),
+            told: Notify::new(),
+        })
+    }
+
+    /// Waits until there were too many.
+    pub(super) async fn too_many(&self) {
+        self.told.notified().await;
+    }
+
+    pub(super) fn were_too_many(&self) -> bool {
+        self.too_many.load(Ordering::Relaxed)
+    }
+
+    /// A request begins; until it is [answered](Asked::answered), its end is a withdrawal.
+    pub(super) fn asked(&self) -> Asked<'_> {
+        Asked(Some(self))
+    }
+}
+
+/// A request without an answer.
+pub(super) struct Asked<'a>(Option<&'a Withdrawals>);
+
+impl Asked<'_> {
+    pub(super) fn answered(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Asked<'_> {
+    fn drop(&mut self) {
+        if let Some(all) = self.0
+            && all.bucket.take(all.clock.now()).is_err()
+        {
+            all.too_many.store(true, Ordering::Relaxed);
+            all.told.notify_one();
+        }
+    }
+}
+
+/// A connection that is ended where there were too many withdrawals. HTTP/2's library has no way to send a reason of
+/// ours, so it is written when the library reads next, which is between two of its frames unless the agent reads
+/// nothing.
+pub(super) struct Calm<I> {
+    io: I,
+    withdrawals: Arc<Withdrawals>,
+    written: usize,
+}
+
+impl<I> Calm<I> {
+    pub(super) fn new(io: I, withdrawals: Arc<Withdrawals>) -> Self {
+        Self {
+            io,
+            withdrawals,
+            written: 0,
+        }
+    }
+}
+
+impl<I: AsyncRead + AsyncWrite + Unpin> AsyncRead for Calm<I> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if !self.withdrawals.were_too_many() {
+            return Pin::new(&mut self.io).poll_read(cx, buffer);
+        }
+        while self.written < GOAWAY.len() {
+            let rest = &GOAWAY[self.written..];
+            let written = ready!(Pin::new(&mut self.io).poll_write(cx, rest))?;
+            if written == 0 {
+                break;
+            }
+            self.written += written;
+        }
+        ready!(Pin::new(&mut self.io).poll_flush(cx))?;
+        Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()))
+    }
+}
+
+impl<I: AsyncWrite + Unpin> AsyncWrite for Calm<I> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        pieces: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write_vectored(cx, pieces)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn too_many_withdrawals_end_a_connection_with_a_reason() {
+        let rate = Rate {
+            per_second: 1,
+            burst: 3,
+        };
+        let clock = Clock::manual(crate::vocab::WallTime(0));
+        let withdrawals = Withdrawals::new(rate, clock);
+        let (ours, mut agent) = duplex(64);
+        let mut stream = Calm::new(ours, withdrawals.clone());
+        agent.write_all(b"x").await.unwrap();
+        for _ in 0..100 {
+            withdrawals.asked().answered();
+        }
+        for _ in 0..3 {
+            drop(withdrawals.asked());
+        }
+        assert_eq!(stream.read_u8().await.unwrap(), b'x');
+        drop(withdrawals.asked());
+        withdrawals.too_many().await;
+        let error = stream.read_u8().await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionAborted);
+        let mut got = [0; 17];
+        agent.read_exact(&mut got).await.unwrap();
+        assert_eq!(got, GOAWAY);
+    }
+}
