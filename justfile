@@ -63,6 +63,15 @@ soak MINUTES="60" DIR="../shared/world":
     cargo build --locked --release
     TOKENWARD_WORLD="{{ DIR }}" tests/world/run.py --minutes {{ MINUTES }}
 
+# Generated requests through tokenward to nginx, Node and h11, which must all see the same; needs nginx and pip
+differential CASES="20000":
+    cargo build --locked --release
+    tests/differential/run.py --cases {{ CASES }}
+
+# Every fuzz target for SECONDS; needs g++
+fuzz SECONDS="20" *TARGETS:
+    fuzz/run.sh -t {{ SECONDS }} {{ TARGETS }}
+
 # The container image. FLAGS go to the builder: `just image x:1 --build-arg BUILDER_IMAGE=…`
 image TAG="tokenward:dev" *FLAGS:
     {{ container }} build -t {{ TAG }} {{ FLAGS }} .

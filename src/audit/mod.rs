@@ -15,6 +15,8 @@
 mod chain;
 mod event;
 mod facts;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod line;
 mod record;
 mod sink;

@@ -12,6 +12,8 @@
 mod compile;
 mod document;
 mod env;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod known;
 mod plan;
 mod problem;

@@ -81,9 +81,13 @@ impl Arrival {
     }
 }
 
-type Meaning = (RequestPath, Option<Box<str>>, Intent);
+pub(super) type Meaning = (RequestPath, Option<Box<str>>, Intent);
 
-fn judge(parts: &request::Parts, authority: &Authority, door: Door) -> Result<Meaning, Refusal> {
+pub(super) fn judge(
+    parts: &request::Parts,
+    authority: &Authority,
+    door: Door,
+) -> Result<Meaning, Refusal> {
     if matches!(parts.method, Method::CONNECT | Method::TRACE) {
         return Err(Code::MethodNotSupported.into());
     }

@@ -15,6 +15,8 @@ mod body;
 mod clocks;
 mod ending;
 mod floor;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod guard;
 mod kept;
 mod plan;

@@ -12,6 +12,8 @@ mod bucket;
 mod calm;
 mod connect;
 mod crowd;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod hello;
 mod intercept;
 mod linger;

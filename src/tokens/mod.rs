@@ -37,6 +37,9 @@ pub use settings::{
 };
 pub use worker::Worker;
 
+#[cfg(feature = "fuzzing")]
+pub use issuer::fuzzing;
+
 /// What the room needs of the rest of the house.
 pub struct Deps {
     /// The time.

@@ -15,6 +15,8 @@ mod client;
 mod connection;
 mod dial;
 mod error;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod issuer;
 mod key;
 mod lookup;

@@ -113,6 +113,7 @@ class Stage:
         self.run("tokenward", [self.binary, "--config", folder / "tokenward.yaml", "serve"], environment)
         for name, port in ports.items():
             until(lambda: reachable(port), f"{name} to listen")
+        until((folder / "runtime" / "ca.pem").exists, "the CA certificate")
         self.logs = {name: Tail(folder / f"{name}.log") for name in ORIGINS}
         # It writes bytes as they came; each becomes one character.
         self.logs["nginx"].encoding = "latin-1"

@@ -12,6 +12,8 @@ mod answer;
 mod auth;
 mod client;
 mod form;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod metadata;
 mod strict;
 #[cfg(test)]
