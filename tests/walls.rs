@@ -145,6 +145,7 @@ const VARIANTS: &Exceptions = &[
     ("upstream/address.rs", "private-allowed"),
     ("upstream/dial.rs", "echo-upstream-errors, rebinding"),
     ("upstream/key.rs", "pool-unkeyed"),
+    ("upstream/lookup.rs", "echo-upstream-errors"),
     ("upstream/pool.rs", "pool-unkeyed"),
     ("upstream/tls.rs", "echo-upstream-errors"),
     (

@@ -101,15 +101,25 @@ fn plan(
 }
 
 fn read(path: &Path, findings: &mut Findings) -> Option<String> {
-    let bytes = File::open(path).and_then(|file| secrets::bounded(file, FILE_MAX));
+    let bytes = File::open(path)
+        .and_then(secrets::guarded)
+        .and_then(|file| secrets::bounded(file, FILE_MAX));
     let refusal = match bytes {
         Ok(bytes) => match String::from_utf8(bytes) {
+            Ok(text) if text.starts_with('\u{feff}') => (
+                "begins with a byte order mark",
+                "save it as UTF-8 without one",
+            ),
             Ok(text) if !text.contains('\0') => return Some(text),
             _ => ("is not a text in UTF-8", "save it as UTF-8"),
         },
         Err(error) => match error.kind() {
             io::ErrorKind::NotFound => ("does not exist", "give its path with --config FILE"),
             io::ErrorKind::PermissionDenied => ("may not be read by this user", "check its mode"),
+            io::ErrorKind::InvalidInput => (
+                "may be written by anybody on this machine, who could then decide what agents may do",
+                "chmod o-w it",
+            ),
             io::ErrorKind::FileTooLarge => {
                 ("is larger than 1 MiB", "it should have some kilobytes")
             }

@@ -4,6 +4,7 @@
 
 use std::fs::File;
 use std::io::{self, Read};
+use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -87,8 +88,20 @@ impl<'a> References<'a> {
 
     /// A file that the configuration names, secret or not.
     pub(super) fn file(&self, text: &str, most: u64) -> Result<Vec<u8>, Unreadable> {
-        let read = File::open(self.path(text)).and_then(|file| bounded(file, most));
+        let read = File::open(self.path(text))
+            .and_then(guarded)
+            .and_then(|file| bounded(file, most));
         read.map_err(|error| {
+            if error.kind() == io::ErrorKind::InvalidInput {
+                let what = format!(
+                    "{} may be written by anybody on this machine",
+                    self.named(text)
+                );
+                return Unreadable::new(
+                    what,
+                    "chmod o-w it, and make sure that it still holds what it should",
+                );
+            }
             let why = match error.kind() {
                 io::ErrorKind::NotFound => "does not exist",
                 io::ErrorKind::PermissionDenied => "may not be read by this user",
@@ -204,6 +217,16 @@ fn stop(child: &mut Child) {
         return;
     }
     drop(child.wait());
+}
+
+/// Refuses a file that everybody on the machine may write: whoever does would choose our secrets and rules. Links are
+/// followed, as mounted ConfigMaps and Secrets need it; what counts is the file at their end. Pipes and devices pass.
+pub(super) fn guarded(file: File) -> io::Result<File> {
+    let found = file.metadata()?;
+    if found.is_file() && found.permissions().mode() & 0o002 != 0 {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    Ok(file)
 }
 
 /// Everything, or an error where there is more than `most`.

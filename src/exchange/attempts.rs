@@ -169,7 +169,7 @@ async fn attempt(
         .clock
         .wall()
         .seconds()
-        .saturating_add(service.offset().into());
+        .saturating_add(service.clocks.offset(permit.authority()).into());
     // The nonce of a challenge answers that challenge: of one that is good once, another request may have had the use.
     let nonce = demanded.or_else(|| {
         let origin = permit.authority().origin();
@@ -273,7 +273,7 @@ impl Round<'_> {
         };
         let status = reply.response.status();
         let headers = reply.response.headers();
-        self.note_date(headers);
+        self.note_date(headers, false);
         let fresh = self.note_nonce(headers);
         if !self.crossing.permit.credentialed() {
             return Ok(Next::Done(Box::new(reply)));
@@ -329,6 +329,7 @@ impl Round<'_> {
         if bound && says("invalid_dpop_proof") {
             let again = !spent.proof && can_be_sent;
             spent.proof = true;
+            self.note_date(reply.response.headers(), true);
             return if again {
                 Ok(Next::Again)
             } else {
@@ -402,7 +403,8 @@ impl Round<'_> {
         Some(nonce)
     }
 
-    fn note_date(&self, headers: &HeaderMap) {
+    /// Follows the clock that the answer shows. Where the answer `corrects` a proof it counts alone.
+    fn note_date(&self, headers: &HeaderMap, corrects: bool) {
         if self.lease.thumbprint().is_none() {
             return;
         }
@@ -411,13 +413,19 @@ impl Round<'_> {
             .and_then(|v| v.to_str().ok())
             .and_then(|v| httpdate::parse_http_date(v).ok());
         let since = date.and_then(|date| date.duration_since(std::time::UNIX_EPOCH).ok());
-        if let Some(seconds) = since.and_then(|span| i64::try_from(span.as_secs()).ok()) {
-            let Crossing { permit, service } = self.crossing;
-            if service.saw_date(seconds, self.exchange.clock.wall().seconds()) {
-                self.exchange
-                    .metrics
-                    .clock_offset(permit.service().as_str(), f64::from(service.offset()));
-            }
+        let Some(date) = since.and_then(|span| i64::try_from(span.as_secs()).ok()) else {
+            return;
+        };
+        let Crossing { permit, service } = self.crossing;
+        let (origin, now) = (permit.authority(), self.exchange.clock.wall().seconds());
+        let changed = if corrects {
+            service.clocks.corrected(origin, date, now)
+        } else {
+            service.clocks.saw(origin, date, now)
+        };
+        if let Some(offset) = changed {
+            let metrics = &self.exchange.metrics;
+            metrics.clock_offset(permit.service().as_str(), f64::from(offset));
         }
     }
 }

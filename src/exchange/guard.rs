@@ -39,18 +39,10 @@ impl Guarded {
     }
 }
 
-/// Hop-by-hop fields of an answer (RFC 9110 §7.6.1), and those that only the next hop's own proxy may set.
-const HOP_FIELDS: [&str; 9] = [
-    "connection",
-    "keep-alive",
-    "proxy-authenticate",
-    "proxy-authentication-info",
-    "proxy-authorization",
-    "proxy-connection",
-    "proxy-status",
-    "transfer-encoding",
-    "upgrade",
-];
+/// Hop-by-hop fields of an answer (RFC 9110 §7.6.1).
+const HOP_FIELDS: [&str; 4] = ["connection", "keep-alive", "transfer-encoding", "upgrade"];
+/// Beginnings of names in which only a proxy speaks, and only we are one for the agent.
+const PROXY_BEGINNINGS: [&str; 2] = ["proxy-", "x-tokenward"];
 
 /// Fields that invite the agent to leave the way through the proxy, or speak of our tokens.
 const NOT_FOR_AGENTS: [&str; 5] = [
@@ -93,7 +85,11 @@ pub(super) fn clean(headers: &mut HeaderMap, credentialed: bool) {
     }
     let ours: Vec<HeaderName> = headers
         .keys()
-        .filter(|name| name.as_str().starts_with("x-tokenward"))
+        .filter(|name| {
+            PROXY_BEGINNINGS
+                .iter()
+                .any(|beginning| name.as_str().starts_with(beginning))
+        })
         .cloned()
         .collect();
     for name in ours {

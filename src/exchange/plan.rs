@@ -3,20 +3,15 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI32, Ordering};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::clocks::Clocks;
 use super::settings::ServiceSettings;
 use crate::credential::Placeholders;
 use crate::policy::{Permit, Snapshot};
 use crate::upstream::{Endpoint, EndpointError, Upstream};
 use crate::vocab::{AgentName, Code, ServiceName};
-
-/// Largest difference between an API's clock and ours that we follow, in seconds.
-const OFFSET_MAX: i32 = 600;
-/// A difference that is only the age of an answer, in seconds.
-const OFFSET_NOISE: i32 = 2;
 
 /// One generation of everything that judges and carries requests.
 pub struct Plan {
@@ -30,8 +25,8 @@ pub struct Plan {
 pub(super) struct Service {
     pub(super) settings: ServiceSettings,
     pub(super) endpoint: Arc<Endpoint>,
-    /// The API's clock minus ours, in seconds, as its last `Date` showed.
-    offset: AtomicI32,
+    /// The clocks of the API's origins.
+    pub(super) clocks: Clocks,
 }
 
 /// A service that cannot be reached as configured.
@@ -68,7 +63,7 @@ impl Plan {
                 Service {
                     settings,
                     endpoint,
-                    offset: AtomicI32::new(0),
+                    clocks: Clocks::default(),
                 },
             );
         }
@@ -101,23 +96,5 @@ impl Plan {
             .clone()
             .try_acquire_owned()
             .map_err(|_| Code::AgentRateLimited)
-    }
-}
-
-impl Service {
-    pub(super) fn offset(&self) -> i32 {
-        self.offset.load(Ordering::Relaxed)
-    }
-
-    /// Follows the API's clock as its `Date` shows it; small differences are travel time, large ones are lies. Answers
-    /// whether what we follow changed.
-    pub(super) fn saw_date(&self, date: i64, now: i64) -> bool {
-        let offset = i32::try_from(date.saturating_sub(now)).unwrap_or(0);
-        let followed = if offset.abs() <= OFFSET_NOISE {
-            0
-        } else {
-            offset.clamp(-OFFSET_MAX, OFFSET_MAX)
-        };
-        self.offset.swap(followed, Ordering::Relaxed) != followed
     }
 }

@@ -148,6 +148,8 @@ pub(super) enum Verdict<'a> {
     Silent(&'a Service),
     /// It is passed through blind, so there is no request to judge.
     Tunnel,
+    /// The path is too long for the rules that it would have to be compared with.
+    Unfinished(&'a Service),
     /// The destination is refused before any rule is asked.
     Unreachable {
         code: Code,
@@ -204,6 +206,7 @@ impl Snapshot {
             }
             Verdict::NeverCarried(service) => (Code::MethodNotSupported, service, None),
             Verdict::Silent(service) => (Code::PolicyDenied, Some(service), None),
+            Verdict::Unfinished(service) => (Code::UriTooLong, Some(service), None),
             // Bytes that we can read do not belong to a tunnel that we must not look into.
             Verdict::Tunnel => (Code::DestinationDenied, None, None),
             Verdict::Unreachable { code, service } => (code, service, None),
@@ -239,6 +242,7 @@ impl Snapshot {
                 Judgement::Allowed(at) => Verdict::Allowed(service, at),
                 Judgement::Denied(at) => Verdict::Denied(service, at),
                 Judgement::Silent => Verdict::Silent(service),
+                Judgement::Unfinished => Verdict::Unfinished(service),
             },
             Ok(Found::Tunnel) => Verdict::Tunnel,
             Err((code, service)) => Verdict::Unreachable { code, service },

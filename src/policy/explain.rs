@@ -172,6 +172,7 @@ impl Snapshot {
                 });
                 (Some(service), refused(Code::PolicyDenied, None, fix))
             }
+            Verdict::Unfinished(service) => (Some(service), refused(Code::UriTooLong, None, None)),
             Verdict::Tunnel => (None, Outcome::Tunnelled),
             Verdict::Unreachable { code, service } => {
                 let fix = match code {

@@ -8,9 +8,11 @@
 //! Knows nothing of sockets, HTTP messages, tokens, files and time. Methods are compared as RFC 9110 §9.1 says
 //! (case-sensitively), paths in the form of [`RequestPath::compared`](crate::vocab::RequestPath::compared).
 //!
-//! Invariant: what no rule allows is denied, and one decision takes time linear in the path's length for each rule,
-//! whatever the agent sends: there is no regular expression and no backtracking here.
+//! Invariant: what no rule allows is denied, and one decision takes time linear in the path's length for each rule and
+//! at most a fixed number of steps in all, whatever the agent sends: there is no regular expression and no backtracking
+//! here, and where the steps do not suffice the request is refused.
 
+mod alabel;
 mod catalogue;
 mod decide;
 mod error;

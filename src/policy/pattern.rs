@@ -37,6 +37,31 @@ pub(super) fn atoms(compared: &str) -> Cow<'_, str> {
     Cow::Owned(out)
 }
 
+/// Steps of one decision: bytes searched, and segments compared. Some half of a millisecond; requests that people send
+/// take a thousandth of it.
+const EFFORT: usize = 400 * 1024;
+
+/// What one decision may still cost. A path of 8 KiB against a thousand globs is otherwise eight million steps, which
+/// an agent could ask for as often as it likes.
+pub(super) struct Effort(Option<usize>);
+
+impl Effort {
+    pub(super) fn new() -> Self {
+        Self(Some(EFFORT))
+    }
+
+    /// Whether it was not enough: then nothing that did not match is known not to.
+    pub(super) fn spent(&self) -> bool {
+        self.0.is_none()
+    }
+
+    /// Takes steps; false where there are not so many left.
+    fn take(&mut self, steps: usize) -> bool {
+        self.0 = self.0.and_then(|left| left.checked_sub(steps));
+        self.0.is_some()
+    }
+}
+
 /// A segment with at least one `*` beside other characters.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Glob {
@@ -63,7 +88,7 @@ impl Glob {
 
     /// Takes each piece at its leftmost place, which is enough because a `*` may stand for anything. Every byte of
     /// the segment is looked at once: an agent cannot make this slow, as it can with a glob that backtracks.
-    fn matches(&self, segment: &str) -> bool {
+    fn matches(&self, segment: &str, effort: &mut Effort) -> bool {
         let inner = segment
             .strip_prefix(&*self.head)
             .and_then(|rest| rest.strip_suffix(&*self.tail));
@@ -71,9 +96,12 @@ impl Glob {
             return false;
         };
         for piece in &self.middle {
-            let Some((_, after)) = rest.split_once(&**piece) else {
+            let found = rest.split_once(&**piece);
+            let after = found.map_or("", |(_, after)| after);
+            // A short step too many is nothing; a long one is taken before the next.
+            if !effort.take(rest.len() - after.len()) || found.is_none() {
                 return false;
-            };
+            }
             rest = after;
         }
         true
@@ -105,11 +133,11 @@ impl Segment {
         Glob::new(text).map_or_else(|| Self::Literal(text.into()), Self::Part)
     }
 
-    fn matches(&self, segment: &str) -> bool {
+    fn matches(&self, segment: &str, effort: &mut Effort) -> bool {
         match self {
             Self::Any => !segment.is_empty(),
             Self::Literal(text) => **text == *segment,
-            Self::Part(glob) => glob.matches(segment),
+            Self::Part(glob) => glob.matches(segment, effort),
         }
     }
 }
@@ -151,17 +179,23 @@ impl PathPattern {
 
     /// Whether a path, as the segments of its [`atoms`], is one of those meant. Number and literals come first: a
     /// long segment is searched only by the globs that it gets that far with.
-    pub(super) fn matches(&self, path: &[&str]) -> bool {
+    pub(super) fn matches(&self, path: &[&str], effort: &mut Effort) -> bool {
         let number = if self.open {
             path.len() >= self.segments.len()
         } else {
             path.len() == self.segments.len()
         };
+        if !number {
+            return false;
+        }
         let pairs = || self.segments.iter().zip(path);
-        number
-            && pairs()
-                .all(|(wanted, have)| !matches!(wanted, Segment::Literal(text) if **text != **have))
-            && pairs().all(|(wanted, have)| wanted.matches(have))
+        let differs = pairs().position(
+            |(wanted, have)| matches!(wanted, Segment::Literal(text) if **text != **have),
+        );
+        let compared = differs.map_or(self.segments.len(), |at| at + 1);
+        effort.take(compared)
+            && differs.is_none()
+            && pairs().all(|(wanted, have)| wanted.matches(have, effort))
     }
 
     /// Literal over part-glob over `*` over `**`, from the left. The end of a path counts as a literal: `/v1/items`
@@ -225,6 +259,13 @@ mod tests {
         Glob::new(text).unwrap()
     }
 
+    fn hits(glob: &Glob, text: &str) -> bool {
+        let mut effort = Effort::new();
+        let hit = glob.matches(text, &mut effort);
+        assert!(!effort.spent());
+        hit
+    }
+
     #[test]
     fn globs_overlap_only_where_their_ends_agree() {
         for (one, two, meet) in [
@@ -246,8 +287,8 @@ mod tests {
         assert_eq!(atoms("/a%"), "/a%");
         assert!(matches!(atoms("/plain"), Cow::Borrowed(_)));
         let ends_in_20 = PathPattern::new("/x*20").unwrap();
-        assert!(ends_in_20.matches(&["x120"]));
-        assert!(!ends_in_20.matches(&[&*atoms("x%20")]));
+        assert!(ends_in_20.matches(&["x120"], &mut Effort::new()));
+        assert!(!ends_in_20.matches(&[&*atoms("x%20")], &mut Effort::new()));
         assert!(!glob("*20").meets(&glob(&atoms("*%20"))));
     }
 
@@ -263,7 +304,7 @@ mod tests {
             prop_assume!(!pattern.contains("**"));
             let chars: Vec<char> = pattern.chars().collect();
             let given: Vec<char> = text.chars().collect();
-            prop_assert_eq!(glob(&pattern).matches(&text), oracle(&chars, &given));
+            prop_assert_eq!(hits(&glob(&pattern), &text), oracle(&chars, &given));
         }
 
         #[test]
@@ -271,12 +312,12 @@ mod tests {
             one in "[ab]{0,2}\\*[ab]{0,2}", two in "[ab]{0,2}\\*[ab]{0,2}", text in "[ab]{0,6}",
         ) {
             let (one, two) = (glob(&one), glob(&two));
-            prop_assert!(!(one.matches(&text) && two.matches(&text)) || one.meets(&two));
+            prop_assert!(!(hits(&one, &text) && hits(&two, &text)) || one.meets(&two));
             // Witness: a text that must match both where they are said to meet.
             if one.meets(&two) {
                 let longer = |a: &str, b: &str| if a.len() > b.len() { a.to_owned() } else { b.to_owned() };
                 let witness = longer(&one.head, &two.head) + &longer(&one.tail, &two.tail);
-                prop_assert!(one.matches(&witness) && two.matches(&witness));
+                prop_assert!(hits(&one, &witness) && hits(&two, &witness));
             }
         }
     }

@@ -264,7 +264,7 @@ fn read_path(text: &str) -> Result<PathPattern, RuleError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::pattern::atoms;
+    use crate::policy::pattern::{Effort, atoms};
 
     fn allow(text: &str) -> Result<Rule, RuleError> {
         Rule::parse(Effect::Allow, text, ScopeSet::default())
@@ -273,10 +273,10 @@ mod tests {
     fn path_matches(rule: &str, path: &str) -> bool {
         let path = RequestPath::parse(path).unwrap();
         let folded = atoms(path.compared());
-        allow(rule)
-            .unwrap()
-            .path()
-            .matches(&folded[1..].split('/').collect::<Vec<_>>())
+        allow(rule).unwrap().path().matches(
+            &folded[1..].split('/').collect::<Vec<_>>(),
+            &mut Effort::new(),
+        )
     }
 
     #[test]

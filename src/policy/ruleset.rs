@@ -3,7 +3,7 @@
 use std::cmp::Ordering;
 use std::collections::HashMap;
 
-use super::pattern::{Outline, atoms};
+use super::pattern::{Effort, Outline, atoms};
 use super::rule::{Effect, Mention, Rule};
 use crate::vocab::RequestPath;
 
@@ -13,6 +13,8 @@ pub(super) enum Judgement {
     Allowed(usize),
     Denied(usize),
     Silent,
+    /// The path is such that the rules could not all be asked within the bound of one decision.
+    Unfinished,
 }
 
 /// The order in which a service's rules are asked, so that the first match decides: denies, then allows from the most
@@ -55,17 +57,23 @@ impl Order {
         let loose = path.loose();
         let loose = loose.as_deref().map(atoms);
         let loose = loose.as_deref().map(segments);
+        let mut effort = Effort::new();
         let deny = self.denies.iter().find(|&&at| {
             let path = rules[at].path();
-            let meant = path.matches(&inside) || loose.as_ref().is_some_and(|l| path.matches(l));
-            meant && rules[at].mention(method).is_some()
+            let mut meant = |path_seen: &[&str]| path.matches(path_seen, &mut effort);
+            rules[at].mention(method).is_some()
+                && (meant(&inside) || loose.as_deref().is_some_and(meant))
         });
         if let Some(&at) = deny {
             return Judgement::Denied(at);
         }
         let allow = self.allows.iter().find(|&&(how, at)| {
-            rules[at].mention(method) == Some(how) && rules[at].path().matches(&inside)
+            rules[at].mention(method) == Some(how) && rules[at].path().matches(&inside, &mut effort)
         });
+        // A deny that was not asked to the end could have matched: no allow counts then.
+        if effort.spent() {
+            return Judgement::Unfinished;
+        }
         allow.map_or(Judgement::Silent, |&(_, at)| Judgement::Allowed(at))
     }
 }

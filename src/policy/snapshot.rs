@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
+use super::alabel;
 use super::catalogue::{Catalogue, Entry, HostPattern, has_underscore};
 use super::error::PolicyError;
 use super::rule::Rule;
@@ -208,9 +209,11 @@ impl Snapshot {
         self.services.get(entry.service)
     }
 
-    /// A wildcard would let the agent choose a name with an underscore; with a credential it may not.
+    /// A wildcard would let the agent choose a name with an underscore; with a credential it may not. A label that only
+    /// looks internationalised is nobody's.
     fn may_be_named(&self, service: usize, host: &Host) -> bool {
-        !(has_underscore(host) && self.services[service].settings.credentialed)
+        let odd = has_underscore(host) && self.services[service].settings.credentialed;
+        !odd && alabel::are_sound(host)
     }
 
     /// Pairs of hosts between which nothing decides, for some agent. Each host is reported once.

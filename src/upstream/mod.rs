@@ -58,6 +58,13 @@ use lookup::Asker;
 use pool::Pool;
 use tasks::Tasks;
 
+/// Whether an address is one that no configuration can open: link-local, metadata services, multicast, unspecified,
+/// addresses around addresses.
+#[must_use]
+pub fn never_dialled(ip: std::net::IpAddr) -> bool {
+    !address::admitted(ip, true)
+}
+
 /// What is fixed about leaving the house, for all services.
 pub struct UpstreamSettings {
     /// Whom to trust where a service names nobody else.

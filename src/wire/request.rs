@@ -11,6 +11,10 @@ const WAITING_MAX: usize = 256;
 /// Most fields of one head. hyper's own bound, which it enforces without a word of ours.
 const FIELDS_MAX: usize = 100;
 
+/// Longest first line, in bytes: a little below where hyper's own bound on targets ends a connection without a word of
+/// ours.
+const LINE_MAX: usize = 65_000;
+
 /// What stands on the wire for one request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Verdict {
@@ -165,7 +169,7 @@ impl Requests {
                     if head.first_line() == b"PRI * HTTP/2.0" {
                         break Some(Stop::Preface);
                     }
-                    if head.bytes > self.head_max {
+                    if head.bytes > self.head_max.min(LINE_MAX) {
                         break Some(Stop::Target);
                     }
                     head.note_connect();

@@ -132,6 +132,18 @@ class Stream:
         except TimeoutError:
             return False
 
+    def rest(self, *methods, seconds=8):
+        """Every answer until the peer closes, and whether it did; `methods` are those of the requests, in order."""
+        self.stream.settimeout(seconds)
+        found, methods = [], list(methods)
+        try:
+            while True:
+                found.append(self.answer(methods.pop(0) if methods else "GET"))
+        except Closed:
+            return found, True
+        except TimeoutError:
+            return found, False
+
     def close(self):
         try:
             self.stream.close()

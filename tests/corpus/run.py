@@ -59,7 +59,7 @@ def attempt(house, oracles, case):
         case.run(house, mark)
     except Exception as error:  # whatever it is, it is this case's failure
         where = traceback.extract_tb(error.__traceback__)[-1]
-        failure = f"{type(error).__name__}: {error} ({Path(where.filename).name}:{where.lineno})"
+        failure = f"{type(error).__name__}: {str(error)[:1500]} ({Path(where.filename).name}:{where.lineno})"
     settle(mark, case)
     found = oracles.check(mark, case)
     house.close_annexes()

@@ -329,6 +329,62 @@ async fn no_field_changes_the_method() {
     house.end().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn no_query_changes_the_method() {
+    let house = House::start().await;
+    for query in ["_method=DELETE", "a=1&%5fmethod=PUT", "_HttpMethod=PATCH"] {
+        for h2 in [false, true] {
+            let call = Call::get(&format!("/v1/items?{query}"));
+            refused(&house.ask(h2, call).await, 403, "method-override");
+        }
+    }
+    nobody_heard(&house);
+    house.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_speaks_for_a_proxy_and_a_loop_ends() {
+    let house = House::start().await;
+    let taken = [
+        ("x-forwarded-host", "evil.test"),
+        ("x-original-url", "/v1/admin"),
+        ("x-rewrite-url", "/v1/admin"),
+        ("forwarded", "host=evil.test"),
+        ("x-client-cert", "MIIB"),
+        ("client-cert", ":MIIB:"),
+        ("x-tokenward-agent", "other"),
+        ("proxy-status", "x"),
+        ("x_forwarded_host", "evil.test"),
+        ("accept-encoding", "zzz, *;q=1"),
+    ];
+    for h2 in [false, true] {
+        let call = Call::get("/v1/items?a=1&access_token=attacker&b=%2f&token=t");
+        let call = taken
+            .iter()
+            .fold(call, |call, (name, value)| call.field(name, value));
+        let answer = house.ask(h2, call.field("via", "1.1 corp")).await;
+        assert_eq!(answer.status, 200);
+        let seen = house.at_api().pop().unwrap();
+        assert_eq!(seen.query.as_deref(), Some("a=1&b=%2f"));
+        for (name, _) in &taken[..taken.len() - 1] {
+            assert_eq!(seen.header(name), None);
+        }
+        assert_eq!(seen.header("accept-encoding"), Some("identity"));
+        let hops: Vec<&str> = seen.all("via").collect();
+        let [corp, ours] = hops[..] else {
+            panic!("{hops:?}")
+        };
+        assert_eq!(corp, "1.1 corp");
+        let before = house.at_api().len();
+        let again = house
+            .ask(h2, Call::get("/v1/items").field("via", ours))
+            .await;
+        refused(&again, 508, "proxy-loop");
+        assert_eq!(house.at_api().len(), before);
+    }
+    house.end().await;
+}
+
 /// Heads that two programs could read in two ways. Some get an answer, some a closed connection; none goes further.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_head_that_could_be_read_two_ways_goes_nowhere() {

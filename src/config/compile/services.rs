@@ -10,6 +10,7 @@ use crate::config::raw::{List, Named, RawRule, RawService};
 use crate::exchange;
 use crate::policy::{self, Effect, HostPattern, Rule};
 use crate::tokens::{self, CredentialSettings};
+use crate::upstream;
 use crate::vocab::{Binding, Scheme, Scope, ScopeSet, ServiceName};
 
 /// All services, for the rooms that need them.
@@ -96,6 +97,11 @@ fn hosts(
         let Some(text) = text else { continue };
         match HostPattern::parse(&text) {
             Ok(pattern) => {
+                if pattern.base().ip().is_some_and(upstream::never_dialled) {
+                    let what = "this address is never dialled, so every request to it is refused";
+                    let key = format!("{key}.hosts[{i}]");
+                    it.findings.warn(&key, what, "remove it");
+                }
                 found.0.push(pattern);
                 found.1.push(i);
             }

@@ -41,6 +41,11 @@ fn what_is_no_text_is_refused() {
     assert!(first(b"\xff\xfe\x00s").1.contains("UTF-8"));
     assert!(first(b"a: b\0c").1.contains("UTF-8"));
     assert!(
+        first("\u{feff}services: {}\n")
+            .1
+            .contains("byte order mark")
+    );
+    assert!(
         first([0x7f, b'E', b'L', b'F', 2, 1, 1, 0, 0, 0xfe])
             .1
             .contains("UTF-8")

@@ -196,3 +196,40 @@ fn a_command_that_hangs_is_ended() {
         );
     }
 }
+
+#[test]
+fn what_anybody_may_write_is_refused() {
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
+
+    let place = Place::new();
+    let chmod = |name: &str, mode| {
+        let mode = std::fs::Permissions::from_mode(mode);
+        std::fs::set_permissions(place.path().join(name), mode).unwrap();
+    };
+    place.write("key", "s3cret\n");
+    for mode in [0o400, 0o600, 0o644, 0o664] {
+        chmod("key", mode);
+        assert!(value(&place, "{file: key}").is_some(), "{mode:o}");
+    }
+    // Kubernetes mounts Secrets and ConfigMaps behind links.
+    symlink("key", place.path().join("link")).unwrap();
+    assert!(value(&place, "{file: link}").is_some());
+    for mode in [0o602, 0o666, 0o777] {
+        chmod("key", mode);
+        for reference in ["{file: key}", "{file: link}"] {
+            let said = place.load(bearer(reference)).err().unwrap().to_string();
+            assert!(
+                said.contains("anybody") && said.contains("chmod o-w"),
+                "{said}"
+            );
+            assert!(!said.contains("s3cret"), "{said}");
+        }
+    }
+    chmod("key", 0o600);
+    chmod("tokenward.yaml", 0o666);
+    let said = place.load(bearer("{file: key}")).err().unwrap().to_string();
+    assert!(
+        said.contains(":1: (file): may be written by anybody"),
+        "{said}"
+    );
+}

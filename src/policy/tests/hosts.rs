@@ -252,3 +252,38 @@ fn addresses_are_hosts_only_where_they_are_named() {
         "destination-denied"
     );
 }
+
+#[test]
+fn a_label_that_only_looks_internationalised_is_nobodys() {
+    let wild = without_credential(service("wild", &["**.wild.test"], &["allow GET /**"]));
+    let snapshot = snapshot(vec![wild]);
+    let admits = |host: &str| snapshot.admits(&agent("default"), &https(host)).is_ok();
+    assert!(admits("xn--bcher-kva.wild.test") && admits("XN--BCHER-KVA.wild.test"));
+    assert!(!admits("xn--api-ro.wild.test") && !admits("a.xn--api-ro.wild.test"));
+}
+
+#[test]
+fn case_does_not_matter_among_a_hundred_and_fifty_hosts() {
+    let hosts: Vec<String> = (0..150).map(|i| format!("Api{i}.Many.test")).collect();
+    let hosts: Vec<&str> = hosts.iter().map(String::as_str).collect();
+    let snapshot = snapshot(vec![service("many", &hosts, &["allow GET /**"])]);
+    for i in 0..150 {
+        for spelling in [
+            format!("api{i}.many.test"),
+            format!("API{i}.MANY.TEST."),
+            format!("aPi{i}.mAny.test"),
+        ] {
+            assert!(
+                snapshot
+                    .admits(&agent("default"), &https(&spelling))
+                    .is_ok(),
+                "{spelling}"
+            );
+        }
+    }
+    assert!(
+        snapshot
+            .admits(&agent("default"), &https("api150.many.test"))
+            .is_err()
+    );
+}

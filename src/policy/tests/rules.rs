@@ -205,3 +205,41 @@ fn a_decision_is_quick_whatever_the_path() {
         assert!(each < 50_000, "{each} microseconds for {path:.20}");
     }
 }
+
+/// A thousand globs, each of which would search the whole of a segment.
+fn hungry(effect: &str) -> Vec<String> {
+    let one = |i| format!("{effect} GET /*abab{i}*x/end{i}");
+    (0..1000).map(one).collect()
+}
+
+#[test]
+fn one_decision_has_a_bound() {
+    let judge = |rules: &[String], path: &str| {
+        let rules: Vec<&str> = rules.iter().map(String::as_str).collect();
+        let snapshot = with_rules(&rules);
+        outcome(&snapshot, &format!("GET {path}"))
+    };
+    let long = format!("/{}", "ab".repeat(4000));
+    let tail = format!("{long}x/end7");
+    // Neither a deny that was not asked to the end nor an allow behind it is guessed.
+    let mut denies = hungry("deny");
+    denies.push("allow GET /**".into());
+    assert_eq!(judge(&denies, &tail), "allow GET /**");
+    let denies: Vec<String> = denies.iter().map(|r| r.replace("/end", "/*end")).collect();
+    assert_eq!(judge(&denies, &tail), "uri-too-long");
+    let mut allows: Vec<String> = hungry("allow")
+        .iter()
+        .map(|r| r.replace("/end", "/*end"))
+        .collect();
+    allows.push("allow GET /**".into());
+    assert_eq!(judge(&allows, &tail), "uri-too-long");
+    // What people send is far from it.
+    let plain = format!("/{}x/end", "ab".repeat(100));
+    assert_eq!(judge(&allows, &plain), "allow GET /**");
+    assert_eq!(judge(&denies, &plain), "allow GET /**");
+    let mine = format!("/{}7cx/end7", "ab".repeat(100));
+    assert_eq!(
+        judge(&denies, &mine),
+        "policy-denied by deny GET /*abab7*x/*end7"
+    );
+}
