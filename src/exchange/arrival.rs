@@ -91,7 +91,12 @@ fn judge(parts: &request::Parts, authority: &Authority, door: Door) -> Result<Me
     match door {
         Door::Connect => same_authority(parts, authority)?,
         // RFC 9112 §3.2.2: the absolute target counts and `Host` is replaced; it must still be one field at most.
-        Door::Absolute => drop(only_host(&parts.headers)?),
+        Door::Absolute => {
+            let host = only_host(&parts.headers)?;
+            if host.is_none() && parts.version == Version::HTTP_11 {
+                return Err(Code::BadRequest.into());
+            }
+        }
     }
     let target = parts.uri.path_and_query().ok_or(Code::BadRequest)?;
     let path = RequestPath::parse(target.path()).map_err(|e| match e {

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{Request, Response};
+use http::header::HOST;
+use http::{Request, Response, Version};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
@@ -43,7 +44,10 @@ impl Doors {
             .as_ref()
             .ok()
             .map(|caller| caller.agent.name().clone());
-        let agent = self.head_holds(&request).and(agent);
+        let agent = self
+            .head_holds(&request)
+            .and_then(|()| one_host(&request))
+            .and(agent);
         let admitted = self.admit(agent, authority.as_ref());
         let upgrade = hyper::upgrade::on(&mut request);
         match admitted {
@@ -111,6 +115,16 @@ impl Doors {
             }
             Err(refusal) => self.exchange.refuse(line, &refusal),
         }
+    }
+}
+
+/// `Host` stands once, and in HTTP/1.1 it stands (RFC 9112 §3.2). What it says is not looked at: the target counts.
+fn one_host(request: &Request<Incoming>) -> Result<(), Refusal> {
+    let old = request.version() == Version::HTTP_10;
+    match request.headers().get_all(HOST).iter().count() {
+        1 => Ok(()),
+        0 if old => Ok(()),
+        _ => Err(Code::BadRequest.into()),
     }
 }
 

@@ -243,15 +243,19 @@ impl Doors {
             caller.as_ref().ok().map(|caller| caller.agent.name()),
             authority.as_ref().ok(),
         );
-        let holds = self.head_holds(&request);
-        let arrival = holds.and(caller).and_then(|Caller { agent, .. }| {
-            let authority = authority?;
-            match self.exchange.admits(&agent, &authority)? {
-                Admission::Intercept(_) => Arrival::new(agent, authority, Door::Absolute, request),
-                // A blind host is reached through its own TLS only; in clear there is nothing to pass through.
-                Admission::Tunnel => Err(Code::TlsRequired.into()),
-            }
-        });
+        let arrival = self
+            .head_holds(&request)
+            .and(caller)
+            .and_then(|Caller { agent, .. }| {
+                let authority = authority?;
+                match self.exchange.admits(&agent, &authority)? {
+                    Admission::Intercept(_) => {
+                        Arrival::new(agent, authority, Door::Absolute, request)
+                    }
+                    // A blind host is reached through its own TLS only; in clear there is nothing to pass through.
+                    Admission::Tunnel => Err(Code::TlsRequired.into()),
+                }
+            });
         match arrival {
             Ok(arrival) => Box::pin(self.exchange.answer(arrival, line)).await,
             Err(refusal) => ends(self.exchange.refuse(line, &refusal), &refusal),

@@ -48,7 +48,7 @@ impl Heads {
     /// # Errors
     /// Why the request is refused.
     pub(super) fn judge(&self, fields: usize) -> Result<(), Code> {
-        let verdict = self.seen().next().ok_or(Code::BadRequest)?;
+        let verdict = self.seen().verdict().ok_or(Code::BadRequest)?;
         match verdict.fault {
             Some(fault) if !overlooked(fault) => Err(fault.code()),
             None if verdict.fields != fields => Err(Code::BadRequest),

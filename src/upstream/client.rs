@@ -10,9 +10,8 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http::{HeaderMap, Request, Response, Version, header};
+use http::{Method, Request, header};
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 use tower::Service;
 
 use super::connection::{Connection, Http1Line, Http2Line, Line};
@@ -20,6 +19,7 @@ use super::reply::Reply;
 use super::stream::{Mark, Meter};
 use crate::credential::{Armed, BodyError, BoxFuture, OutBody};
 use crate::vocab::Code;
+use crate::wire::Asked;
 
 /// What went wrong with a request that was handed over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -113,14 +113,21 @@ async fn send_http1(
     request: Request<Outgoing>,
     fate: &Fate,
 ) -> Result<Reply, SendError> {
+    let asked = Asked {
+        head_only: *request.method() == Method::HEAD,
+        switch: request.headers().contains_key(header::UPGRADE),
+    };
+    if !line.wire.meter.ask(asked) {
+        // Its peer said something unasked a moment ago.
+        return Err(SendError {
+            failure: SendFailure::Closed,
+            unprocessed: true,
+            reused_idle_died: false,
+        });
+    }
     let mark = line.wire.meter.mark();
     match line.wire.sender.try_send_request(request).await {
-        Ok(response) if framing_is_plain(&response) => Ok(Reply::new(response, Line::Http1(line))),
-        Ok(_) => Err(SendError {
-            failure: SendFailure::Protocol,
-            unprocessed: false,
-            reused_idle_died: false,
-        }),
+        Ok(response) => Ok(Reply::new(response, Line::Http1(line))),
         Err(error) => {
             let recovered = error.message().is_some();
             let meter = &line.wire.meter;
@@ -177,7 +184,9 @@ fn judge(
 ) -> SendError {
     let failure = match fate.body_error() {
         Some(body) => SendFailure::Body(body),
-        None if error.is_parse() || peer_misbehaved(error) => SendFailure::Protocol,
+        None if meter.broken() || error.is_parse() || peer_misbehaved(error) => {
+            SendFailure::Protocol
+        }
         None if error.is_user() && !error.is_body_write_aborted() => SendFailure::Internal,
         None => SendFailure::Closed,
     };
@@ -218,30 +227,6 @@ fn peer_misbehaved(error: &hyper::Error) -> bool {
         text.starts_with("connection error detected: ")
             || text.starts_with("stream error detected: ")
     })
-}
-
-/// Whether the end of an HTTP/1.1 reply can be read in one way only (RFC 9112 §6.1, §6.3). hyper lets some of these
-/// pass; two programs that disagree about where a reply ends disagree about whose the rest is.
-fn framing_is_plain(response: &Response<Incoming>) -> bool {
-    plain_framing(response.version(), response.headers())
-}
-
-fn plain_framing(version: Version, headers: &HeaderMap) -> bool {
-    let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
-    let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
-    match (codings.next(), lengths.next()) {
-        (None, None) => true,
-        (None, Some(length)) => {
-            let digits = !length.is_empty() && length.as_bytes().iter().all(u8::is_ascii_digit);
-            digits && lengths.next().is_none()
-        }
-        (Some(coding), None) => {
-            version == Version::HTTP_11
-                && codings.next().is_none()
-                && coding.as_bytes().eq_ignore_ascii_case(b"chunked")
-        }
-        (Some(_), Some(_)) => false,
-    }
 }
 
 /// How the request's body ended, for the one who sent it: hyper tells an aborted body and a lost connection apart on

@@ -16,9 +16,10 @@ use super::dial::{Destination, Progress};
 use super::error::UpstreamError;
 use super::key::Key;
 use super::pool::Pool;
-use super::stream::{Counted, Stream};
+use super::stream::{Counted, Observer, Stream};
 use super::tls::Endpoint;
 use crate::vocab::Scheme;
+use crate::wire::{Frames, Responses};
 
 /// Largest head of a reply.
 const HEAD_MAX: u32 = 64 * 1024;
@@ -139,7 +140,8 @@ impl Pool {
         stream: Stream,
         open: Open,
     ) -> Result<Line, UpstreamError> {
-        let (stream, meter) = Counted::new(stream);
+        let observer = Observer::Http1(Responses::new(HEAD_MAX as usize));
+        let (stream, meter) = Counted::new(stream, observer);
         let handshake = http1::Builder::new()
             .max_buf_size(HTTP1_BUFFER_MAX)
             .max_header_size(HEAD_MAX as usize)
@@ -166,7 +168,7 @@ impl Pool {
         stream: Stream,
         open: Open,
     ) -> Result<Line, UpstreamError> {
-        let (stream, meter) = Counted::new(stream);
+        let (stream, meter) = Counted::new(stream, Observer::Http2(Frames::default()));
         let handshake = http2::Builder::new(self.tasks.clone())
             .timer(TokioTimer::new())
             .initial_stream_window_size(STREAM_WINDOW)

@@ -149,7 +149,7 @@ impl Pool {
         while let Some(idle) = shelf.http1.pop() {
             kept.idle -= 1;
             let fresh = now.since(idle.since) < self.limits.idle_for;
-            if fresh && idle.wire.sender.is_ready() {
+            if fresh && idle.wire.sender.is_ready() && idle.wire.meter.may_be_kept() {
                 return Ok(Taken::Line(Line::Http1(Http1Line {
                     wire: idle.wire,
                     pool: self.clone(),
@@ -177,8 +177,12 @@ impl Pool {
         }))
     }
 
-    /// Puts an HTTP/1.1 connection on its shelf, or closes it where there is no room or no such shelf any more.
+    /// Puts an HTTP/1.1 connection on its shelf, or closes it where there is no room or no such shelf any
+    /// more, or where its peer said more than it was asked.
     pub(super) fn park(line: Http1Line) {
+        if !line.wire.meter.may_be_kept() {
+            return;
+        }
         let pool = line.pool;
         let since = pool.clock.now();
         let mut kept = pool.kept();

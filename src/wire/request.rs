@@ -119,7 +119,7 @@ impl Requests {
     }
 
     /// The verdict on the next request that the parser hands up. `None`: there is no such head on the wire.
-    pub fn next(&mut self) -> Option<Verdict> {
+    pub fn verdict(&mut self) -> Option<Verdict> {
         self.waiting.pop_front()
     }
 
@@ -200,9 +200,8 @@ impl Requests {
             return;
         };
         let body = head.chunked || head.length.is_some_and(|length| length > 0);
-        let fault = head
-            .fault
-            .or((head.connect && body).then_some(Fault::ConnectBody));
+        let tunnelled = (head.connect && body).then_some(Fault::ConnectBody);
+        let fault = head.fault.or(tunnelled);
         if self.waiting.len() == WAITING_MAX {
             return;
         }

@@ -7,7 +7,7 @@ const MAX: usize = 1024;
 fn requests(pieces: &[&[u8]]) -> (Vec<Verdict>, Result<(), Stop>) {
     let mut seen = Requests::new(MAX);
     let outcome = pieces.iter().try_for_each(|piece| seen.feed(piece));
-    (std::iter::from_fn(|| seen.next()).collect(), outcome)
+    (std::iter::from_fn(|| seen.verdict()).collect(), outcome)
 }
 
 /// What an observer tells of the answer to one request.
@@ -167,10 +167,10 @@ fn a_refused_tunnel_goes_on_only_if_nobody_took_it_for_open() {
         let mut seen = Requests::new(MAX);
         seen.feed(connect).unwrap();
         seen.feed(early).unwrap();
-        assert_eq!(seen.next(), Some(plain(1)));
+        assert_eq!(seen.verdict(), Some(plain(1)));
         seen.refused();
         seen.feed(connect).unwrap();
-        seen.next()
+        seen.verdict()
     };
     assert_eq!(again(b""), Some(plain(1)));
     assert_eq!(again(b"\x16\x03"), None);

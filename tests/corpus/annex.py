@@ -22,17 +22,19 @@ class Annex:
     """`services` maps names to YAML in flow style; `who` names agents, each of which may use `allowed[name]` or all."""
 
     def __init__(self, house, services, who=("A",), allowed=None, issuers=None, limits=None, more="", environment=None, owners=(),
-                 log="trace"):
+                 log="trace", health=None):
         self.house, self.given, self.owners = house, dict(environment or {}), list(owners)
         number = next(PORTS)
         self.dir = house.dir / f"annex-{number}"
         self.dir.mkdir()
         self.proxy, self.health = (net.PROXY, number), (net.PROXY, number + 1)
+        # `<HEALTH>` and `<PROXY>` in services are its own ports; `health` another address for it to listen on.
+        self.listens = health or net.PROXY
         self.audit, self.log, self.out = self.dir / "audit.jsonl", self.dir / "serve.log", self.dir / "serve.out"
         self.tokens = {name: f"px-{secrets.token_urlsafe(30)}" for name in who}
         self.config = self.dir / "tokenward.yaml"
         self.config.write_text(self.written_config(services, allowed or {}, issuers or {}, limits, more))
-        self.process = None
+        self.process, self.agents = None, {}
         house.annexes.append(self)
         self.start(log)
 
@@ -42,8 +44,13 @@ class Annex:
         named = "".join(f"\n  {name}: {{auth: {{token: {{env: PX_{i}}}}}, services: "
                         f"[{', '.join(allowed.get(name, services))}]}}" for i, name in enumerate(self.tokens))
         given = "".join(f'\n  {name}: {{url: "{url}", {ca}}}' for name, url in issuers.items())
-        text = "".join(f"\n  {name}: {body.replace('<CA>', ca)}" for name, body in services.items())
-        return (f'listen: {{proxy: {{address: "{host}:{port}", plaintext: true}}}}\nhealth: {self.health[0]}:{self.health[1]}\n'
+        holes = {"<CA>": ca, "<PROXY>": str(port), "<HEALTH>": str(port + 1)}
+        text = ""
+        for name, body in services.items():
+            for hole, value in holes.items():
+                body = body.replace(hole, value)
+            text += f"\n  {name}: {body}"
+        return (f'listen: {{proxy: {{address: "{host}:{port}", plaintext: true}}}}\nhealth: "{self.listens}:{port + 1}"\n'
                 f"runtime_dir: public\naudit: {{file: audit.jsonl}}\n{'limits: ' + limits if limits else ''}\n{more}\n"
                 f"agents:{named}\n{'issuers:' + given if given else ''}\nservices:{text}\n")
 
@@ -95,7 +102,7 @@ class Annex:
     def written(self):
         """Everything in which a secret must not be."""
         return b"\n".join([*(p.read_bytes() for p in (self.audit, self.log, self.out) if p.exists()),
-                           self.metrics().encode() if self.process.poll() is None else b""])
+                           self.metrics().encode() if self.process and self.process.poll() is None else b""])
 
     def owned(self):
         """`(secret, host that may see it)`."""

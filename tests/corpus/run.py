@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 import traceback
+from collections import Counter
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
@@ -42,7 +43,9 @@ def settle(mark, case):
     while True:
         case.answered, case.lines = mark.answers(), mark.lines()
         wanted = len(case.answered) + (case.lines_wanted or 0)
-        if len(case.lines) >= wanted or time.monotonic() > end:
+        # Where there may be lines of something else, each answer's own is waited for.
+        missing = Counter(a.status for a in case.answered) - Counter(l.get("status") for l in case.lines)
+        if (len(case.lines) >= wanted and not (case.lines_wanted is None and missing)) or time.monotonic() > end:
             break
         time.sleep(0.02)
     case.dialled = [n for n in mark.dialled()]
@@ -56,7 +59,7 @@ def attempt(house, oracles, case):
         case.run(house, mark)
     except Exception as error:  # whatever it is, it is this case's failure
         where = traceback.extract_tb(error.__traceback__)[-1]
-        failure = f"{type(error).__name__}: {error} ({Path(where.filename).name}:{where.lineno})"
+        failure = f"{type(error).__name__}: {str(error)[:1500]} ({Path(where.filename).name}:{where.lineno})"
     settle(mark, case)
     found = oracles.check(mark, case)
     house.close_annexes()

@@ -26,6 +26,7 @@ mod cli;
 #[cfg(test)]
 mod examples;
 #[cfg(test)]
+mod frames;
 mod heads;
 #[cfg(test)]
 mod issuer;

@@ -4,7 +4,8 @@ use http::{Method, Request};
 use http_body_util::Empty;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokenward::rehearsal::{Alpn, Answer, Call, CallerError, Service};
-use tokio::net::TcpListener;
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::{TcpListener, TcpStream};
 
 use crate::kit::{
     API, Credential, House, KEYS, Setup, Svc, ask, exchange, read_head, refused, speak,
@@ -462,7 +463,6 @@ async fn a_bare_connect_of_http10_opens_a_tunnel() {
     let house = House::start().await;
     for head in [
         format!("CONNECT {API}:443 HTTP/1.0\r\n\r\n"),
-        format!("CONNECT {API}:443 HTTP/1.1\r\n\r\n"),
         format!("CONNECT {API}:443 HTTP/1.1\r\nhost: {API}:443\r\nconnection: close\r\n\r\n"),
         format!(
             "CONNECT {API}:443 HTTP/1.1\r\nhost: {API}:443\r\nproxy-connection: keep-alive\r\n\r\n"
@@ -594,4 +594,31 @@ async fn grpc_callers_get_trailers_only() {
     }
     nobody_heard(&house);
     assert_eq!(house.end().await.requests()[0]["status"], 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_host_field_stands_once_on_the_proxy_port_too() {
+    let house = House::start().await;
+    let host = format!("host: {API}:443\r\n");
+    let table = [
+        ("HTTP/1.0", "", 200),
+        ("HTTP/1.1", "", 400),
+        ("HTTP/1.1", host.as_str(), 200),
+        ("HTTP/1.1", &host.repeat(2), 400),
+        ("HTTP/1.0", &host.repeat(2), 400),
+    ];
+    for (version, fields, status) in table {
+        let mut stream = TcpStream::connect(house.proxy()).await.unwrap();
+        let head = format!("CONNECT {API}:443 {version}\r\n{fields}\r\n");
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let answer = read_head(&mut stream).await;
+        assert_eq!(answer.status(), status, "{version} {fields:?}");
+    }
+    let absolute = format!("GET https://{API}/v1/items HTTP/1.1\r\n\r\n");
+    assert_eq!(
+        speak(house.proxy(), absolute.as_bytes()).await.status(),
+        400
+    );
+    nobody_heard(&house);
+    house.end().await;
 }

@@ -35,6 +35,15 @@ async fn a_connection_is_kept_after_a_clean_end_only() {
             "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nokHTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nevil",
             false,
         ),
+        (
+            "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nokHTTP/1.1 100 Continue\r\n\r\n",
+            false,
+        ),
+        ("HTTP/1.1 204 No Content\r\n\r\nevil", false),
+        (
+            "HTTP/1.1 304 Not Modified\r\ncontent-length: 4\r\n\r\nevil",
+            false,
+        ),
     ];
     for (answer, kept) in table {
         let tls = world.ca.server("api.test", &[]);
@@ -199,8 +208,20 @@ async fn a_reply_that_can_be_read_in_two_ways_is_refused() {
         "bad name: x\r\ncontent-length: 2\r\n\r\nok",
         &format!("{padding}content-length: 2\r\n\r\nok"),
     ];
-    for rest in table {
-        let answer = format!("HTTP/1.1 200 OK\r\n{rest}");
+    let whole = [
+        "HTTP/1.1 200 OK\ncontent-length: 2\n\nok",
+        "HTTP/1.1 200 OK\r\nHTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok",
+        "HTTP/1.1 999 No\r\ncontent-length: 2\r\n\r\nok",
+        "HTTP/1.1 099 No\r\ncontent-length: 2\r\n\r\nok",
+        "HTTP/0.9 200 OK\r\ncontent-length: 2\r\n\r\nok",
+        "HTTP/2.0 200 OK\r\ncontent-length: 2\r\n\r\nok",
+        "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n",
+        &format!("{}{OK}", "HTTP/1.1 103 Early Hints\r\n\r\n".repeat(9)),
+        &format!("HTTP/1.1 200 OK\r\nx: {}\r\n\r\n", "a".repeat(2_000_000)),
+    ];
+    let heads = table.map(|rest| format!("HTTP/1.1 200 OK\r\n{rest}"));
+    for answer in heads.into_iter().chain(whole.map(str::to_owned)) {
+        let rest = answer.clone();
         let server = Server::http1(None, move |_| answer.clone()).await;
         let endpoint = world.endpoint(&server);
         let connect = || world.connect_as("a", "http://api.test", &endpoint, Protocol::Any);
@@ -217,7 +238,8 @@ async fn a_reply_that_can_be_read_in_two_ways_is_refused() {
 async fn early_hints_are_swallowed() {
     let world = World::new();
     let server = Server::http1(None, |_| {
-        format!("HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n{OK}")
+        let hint = "HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n";
+        format!("{}{OK}", hint.repeat(8))
     })
     .await;
     let endpoint = world.endpoint(&server);
@@ -434,4 +456,64 @@ async fn dropping_the_future_closes_the_connection() {
     let waited = timeout(Duration::from_millis(50), get(found)).await;
     assert!(waited.is_err());
     timeout(SOON, gone).await.unwrap().unwrap();
+}
+
+/// The server has seen enough: its refusal is the answer, not the broken connection behind it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_that_comes_before_the_bodys_end_is_the_answer() {
+    let world = World::new();
+    for tls in [false, true] {
+        let config = tls.then(|| world.ca.server("api.test", &["http/1.1"]));
+        let server = Server::start(config, |mut io, _| async move {
+            read_head(&mut io).await;
+            let answer = "HTTP/1.1 413 Too Large\r\ncontent-length: 2\r\n\r\nno";
+            io.write_all(answer.as_bytes()).await.unwrap();
+            io.flush().await.unwrap();
+        })
+        .await;
+        let endpoint = world.endpoint(&server);
+        let origin = if tls {
+            "https://api.test"
+        } else {
+            "http://api.test"
+        };
+        for _ in 0..20 {
+            let connection = world
+                .connect_as("a", origin, &endpoint, Protocol::Any)
+                .await
+                .unwrap();
+            assert!(!connection.reused());
+            let piece = Bytes::from(vec![b'x'; 64 * 1024]);
+            let pieces = (0..1_000).map(move |_| Ok(Frame::data(piece.clone())));
+            let pieces = futures_util::stream::iter(pieces);
+            let body = http_body_util::StreamBody::new(pieces).boxed_unsync();
+            let asked = request(&connection, "POST", body);
+            let reply = send(connection, asked).await.unwrap();
+            assert_eq!(reply.response.status(), 413);
+            assert_eq!(read(reply).await.unwrap(), "no");
+            settle().await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_answer_to_nothing_is_nobodys() {
+    let world = World::new();
+    let server = Server::start(None, |mut io, _| async move {
+        io.write_all(OK.as_bytes()).await.unwrap();
+        read_head(&mut io).await;
+    })
+    .await;
+    let endpoint = world.endpoint(&server);
+    for wait in [false, true] {
+        let connection = plain(&world, &endpoint).await;
+        if wait {
+            settle().await;
+        }
+        if let Err(error) = get(connection).await {
+            assert!(error.unprocessed || !wait, "{error:?}");
+        } else {
+            assert!(!wait, "an answer was taken that came before its request");
+        }
+    }
 }

@@ -256,3 +256,40 @@ async fn an_http2_body_that_breaks_off_is_an_error() {
         Err(crate::credential::BodyError::Upstream)
     );
 }
+
+#[tokio::test]
+async fn interim_answers_are_counted_there_too() {
+    let world = World::new();
+    for (hints, taken) in [(8, true), (1000, false)] {
+        let tls = world.ca.server("api.test", &["h2"]);
+        let server = Server::start(Some(tls), move |mut io, _| async move {
+            let mut greeting = [0; 24];
+            io.read_exact(&mut greeting).await.unwrap();
+            io.write_all(&[frame(4, 0, 0, &[]), frame(4, 1, 0, &[])].concat())
+                .await
+                .unwrap();
+            // Until the request's HEADERS frame has come.
+            let mut head = [0; 9];
+            while head[3] != 1 {
+                io.read_exact(&mut head).await.unwrap();
+                let mut payload = vec![0; usize::from(head[1]) << 8 | usize::from(head[2])];
+                io.read_exact(&mut payload).await.unwrap();
+            }
+            // `:status` by its place in the static table (RFC 7541 appendix A): 103 spelled out, 200 as it is.
+            let mut answer = frame(1, 4, 1, &[0x08, 3, b'1', b'0', b'3']).repeat(hints);
+            answer.extend(frame(1, 5, 1, &[0x88]));
+            drop(io.write_all(&answer).await);
+            drop(io.read_to_end(&mut Vec::new()).await);
+        })
+        .await;
+        let endpoint = world.endpoint(&server);
+        let answered = get(world.connect("a", &endpoint).await.unwrap()).await;
+        match answered {
+            Ok(reply) => assert!(taken && reply.response.status() == 200),
+            Err(error) => assert!(
+                !taken && error.failure == SendFailure::Protocol,
+                "{error:?}"
+            ),
+        }
+    }
+}

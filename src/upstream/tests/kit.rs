@@ -109,6 +109,8 @@ impl Server {
         let script = Arc::new(script);
         drop(tokio::spawn(async move {
             while let Ok((tcp, _)) = listener.accept().await {
+                // As real servers do: what was written is on its way when the connection is closed.
+                tcp.set_nodelay(true).unwrap();
                 let number = accepted.fetch_add(1, Ordering::SeqCst);
                 let (tls, shaken, script) = (tls.clone(), shaken.clone(), script.clone());
                 drop(tokio::spawn(async move {
