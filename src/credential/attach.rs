@@ -135,6 +135,24 @@ pub fn attach<C>(
             .insert(header::TRANSFER_ENCODING, chunked);
     }
     // From here on nothing else touches the fields: the credential is what goes out.
+    let used = set_credential(&mut request, head, lease, wire, stamp)?;
+    let (jti, nonce) = used.map_or((None, None), |(jti, nonce)| (Some(jti), nonce));
+    Ok(Armed {
+        connection,
+        request,
+        jti,
+        nonce,
+    })
+}
+
+/// Sets the service's credential, and says which proof went with it, and with which nonce.
+fn set_credential(
+    request: &mut Request<OutBody>,
+    head: &BareHead,
+    lease: &Lease,
+    wire: &Wire<'_>,
+    stamp: Stamp,
+) -> Result<Option<(Jti, Option<Nonce>)>, AttachError> {
     let mut used = None;
     match lease.form() {
         Form::Dpop { authorization, .. }
@@ -176,13 +194,7 @@ pub fn attach<C>(
         let credential = credential.and_then(|value| value.to_str().ok());
         tracing::debug!(credential, "a request is sent");
     }
-    let (jti, nonce) = used.map_or((None, None), |(jti, nonce)| (Some(jti), nonce));
-    Ok(Armed {
-        connection,
-        request,
-        jti,
-        nonce,
-    })
+    Ok(used)
 }
 
 /// The fields that belong to this hop and were written by us alone.

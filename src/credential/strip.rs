@@ -287,6 +287,25 @@ const CODINGS: [&str; 6] = ["br", "deflate", "gzip", "identity", "x-gzip", "zstd
 /// Words in WebSocket subprotocols by which browsers send credentials for want of a field.
 const SECRET_PROTOCOLS: [&str; 5] = ["api-key", "apikey", "authorization", "bearer", "token"];
 
+/// Refuses what would make another request of this one: a method beside the method, or a way that leads back here.
+fn one_meaning(
+    fields: &HeaderMap,
+    query: Option<&str>,
+    bench: &Bench<'_>,
+) -> Result<(), StripError> {
+    if METHOD_OVERRIDES
+        .iter()
+        .any(|name| fields.contains_key(*name))
+        || query.is_some_and(overrides_method)
+    {
+        return Err(StripError(Code::MethodOverride));
+    }
+    if came_through(fields, bench.pseudonym) {
+        return Err(StripError(Code::ProxyLoop));
+    }
+    Ok(())
+}
+
 /// Strips a head.
 ///
 /// # Errors
@@ -300,16 +319,7 @@ pub fn strip(
     bench: &Bench<'_>,
 ) -> Result<Stripped, StripError> {
     let fields = &parts.headers;
-    if METHOD_OVERRIDES
-        .iter()
-        .any(|name| fields.contains_key(*name))
-        || query.is_some_and(overrides_method)
-    {
-        return Err(StripError(Code::MethodOverride));
-    }
-    if came_through(fields, bench.pseudonym) {
-        return Err(StripError(Code::ProxyLoop));
-    }
+    one_meaning(fields, query, bench)?;
     let nominated = nominated(fields);
     let mut kept = HeaderMap::with_capacity(fields.len() + 4);
     let mut removed = Vec::new();

@@ -2,7 +2,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::sync::Mutex;
 use std::sync::atomic::AtomicUsize;
-use std::time::Instant;
+use tokio::time::Instant;
 
 use tokio::net::TcpListener;
 use tokio::time::timeout;
