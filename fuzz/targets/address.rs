@@ -38,6 +38,9 @@ fn four(v4: Ipv4Addr) {
         || in_v4([0, 0, 0, 0], 8)
         || in_v4([240, 0, 0, 0], 4)
         || in_v4([192, 0, 0, 0], 24)
+        || in_v4([192, 31, 196, 0], 24)
+        || in_v4([192, 52, 193, 0], 24)
+        || in_v4([192, 175, 48, 0], 24)
         || in_v4([192, 88, 99, 0], 24)
         || in_v4([198, 18, 0, 0], 15)
         || in_v4([168, 63, 129, 16], 32)
@@ -54,7 +57,7 @@ fn six(v6: Ipv6Addr) {
     };
     let unicast = in_v6("2000::", 3);
     let carries = v6.to_ipv4_mapped().is_some() || in_v6("2002::", 16) || in_v6("64:ff9b::", 96) || in_v6("2001::", 32);
-    let special = in_v6("2001::", 23) || in_v6("2001:db8::", 32) || in_v6("3fff::", 20);
+    let special = in_v6("2001::", 23) || in_v6("2001:db8::", 32) || in_v6("3fff::", 20) || in_v6("2620:4f:8000::", 48);
     let interface = v6.to_bits() as u64;
     let isatap = interface & 0xfdff_ffff_0000_0000 == 0x0000_5efe_0000_0000;
     let global = unicast && !carries && !special && !isatap;

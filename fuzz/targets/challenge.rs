@@ -14,7 +14,8 @@ fuzz_target!(|text: &str| {
             .map(|(name, value)| format!("{name}=\"{}\"", value.replace('\\', "\\\\").replace('"', "\\\"")))
             .collect();
         let written = match &challenge.token68 {
-            Some(token) => format!("{} {token}", challenge.scheme),
+            // What follows one is nobody else's and stays with it.
+            Some(token) => format!("{} {token}, {}", challenge.scheme, params.join(", ")),
             None => format!("{} {}", challenge.scheme, params.join(", ")),
         };
         let again = parse_challenges([written.as_str()].into_iter());

@@ -139,7 +139,6 @@ fn decode_unreserved(raw: &str) -> Result<Cow<'_, str>, PathError> {
         }
         match value {
             b'/' | b'\\' | 0x00..=0x1f | 0x7f => return Err(PathError::Ambiguous),
-            b'%' if escape_at_hex(bytes, i + 3) => return Err(PathError::Ambiguous),
             _ if value.is_ascii_alphanumeric() || matches!(value, b'-' | b'.' | b'_' | b'~') => {
                 out.push(char::from(value))
             }
@@ -150,6 +149,11 @@ fn decode_unreserved(raw: &str) -> Result<Cow<'_, str>, PathError> {
             }
         }
         i += 3;
+    }
+    // A second escape, its digits escaped or not: `%252e` and `%25%32%65` are both a dot to who decodes twice.
+    let escapes = |at: usize| escape_at_hex(out.as_bytes(), at + 3);
+    if out.match_indices("%25").any(|(at, _)| escapes(at)) {
+        return Err(PathError::Ambiguous);
     }
     Ok(Cow::Owned(out))
 }
@@ -207,6 +211,8 @@ mod tests {
             "/a%0d%0a",
             "/a%7f",
             "/a%252e",
+            "/%25%32%65%25%32e/admin",
+            "/a%25b%30",
             "/a/..%3b/b",
             "/a/%2e%2e%3Bx/b",
             "/a/..%20/b",

@@ -83,7 +83,7 @@ def segment(rng):
         # What some server reads as a dot segment must not arrive, so it is not among these.
         plain = re.sub(r"%3[Bb]", ";", text)
         bare = unquote_to_bytes(plain.split(";")[0]).decode("latin-1").strip(" ")
-        double = re.search(r"%25[0-9A-Fa-f]{2}", text)
+        double = re.search(rb"%[0-9A-Fa-f]{2}", unquote_to_bytes(text))
         # An empty segment with parameters is one that some servers take out.
         if bare not in (".", "..") and not double and not re.search(r"%[cC][01]", text):
             return text
