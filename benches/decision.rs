@@ -1,6 +1,13 @@
 //! What one decision costs against a thousand rules, in the worst cases that are known. By hand: `cargo bench --bench
 //! decision`. Nothing is asserted: the bound itself is a number of steps, which `src/policy/tests/rules.rs` holds.
 
+#![allow(
+    clippy::disallowed_methods,
+    clippy::expect_used,
+    clippy::print_stdout,
+    reason = "it measures, by hand"
+)]
+
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
