@@ -81,22 +81,8 @@ pub fn run() -> ExitCode {
             verb: AuditVerb::Verify { file },
         } => audit::verify(&args, file),
         Verb::Ca {
-            verb:
-                CaVerb::Init {
-                    dir,
-                    force,
-                    permit,
-                    unconstrained,
-                },
-        } => {
-            let wish = authority::Wish {
-                dir: dir.as_deref(),
-                force: *force,
-                permit,
-                unconstrained: *unconstrained,
-            };
-            authority::init(&args, &wish)
-        }
+            verb: CaVerb::Init(wish),
+        } => authority::init(&args, wish),
         Verb::Ca { verb: CaVerb::Show } => authority::show(&args),
         Verb::Ca {
             verb: CaVerb::Bundle,

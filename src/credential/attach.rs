@@ -125,15 +125,8 @@ pub fn attach<C>(
         Version::HTTP_11
     };
     *request.headers_mut() = head.headers.clone();
-    let flows = !request.body().is_end_stream() && request.body().size_hint().exact().is_none();
     hop_fields(request.headers_mut(), head, wire)?;
-    if flows && !h2 {
-        // hyper would take it that a GET has no body, and drop one whose length nobody said.
-        let chunked = HeaderValue::from_static("chunked");
-        request
-            .headers_mut()
-            .insert(header::TRANSFER_ENCODING, chunked);
-    }
+    frame(&mut request);
     // From here on nothing else touches the fields: the credential is what goes out.
     let used = set_credential(&mut request, head, lease, wire, stamp)?;
     let (jti, nonce) = used.map_or((None, None), |(jti, nonce)| (Some(jti), nonce));
@@ -195,6 +188,17 @@ fn set_credential(
         tracing::debug!(credential, "a request is sent");
     }
     Ok(used)
+}
+
+/// hyper would take it that a GET has no body, and drop one whose length nobody said. HTTP/2 frames every body.
+fn frame(request: &mut Request<OutBody>) {
+    let flows = !request.body().is_end_stream() && request.body().size_hint().exact().is_none();
+    if flows && request.version() != Version::HTTP_2 {
+        let chunked = HeaderValue::from_static("chunked");
+        request
+            .headers_mut()
+            .insert(header::TRANSFER_ENCODING, chunked);
+    }
 }
 
 /// The fields that belong to this hop and were written by us alone.

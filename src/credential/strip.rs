@@ -344,12 +344,7 @@ pub fn strip(
             kept.append(name.clone(), value.clone());
         }
     }
-    clean_protocols(&mut kept);
-    // Nothing on the way reads frames, so nothing is agreed on that would change what they mean.
-    kept.remove(header::SEC_WEBSOCKET_EXTENSIONS);
-    if *bench.slot != Slot::Nothing {
-        clean_codings(&mut kept);
-    }
+    clean_offers(&mut kept, bench.slot);
     let query = clean_query(query, &mut seen, bench)?;
     if bench.mode == PlaceholderMode::Required
         && *bench.slot != Slot::Nothing
@@ -422,6 +417,16 @@ pub fn strip_trailers(trailers: HeaderMap, slot: &Slot) -> HeaderMap {
         }
     }
     kept
+}
+
+/// Leaves out of what the agent offers to talk what nobody here could follow.
+fn clean_offers(headers: &mut HeaderMap, slot: &Slot) {
+    clean_protocols(headers);
+    // Nothing on the way reads frames, so nothing is agreed on that would change what they mean.
+    headers.remove(header::SEC_WEBSOCKET_EXTENSIONS);
+    if *slot != Slot::Nothing {
+        clean_codings(headers);
+    }
 }
 
 /// Leaves out subprotocols that are credentials in disguise.

@@ -263,7 +263,7 @@ def run(house, mark):
     for label, line, *fields in [("policy", "GET /v1/admin HTTP/1.1"), ("method", "DELETE /v1/items/1 HTTP/1.1"),
                                  ("trace", "TRACE / HTTP/1.1"),
                                  ("names", "GET /v1/items/1 HTTP/1.1", "Host: evil.test"),
-                                 ("path", "GET /v1/items/%zz HTTP/1.1"), 
+                                 ("path", "GET /v1/items/%zz HTTP/1.1"),
                                  ("expect", "GET /v1/items/1 HTTP/1.1", "Expect: x"),
                                  ("coding", "POST /v1/items HTTP/1.1", "Transfer-Encoding: gzip"),
                                  ("large", "GET /v1/items/1 HTTP/1.1", "X: " + "y" * 70000),
