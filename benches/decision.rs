@@ -1,6 +1,13 @@
 //! What one decision costs against a thousand rules, in the worst cases that are known. By hand: `cargo bench --bench
 //! decision`. Nothing is asserted: the bound itself is a number of steps, which `src/policy/tests/rules.rs` holds.
 
+#![expect(
+    clippy::print_stdout,
+    clippy::expect_used,
+    clippy::disallowed_methods,
+    reason = "a bench prints what its own clock says, and ends where its own input is wrong"
+)]
+
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 

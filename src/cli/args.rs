@@ -118,22 +118,26 @@ pub(super) enum CaVerb {
     /// Print the system's roots and the CA certificate, for clients that take one bundle
     Bundle,
     /// Make the CA where the configuration keeps it, constrained to the hosts of the configuration
-    Init {
-        /// Make it in this directory instead
-        #[arg(long, value_name = "DIR")]
-        dir: Option<PathBuf>,
-        /// Replace a CA that is there; agents then need the new certificate, and `serve` a restart
-        #[arg(long)]
-        force: bool,
-        /// Also permit this host and the names below it, for services to come; may be repeated
-        #[arg(long, value_name = "HOST", conflicts_with = "unconstrained")]
-        permit: Vec<String>,
-        /// Without name constraints: whoever has its key can then sign for every host
-        #[arg(long)]
-        unconstrained: bool,
-    },
+    Init(CaInit),
     /// Print the CA certificate, and for which hosts it can sign
     Show,
+}
+
+/// What `ca init` is asked for.
+#[derive(Debug, clap::Args)]
+pub(super) struct CaInit {
+    /// Make it in this directory instead
+    #[arg(long, value_name = "DIR")]
+    pub(super) dir: Option<PathBuf>,
+    /// Replace a CA that is there; agents then need the new certificate, and `serve` a restart
+    #[arg(long)]
+    pub(super) force: bool,
+    /// Also permit this host and the names below it, for services to come; may be repeated
+    #[arg(long, value_name = "HOST", conflicts_with = "unconstrained")]
+    pub(super) permit: Vec<String>,
+    /// Without name constraints: whoever has its key can then sign for every host
+    #[arg(long)]
+    pub(super) unconstrained: bool,
 }
 
 /// Forms in which `env` prints.

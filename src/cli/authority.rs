@@ -1,11 +1,10 @@
 //! `ca init|show|bundle`: only certificates are ever printed.
 
-use std::path::Path;
 use std::process::ExitCode;
 
 use serde_json::json;
 
-use super::args::Args;
+use super::args::{Args, CaInit};
 use super::serve::{config_path, plan_without_secrets};
 use super::{Failure, out};
 use crate::app;
@@ -13,27 +12,15 @@ use crate::ca::{self, CaError, NameConstraints, Permitted, Root};
 use crate::config::{CaPlan, Plan};
 use crate::vocab::{Clock, Host};
 
-/// What `ca init` is asked for.
-pub(super) struct Wish<'a> {
-    /// A directory other than the configured one.
-    pub(super) dir: Option<&'a Path>,
-    /// Whether a CA that is there is replaced.
-    pub(super) force: bool,
-    /// Names besides those of the configuration.
-    pub(super) permit: &'a [String],
-    /// No name constraints at all.
-    pub(super) unconstrained: bool,
-}
-
-pub(super) fn init(args: &Args, wish: &Wish<'_>) -> Result<ExitCode, Failure> {
+pub(super) fn init(args: &Args, wish: &CaInit) -> Result<ExitCode, Failure> {
     // With a directory and no constraints, or constraints of its own, there is nothing that a file has to say.
     let free = wish.dir.is_some() && (wish.unconstrained || !wish.permit.is_empty());
     let plan = match config_path(args) {
         Err(_) if free => None,
         _ => Some(plan_without_secrets(args)?),
     };
-    let configured = match (wish.dir, &plan) {
-        (Some(dir), _) => CaPlan::Dir(dir.to_path_buf()),
+    let configured = match (&wish.dir, &plan) {
+        (Some(dir), _) => CaPlan::Dir(dir.clone()),
         (None, Some(plan)) => plan.ca.clone(),
         (None, None) => CaPlan::Memory,
     };
@@ -45,7 +32,7 @@ pub(super) fn init(args: &Args, wish: &Wish<'_>) -> Result<ExitCode, Failure> {
     let permitted = if wish.unconstrained {
         Permitted::Everything
     } else {
-        named(plan.as_ref(), wish.permit)?
+        named(plan.as_ref(), &wish.permit)?
     };
     let root = Root::generate(&Clock::system(), &permitted).map_err(Failure::of)?;
     if wish.force {

@@ -53,20 +53,22 @@ fn break_process() -> Result<(), Failure> {
     Ok(())
 }
 
+/// Says what is wrong with the command line; `--help` and `--version` arrive here too, and are no errors.
+fn usage(error: &clap::Error) -> ExitCode {
+    let code = if error.use_stderr() { 2 } else { 0 };
+    if error.print().is_ok() {
+        ExitCode::from(code)
+    } else {
+        ExitCode::from(1)
+    }
+}
+
 /// Parses the command line and does what it says.
 #[must_use]
 pub fn run() -> ExitCode {
     let args = match Args::try_parse() {
         Ok(args) => args,
-        Err(error) => {
-            // `--help` and `--version` arrive here too, and are no errors.
-            let code = if error.use_stderr() { 2 } else { 0 };
-            return if error.print().is_ok() {
-                ExitCode::from(code)
-            } else {
-                ExitCode::from(1)
-            };
-        }
+        Err(error) => return usage(&error),
     };
     log::start(&args);
     #[cfg(feature = "variants")]
@@ -79,22 +81,8 @@ pub fn run() -> ExitCode {
             verb: AuditVerb::Verify { file },
         } => audit::verify(&args, file),
         Verb::Ca {
-            verb:
-                CaVerb::Init {
-                    dir,
-                    force,
-                    permit,
-                    unconstrained,
-                },
-        } => {
-            let wish = authority::Wish {
-                dir: dir.as_deref(),
-                force: *force,
-                permit,
-                unconstrained: *unconstrained,
-            };
-            authority::init(&args, &wish)
-        }
+            verb: CaVerb::Init(wish),
+        } => authority::init(&args, wish),
         Verb::Ca { verb: CaVerb::Show } => authority::show(&args),
         Verb::Ca {
             verb: CaVerb::Bundle,

@@ -125,16 +125,27 @@ pub fn attach<C>(
         Version::HTTP_11
     };
     *request.headers_mut() = head.headers.clone();
-    let flows = !request.body().is_end_stream() && request.body().size_hint().exact().is_none();
     hop_fields(request.headers_mut(), head, wire)?;
-    if flows && !h2 {
-        // hyper would take it that a GET has no body, and drop one whose length nobody said.
-        let chunked = HeaderValue::from_static("chunked");
-        request
-            .headers_mut()
-            .insert(header::TRANSFER_ENCODING, chunked);
-    }
+    frame(&mut request);
     // From here on nothing else touches the fields: the credential is what goes out.
+    let used = set_credential(&mut request, head, lease, wire, stamp)?;
+    let (jti, nonce) = used.map_or((None, None), |(jti, nonce)| (Some(jti), nonce));
+    Ok(Armed {
+        connection,
+        request,
+        jti,
+        nonce,
+    })
+}
+
+/// Sets the service's credential, and says which proof went with it, and with which nonce.
+fn set_credential(
+    request: &mut Request<OutBody>,
+    head: &BareHead,
+    lease: &Lease,
+    wire: &Wire<'_>,
+    stamp: Stamp,
+) -> Result<Option<(Jti, Option<Nonce>)>, AttachError> {
     let mut used = None;
     match lease.form() {
         Form::Dpop { authorization, .. }
@@ -176,13 +187,18 @@ pub fn attach<C>(
         let credential = credential.and_then(|value| value.to_str().ok());
         tracing::debug!(credential, "a request is sent");
     }
-    let (jti, nonce) = used.map_or((None, None), |(jti, nonce)| (Some(jti), nonce));
-    Ok(Armed {
-        connection,
-        request,
-        jti,
-        nonce,
-    })
+    Ok(used)
+}
+
+/// hyper would take it that a GET has no body, and drop one whose length nobody said. HTTP/2 frames every body.
+fn frame(request: &mut Request<OutBody>) {
+    let flows = !request.body().is_end_stream() && request.body().size_hint().exact().is_none();
+    if flows && request.version() != Version::HTTP_2 {
+        let chunked = HeaderValue::from_static("chunked");
+        request
+            .headers_mut()
+            .insert(header::TRANSFER_ENCODING, chunked);
+    }
 }
 
 /// The fields that belong to this hop and were written by us alone.

@@ -287,6 +287,25 @@ const CODINGS: [&str; 6] = ["br", "deflate", "gzip", "identity", "x-gzip", "zstd
 /// Words in WebSocket subprotocols by which browsers send credentials for want of a field.
 const SECRET_PROTOCOLS: [&str; 5] = ["api-key", "apikey", "authorization", "bearer", "token"];
 
+/// Refuses what would make another request of this one: a method beside the method, or a way that leads back here.
+fn one_meaning(
+    fields: &HeaderMap,
+    query: Option<&str>,
+    bench: &Bench<'_>,
+) -> Result<(), StripError> {
+    if METHOD_OVERRIDES
+        .iter()
+        .any(|name| fields.contains_key(*name))
+        || query.is_some_and(overrides_method)
+    {
+        return Err(StripError(Code::MethodOverride));
+    }
+    if came_through(fields, bench.pseudonym) {
+        return Err(StripError(Code::ProxyLoop));
+    }
+    Ok(())
+}
+
 /// Strips a head.
 ///
 /// # Errors
@@ -300,16 +319,7 @@ pub fn strip(
     bench: &Bench<'_>,
 ) -> Result<Stripped, StripError> {
     let fields = &parts.headers;
-    if METHOD_OVERRIDES
-        .iter()
-        .any(|name| fields.contains_key(*name))
-        || query.is_some_and(overrides_method)
-    {
-        return Err(StripError(Code::MethodOverride));
-    }
-    if came_through(fields, bench.pseudonym) {
-        return Err(StripError(Code::ProxyLoop));
-    }
+    one_meaning(fields, query, bench)?;
     let nominated = nominated(fields);
     let mut kept = HeaderMap::with_capacity(fields.len() + 4);
     let mut removed = Vec::new();
@@ -334,12 +344,7 @@ pub fn strip(
             kept.append(name.clone(), value.clone());
         }
     }
-    clean_protocols(&mut kept);
-    // Nothing on the way reads frames, so nothing is agreed on that would change what they mean.
-    kept.remove(header::SEC_WEBSOCKET_EXTENSIONS);
-    if *bench.slot != Slot::Nothing {
-        clean_codings(&mut kept);
-    }
+    clean_offers(&mut kept, bench.slot);
     let query = clean_query(query, &mut seen, bench)?;
     if bench.mode == PlaceholderMode::Required
         && *bench.slot != Slot::Nothing
@@ -412,6 +417,16 @@ pub fn strip_trailers(trailers: HeaderMap, slot: &Slot) -> HeaderMap {
         }
     }
     kept
+}
+
+/// Leaves out of what the agent offers to talk what nobody here could follow.
+fn clean_offers(headers: &mut HeaderMap, slot: &Slot) {
+    clean_protocols(headers);
+    // Nothing on the way reads frames, so nothing is agreed on that would change what they mean.
+    headers.remove(header::SEC_WEBSOCKET_EXTENSIONS);
+    if *slot != Slot::Nothing {
+        clean_codings(headers);
+    }
 }
 
 /// Leaves out subprotocols that are credentials in disguise.

@@ -13,7 +13,9 @@ use super::issuer::{AuthError, Client, Issuer};
 use super::settings::{CredentialSettings, IssuerSettings, OauthSettings, Settings};
 use super::transport::Lines;
 use crate::credential::{BadToken, Lease, LeaseFacts};
-use crate::vocab::{AgentName, Binding, Clock, Generation, GrantId, ScopeSet, Secret, ServiceName};
+use crate::vocab::{
+    AgentName, Authority, Binding, Clock, Generation, GrantId, ScopeSet, Secret, ServiceName,
+};
 
 /// Parameters of a token request that tokenward sets itself.
 const OWN_PARAMETERS: &[&str] = &[
@@ -156,7 +158,26 @@ impl Catalogue {
             };
             services.insert(name, offer);
         }
-        Ok(Self { services })
+        let catalogue = Self { services };
+        catalogue.introduce_issuers();
+        Ok(catalogue)
+    }
+}
+
+impl Catalogue {
+    /// Tells each issuer where the others are: its metadata may not lead there.
+    fn introduce_issuers(&self) {
+        let issuers = || {
+            let offers = self.services.values();
+            offers.filter_map(|offer| match &offer.kind {
+                Kind::Oauth { client, .. } => Some(client.issuer()),
+                Kind::Fixed(_) => None,
+            })
+        };
+        let all: Vec<Authority> = issuers().map(|issuer| issuer.authority().clone()).collect();
+        for issuer in issuers() {
+            issuer.introduce(&all);
+        }
     }
 }
 

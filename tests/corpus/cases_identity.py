@@ -49,25 +49,32 @@ def run(house, mark):
     a, b = annex.tokens["A"], annex.tokens["B"]
     agent = annex.agents["A"]
     rows = [
-        [], ["Proxy-Authorization:"], ["Proxy-Authorization: Basic"], ["Proxy-Authorization: Basic "], ["Proxy-Authorization: Basic ====="],
-        ["Proxy-Authorization: Basic !!!"], ["Proxy-Authorization: " + basic("A", a).split()[2]], ["Proxy-Authorization: Negotiate abc"],
+        [], ["Proxy-Authorization:"], ["Proxy-Authorization: Basic"], ["Proxy-Authorization: Basic "],
+        ["Proxy-Authorization: Basic ====="],
+        ["Proxy-Authorization: Basic !!!"], ["Proxy-Authorization: " + basic("A", a).split()[2]],
+        ["Proxy-Authorization: Negotiate abc"],
         ["Proxy-Authorization: Digest username=\"A\""], ["Proxy-Authorization: Bearer"], ["Proxy-Authorization: Bearer x"],
-        [basic("A", "wrong")], [basic("A", "")], [basic("A", a[:-1])], [basic("A", a + "x")], [basic("A", a.upper())], [basic("A", " " + a)],
-        [basic("A", b)], [basic("B", a)], [basic("Z", a)], [basic("", a)], [basic("a", a)], [basic("A ", a)], [basic("A", f"A:{a}")],
+        [basic("A", "wrong")], [basic("A", "")], [basic("A", a[:-1])], [basic("A", a + "x")], [basic("A", a.upper())],
+        [basic("A", " " + a)],
+        [basic("A", b)], [basic("B", a)], [basic("Z", a)], [basic("", a)], [basic("a", a)], [basic("A ", a)],
+        [basic("A", f"A:{a}")],
         [basic(b"A\0", a.encode())], [basic(b"\xff\xfe", b"\xff\x00")], [basic(b"A", a.encode() + b"\0")],
         ["Proxy-Authorization: Basic " + base64.b64encode(a.encode()).decode()],
         # What an operator stores of it opens nothing.
-        [basic("A", hashlib.sha256(a.encode()).hexdigest())], ["Proxy-Authorization: Bearer " + hashlib.sha256(a.encode()).hexdigest()],
+        [basic("A", hashlib.sha256(a.encode()).hexdigest())],
+        ["Proxy-Authorization: Bearer " + hashlib.sha256(a.encode()).hexdigest()],
         # The right one in another place.
         [basic("A", a).replace("Proxy-", "")], [basic("A", a).replace("Proxy-", "X-Proxy-")], [f"Cookie: proxy=A:{a}"],
         [basic("A", a).replace("Proxy-Authorization", "Proxy_Authorization")],
     ]
     for number, lines in enumerate(rows):
         answer = connect(agent, lines, f"127.0.7.{number + 1}")
-        fail_unless(answer.status == 407 and answer.code == "agent-unauthenticated", "row", number, lines[:1], answer.status, answer.code)
+        fail_unless(answer.status == 407 and answer.code == "agent-unauthenticated", "row", number, lines[:1], answer.status,
+                    answer.code)
         fail_unless(answer.values("proxy-authenticate"), "no challenge in row", number)
     # Two of them, a good one among them: nobody says which counts.
-    for number, lines in enumerate(([basic("A", a), basic("A", "x")], [basic("A", "x"), basic("A", a)], [basic("A", a), basic("B", b)])):
+    for number, lines in enumerate(([basic("A", a), basic("A", "x")], [basic("A", "x"), basic("A", a)],
+                                    [basic("A", a), basic("B", b)])):
         expect(connect(agent, lines, f"127.0.8.{number + 1}"), 407, 400)
     # Bytes that are no text, and too many of them.
     expect(connect(agent, ["Proxy-Authorization: Basic \xff\xfe\xe9"], "127.0.8.10"), 407, 400)
@@ -126,19 +133,23 @@ def run(house, mark):
 def run(house, mark):
     def value(who, variable):
         document = house.placeholders[who]
-        return document.get(variable) or next(v for d in document.values() if isinstance(d, dict) for k, v in d.items() if k == variable)
+        return document.get(variable) or next(v for d in document.values() if isinstance(d, dict) for k,
+                                              v in d.items() if k == variable)
     theirs = [value("A", "RW_TOKEN"), value("A", "RO_TOKEN"), value("A", "ECHO_PH")]
     own_other = value("B", "RO_TOKEN")
     for placeholder in [*theirs, own_other]:
-        for line in (f"Authorization: Bearer {placeholder}", f"Authorization: DPoP {placeholder}", f"authorization: token {placeholder}",
+        for line in (f"Authorization: Bearer {placeholder}", f"Authorization: DPoP {placeholder}",
+                     f"authorization: token {placeholder}",
                      f"Authorization: Basic {base64.b64encode(f'x:{placeholder}'.encode()).decode()}"):
             expect(house.B.ask(RW, head(RW, "GET /v1/items HTTP/1.1", line)), (403, "placeholder-mismatch"))
     fail_unless(not mark.at(RW), "it went out")
     expect(house.B.ask(RW, head(RW, "GET /v1/items HTTP/1.1", f"Authorization: Bearer {value('B', 'RW_TOKEN')}")), 200)
 
 
-FORGED = ["X-Forwarded-For: 10.0.0.1", "X-Real-IP: 10.0.0.1", "Forwarded: for=10.0.0.1", "Via: 1.1 A", "X-Tokenward-Agent: A", "X-Agent: A",
-          "X-Remote-User: A", "Remote-User: A", "X-Client-Cert: A", "X-Forwarded-Client-Cert: By=spiffe://x/A", "X-Forwarded-User: A", "From: A"]
+FORGED = ["X-Forwarded-For: 10.0.0.1", "X-Real-IP: 10.0.0.1", "Forwarded: for=10.0.0.1", "Via: 1.1 A", "X-Tokenward-Agent: A",
+          "X-Agent: A",
+          "X-Remote-User: A", "Remote-User: A", "X-Client-Cert: A", "X-Forwarded-Client-Cert: By=spiffe://x/A",
+          "X-Forwarded-User: A", "From: A"]
 
 
 @case("O03", "fields that claim to be A", lines_wanted=0)
@@ -148,11 +159,13 @@ def run(house, mark):
     stream.close()
     expect(answer, (403, "destination-denied"))
     # Inside the tunnel: B's own request stays B's, A's proxy credential (which B may have stolen) included.
-    expect(house.B.ask(RO, head(RO, "GET /v1/items/1 HTTP/1.1", *FORGED, f"Proxy-Authorization: Basic {base64.b64encode(b'A:x').decode()}")), 200)
+    expect(house.B.ask(RO, head(RO, "GET /v1/items/1 HTTP/1.1", *FORGED,
+                                f"Proxy-Authorization: Basic {base64.b64encode(b'A:x').decode()}")), 200)
     for line in mark.lines():
         fail_unless(line["agent"] == "B", "a line names", line["agent"])
     fields = [n for r in mark.at(RO) for n, _ in r.fields]
-    fail_unless(not any(n in fields for n in ("x-tokenward-agent", "proxy-authorization", "x-forwarded-for", "forwarded", "x-real-ip")), fields)
+    fail_unless(not any(n in fields for n in ("x-tokenward-agent", "proxy-authorization", "x-forwarded-for", "forwarded",
+                                              "x-real-ip")), fields)
     # Via is for who comes after us: what was there stays, and ours is the last.
     fail_unless(all("tokenward" in r.values("via")[-1] for r in mark.at(RO)), "Via")
 
@@ -176,7 +189,8 @@ def run(house, mark):
 @case("O04", "a proxy credential in a URL is in no line", private=True, lines_wanted=None)
 def run(house, mark):
     token = house.secrets["A_TOKEN"]
-    for line in (f"GET http://A:{token}@plain.test/ HTTP/1.1", f"CONNECT A:{token}@{RO}:443 HTTP/1.1", f"GET http://{token}@plain.test/ HTTP/1.1",
+    for line in (f"GET http://A:{token}@plain.test/ HTTP/1.1", f"CONNECT A:{token}@{RO}:443 HTTP/1.1",
+                 f"GET http://{token}@plain.test/ HTTP/1.1",
                  f"CONNECT {token}@{RO}:443 HTTP/1.1", f"CONNECT A:{token}@evil.test:443 HTTP/1.1"):
         with house.A.plain() as stream:
             stream.send(f"{line}\r\nHost: plain.test\r\n{house.A.authorization}\r\n")
@@ -197,7 +211,8 @@ def run(house, mark):
         refused = house.ro.judge(record)
         if refused:
             return 401, [("www-authenticate", 'DPoP error="invalid_token"')], refused
-        fields = [("cache-control", "public, max-age=3600, immutable, s-maxage=3600"), ("etag", '"one"'), ("expires", "Fri, 01 Jan 2100 00:00:00 GMT"),
+        fields = [("cache-control", "public, max-age=3600, immutable, s-maxage=3600"), ("etag", '"one"'),
+                  ("expires", "Fri, 01 Jan 2100 00:00:00 GMT"),
                   ("age", "0"), ("last-modified", "Thu, 01 Jan 2015 00:00:00 GMT")]
         return 200, fields, secrets.token_hex(16)
     house.origins[RO].behave = behave
@@ -213,14 +228,16 @@ def run(house, mark):
     fail_unless(len(tokens) == 2, len(tokens), "tokens for two agents")
     connections = {t: {r.connection for r in seen if r.values("authorization")[0] == t} for t in tokens}
     fail_unless(not set.intersection(*connections.values()), "A and B shared a connection")
-    fail_unless(not [n for r in seen for n, _ in r.fields if n in ("if-none-match", "if-modified-since")], "it asked for what it has")
+    fail_unless(not [n for r in seen for n, _ in r.fields if n in ("if-none-match", "if-modified-since")],
+                "it asked for what it has")
 
 
 @case("O06", "A's answers are A's", private=True)
 def run(house, mark):
     issuer, api = realm(house, "o06")
     issuer.secret = secrets.token_urlsafe(24)
-    annex = Annex(house, {"api": oauth("own", api.host)}, who=("A", "B"), issuers={"own": issuer.url}, environment={"AS_SECRET": issuer.secret},
+    annex = Annex(house, {"api": oauth("own", api.host)}, who=("A", "B"), issuers={"own": issuer.url},
+                  environment={"AS_SECRET": issuer.secret},
                   owners=[issuer], log="error")
 
     def behave(record, conversation):
@@ -229,7 +246,8 @@ def run(house, mark):
             return 401, [("www-authenticate", 'DPoP error="invalid_token"')], refused
         owner = issuer.tokens[record.values("authorization")[0][5:]][0]
         time.sleep(secrets.randbelow(5) / 1000)
-        return 200, [("content-type", "application/json")], json.dumps({"owner": owner, "said": record.values("x-who"), "target": record.target,
+        return 200, [("content-type", "application/json")], json.dumps({"owner": owner, "said": record.values("x-who"),
+                "target": record.target,
                                                                         "pad": "x" * secrets.randbelow(3000)})
     house.origins[api.host].behave = behave
     owners, wrong = {"A": set(), "B": set()}, []
@@ -249,10 +267,12 @@ def run(house, mark):
 
     def h2(who, part):
         with annex.agents[who].h2(api.host) as connection:
-            targets = {connection.request(connection.head(api.host, f"/{part}/{i}?same", more=[("x-who", who)])): f"/{part}/{i}?same" for i in range(40)}
+            targets = {connection.request(connection.head(api.host, f"/{part}/{i}?same",
+                                                          more=[("x-who", who)])): f"/{part}/{i}?same" for i in range(40)}
             for number, target in targets.items():
                 judge(who, target, connection.wait(number))
-    threads = [threading.Thread(target=kind, args=(who, f"{kind.__name__}{n}"), daemon=True) for who in "AB" for kind in (h1, h2) for n in range(2)]
+    threads = [threading.Thread(target=kind, args=(who, f"{kind.__name__}{n}"), daemon=True) for who in "AB" for kind in (h1,
+            h2) for n in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -303,11 +323,13 @@ def run(house, mark):
         while len([r for r in mark.at(host) if "hang" in r.target]) < 4 and time.monotonic() < end:
             time.sleep(0.02)
         time.sleep(0.2)
-        fail_unless(len([r for r in mark.at(host) if "hang" in r.target]) == 4, "under way:", len([r for r in mark.at(host) if "hang" in r.target]))
+        fail_unless(len([r for r in mark.at(host) if "hang" in r.target]) == 4, "under way:",
+                    len([r for r in mark.at(host) if "hang" in r.target]))
         calm()
         release.set()
         outcomes = [c.wait(number) for c, number in asked]
-        fail_unless({o.status for o in outcomes} <= {200, 429, 503, 0} and sum(o.status == 200 for o in outcomes) >= 4, [o.status for o in outcomes])
+        fail_unless({o.status for o in outcomes} <= {200, 429, 503, 0} and sum(o.status == 200 for o in outcomes) >= 4,
+                    [o.status for o in outcomes])
     finally:
         release.set()
         for connection in hanging:

@@ -20,7 +20,7 @@ from agent import Closed
 from annex import Annex, annexed, oauth, realm
 from cases import case, expect, head, waits
 from house import fail_unless
-from origins import base64url, ordinary, unpadded
+from origins import DpopApi, base64url, ordinary, unpadded
 
 RO = "api.ro.test"
 JSON = [("content-type", "application/json")]
@@ -159,7 +159,8 @@ def run(house, mark):
     origin.behave, api.nonce = origin.default, None
 
     # Spellings of the same challenge.
-    for value in ('dpop error="use_dpop_nonce"', "DPoP error=use_dpop_nonce", ["Basic realm=\"a, DPoP x\"", 'DPoP error="use_dpop_nonce"'],
+    for value in ('dpop error="use_dpop_nonce"', "DPoP error=use_dpop_nonce",
+                  ["Basic realm=\"a, DPoP x\"", 'DPoP error="use_dpop_nonce"'],
                   'Bearer realm="x", DPoP algs="ES256", error="use_dpop_nonce"'):
         agent, fresh = next(agents), secrets.token_urlsafe(8)
 
@@ -231,6 +232,31 @@ def run(house, mark):
         fail_unless(issuer.asked - before == 1, issuer.asked - before, "token requests")
 
 
+@case("N03", "a nonce goes back to the origin that gave it, and a cold start asks once", private=True)
+def run(house, mark):
+    issuer, api = realm(house, "n03a")
+    other = DpopApi(issuer, "api-n03b.test")
+    house.open_origin(other.host).default = other.behave
+    house.origins[other.host].reset()
+    house.credentialed.add(other.host)
+    issuer.secret = secrets.token_urlsafe(24)
+    annex = Annex(house, {"one": oauth("own", api.host), "two": oauth("own", other.host)}, issuers={"own": issuer.url},
+                  environment={"AS_SECRET": issuer.secret}, owners=[issuer])
+    agent, api.nonce = annex.agents["A"], "of-one"
+    # Twelve requests that all need the first token: one token request, and each is challenged at most once.
+    with agent.h2(api.host) as connection:
+        for number in [connection.request(connection.head(api.host, f"/{i}")) for i in range(12)]:
+            expect(connection.wait(number), 200)
+    fail_unless(issuer.asked == 1, issuer.asked, "token requests")
+    targets = [r.target for r in mark.at(api.host)]
+    fail_unless(all(targets.count(t) <= 2 for t in targets), "challenged more than once:", targets)
+    expect(agent.get(other.host, "/x"), 200)
+    foreign = [proof(r)[1].get("nonce") for host in (other.host, issuer.host) for r in mark.at(host) if r.values("dpop")]
+    fail_unless(foreign and not any(foreign), "a nonce went elsewhere:", foreign)
+    keys = {host: {json.dumps(proof(r)[0]["jwk"], sort_keys=True) for r in mark.at(host)} for host in (api.host, other.host)}
+    fail_unless(not keys[api.host] & keys[other.host], "two services share a key")
+
+
 @case("N04", "no proof twice: connections, agents, restarts, replicas", private=True)
 def run(house, mark):
     annex, issuer, api = annexed(house, "n04", who=names(2), log="info")
@@ -246,7 +272,8 @@ def run(house, mark):
         annex.again("info")
     for agent in annex.agents.values():
         many(agent, 5)
-    claims = [proof(r)[1]["jti"] for host in (api.host, issuer.host) for r in mark.at(host) if r.method == "POST" or host == api.host]
+    claims = [proof(r)[1]["jti"] for host in (api.host,
+                                              issuer.host) for r in mark.at(host) if r.method == "POST" or host == api.host]
     fail_unless(len(claims) >= 250, len(claims), "proofs")
     fail_unless(len(set(claims)) == len(claims), len(claims) - len(set(claims)), "proofs came twice")
     fail_unless(all(len(unpadded(c)) >= 16 for c in claims), "a jti of less than 128 bits")
@@ -294,7 +321,8 @@ def run(house, mark):
     house.origins[api.host].behave = lambda r, c: refused
     expect(quick(annex.agents["a0"].get, api.host, "/x"), (502, "dpop-proof-rejected"))
     fail_unless(len(mark.at(api.host)) <= 2, len(mark.at(api.host)), "requests")
-    issuer.answer = lambda r, c: (400, [*JSON, ("date", formatdate(time.time() + 90, usegmt=True))], '{"error":"invalid_dpop_proof"}')
+    issuer.answer = lambda r, c: (400, [*JSON, ("date", formatdate(time.time() + 90, usegmt=True))],
+                                  '{"error":"invalid_dpop_proof"}')
     before = issuer.asked
     answer = quick(annex.agents["a1"].get, api.host, "/x")
     expect(answer, (403, "client-misconfigured"), 503)
@@ -340,12 +368,25 @@ def run(house, mark):
             document = {k: v for k, v in json.loads(body).items() if k not in drop}
             return status, fields, json.dumps(document)
         return answer
+    def revocable(record, conversation):
+        if record.target == "/revoke":
+            return 200, [], ""
+        status, fields, body = issuer.behave(record, conversation)
+        if "well-known" in record.target:
+            body = json.dumps({**json.loads(body), "revocation_endpoint": f"{issuer.url}/revoke"})
+        return status, fields, body
+    house.origins[issuer.host].behave = revocable
     for kind in kinds:
         issuer.answer = answers({"token_type": kind}, ("token_type",) if kind is None else ())
         answer = quick(next(agents).get, api.host, "/x")
         expect(answer, (502, "downgrade-refused"), *([(503, "as-unavailable")] if kind == 7 else []))
         fail_unless(not mark.at(api.host), "the API saw a token of type", kind)
     fail_unless(len(annex.events("downgrade.refused")) >= len(kinds) - 1, "events:", len(annex.events("downgrade.refused")))
+    # What is not taken is handed back (RFC 7009), where the issuer has an endpoint for it: nobody else may find it in use.
+    # (Metadata is read once an hour, so this realm's has had it from the start.)
+    revoked = [urllib.parse.parse_qs(r.body.decode()) for r in mark.at(issuer.host) if r.target == "/revoke"]
+    fail_unless(len(revoked) >= len(kinds) - 1 and all(f["token"][0] in issuer.tokens for f in revoked), len(revoked),
+                "handed back")
     # A JWT that names another key.
     claims = base64url(json.dumps({"cnf": {"jkt": base64url(secrets.token_bytes(32))}}).encode())
     jwt = f"{base64url(b'{}')}.{claims}.{base64url(secrets.token_bytes(32))}"
@@ -405,12 +446,15 @@ SPOILT = [
     ((200, JSON, token_answer(access_token="")), [UNAVAILABLE]), ((200, JSON, token_answer(access_token=7)), [UNAVAILABLE]),
     ((200, JSON, token_answer(access_token="a\r\nX-Evil: 1")), [UNAVAILABLE]),
     ((200, JSON, token_answer(access_token="a\u0000b")), [UNAVAILABLE]),
-    ((200, JSON, token_answer(access_token="a b")), [UNAVAILABLE]), ((200, JSON, token_answer(access_token="\u00e9")), [UNAVAILABLE]),
+    ((200, JSON, token_answer(access_token="a b")), [UNAVAILABLE]),
+    ((200, JSON, token_answer(access_token="\u00e9")), [UNAVAILABLE]),
     ((200, JSON, token_answer(access_token="x" * 40_000)), [UNAVAILABLE]),
     ((200, JSON, token_answer(scope=["a"])), [UNAVAILABLE]),
     ((200, JSON, "null"), [UNAVAILABLE]), ((200, JSON, "[]"), [UNAVAILABLE]), ((200, JSON, '"x"'), [UNAVAILABLE]),
-    ((200, JSON, ""), [UNAVAILABLE]), ((200, JSON, token_answer()[:-5]), [UNAVAILABLE]), ((200, JSON, token_answer() + "x"), [UNAVAILABLE]),
-    ((200, JSON, b"\xff\xfe{}"), [UNAVAILABLE]), ((200, [*JSON, ("content-encoding", "gzip")], gzip.compress(token_answer().encode())), [UNAVAILABLE]),
+    ((200, JSON, ""), [UNAVAILABLE]), ((200, JSON, token_answer()[:-5]), [UNAVAILABLE]),
+    ((200, JSON, token_answer() + "x"), [UNAVAILABLE]),
+    ((200, JSON, b"\xff\xfe{}"), [UNAVAILABLE]),
+    ((200, [*JSON, ("content-encoding", "gzip")], gzip.compress(token_answer().encode())), [UNAVAILABLE]),
     ((401, JSON, '{"error":"invalid_client","error_description":"no"}'), [MISCONFIGURED]),
     ((400, JSON, '{"error":"<script>"}'), [MISCONFIGURED]),
     ((400, JSON, '{"error":"invalid_grant"}'), [(403, "reauthorization-required")]),
@@ -505,7 +549,8 @@ def run(house, mark):
         base = {"issuer": issuer.url + path, "token_endpoint": f"{issuer.url}/token", "response_types_supported": ["code"],
                 "dpop_signing_alg_values_supported": ["ES256"]}
         return json.dumps({k: v for k, v in {**base, **changed}.items() if v is not ...})
-    text = lambda body, kind="application/json", status=200, more=(): (status, [("content-type", kind), *more], body)  # noqa: E731
+    text = lambda body, kind="application/json", status=200, more=(): (status, [("content-type", kind), *more],
+            body)  # noqa: E731
     rows = [
         # The issuer that it claims to be.
         lambda p: text(document(p, issuer=good.url)), lambda p: text(document(p, issuer=issuer.url + p + "/")),
@@ -513,8 +558,10 @@ def run(house, mark):
         lambda p: text(document(p, issuer=[issuer.url + p])), lambda p: text(document(p, issuer=f"https://as-n12.test:443{p}")),
         lambda p: text('{"issuer":"' + good.url + '",' + document(p)[1:]),
         # The endpoint that it names.
-        lambda p: text(document(p, token_endpoint="http://as-n12.test/token")), lambda p: text(document(p, token_endpoint="/token")),
-        lambda p: text(document(p, token_endpoint="https://as-n12.test@evil.test/token")), lambda p: text(document(p, token_endpoint=...)),
+        lambda p: text(document(p, token_endpoint="http://as-n12.test/token")),
+        lambda p: text(document(p, token_endpoint="/token")),
+        lambda p: text(document(p, token_endpoint="https://as-n12.test@evil.test/token")),
+        lambda p: text(document(p, token_endpoint=...)),
         lambda p: text(document(p, token_endpoint="https://as-n12.test/token#x")),
         lambda p: text(document(p, token_endpoint="https://127.0.0.1/token")),
         lambda p: text(document(p, token_endpoint="https://169.254.169.254/token")),
@@ -541,13 +588,15 @@ def run(house, mark):
         services[f"s{n}"] = oauth(f"i{n}", api.host)
         issuers[f"i{n}"], allowed[f"a{n}"] = issuer.url + path, [f"s{n}"]
         agents.append(f"a{n}")
-    annex = Annex(house, services, who=agents, allowed=allowed, issuers=issuers, environment={"AS_SECRET": issuer.secret}, owners=[issuer, good])
+    annex = Annex(house, services, who=agents, allowed=allowed, issuers=issuers, environment={"AS_SECRET": issuer.secret},
+                  owners=[issuer, good])
     before, before_good = issuer.asked, good.asked
     for n, name in enumerate(agents):
         answer = quick(annex.agents[name].get, api.host, "/x")
         fail_unless(answer.status in (403, 502, 503, 504) and answer.code, "row", n, "answered", answer.status, answer.body[:100])
         fail_unless(b"://" not in answer.body.replace(b"urn:", b""), "row", n, "tells", answer.body)
-    fail_unless(issuer.asked == before and good.asked == before_good, "the client's secret was sent to", issuer.asked - before, good.asked - before_good)
+    fail_unless(issuer.asked == before and good.asked == before_good, "the client's secret was sent to", issuer.asked - before,
+                good.asked - before_good)
     fail_unless(not mark.at(api.host) and not mark.at(wrong.name), "a request went out")
     fail_unless("evil.test" not in mark.dialled() and "as.test" not in mark.dialled(), "dialled", mark.dialled())
 
@@ -566,7 +615,8 @@ def run(house, mark):
     house.origins[bad.host].behave = behave
     services = {"bad": oauth("bad", api.host, secret="{secret_post: {env: BAD}}"),
                 "good": oauth("good", good_api.host, secret="{secret_post: {env: GOOD}}")}
-    annex = Annex(house, services, issuers={"bad": bad.url, "good": good.url}, environment={"BAD": bad.secret, "GOOD": good.secret},
+    annex = Annex(house, services, issuers={"bad": bad.url, "good": good.url},
+                  environment={"BAD": bad.secret, "GOOD": good.secret},
                   owners=[bad, good])
     good.answer = lambda r, c: (400, JSON, '{"error":"invalid_client"}')
     answer = quick(annex.agents["A"].get, api.host, "/x")
@@ -596,7 +646,7 @@ def run(house, mark):
         if kind == "basic":
             pair = base64.b64decode(basic[0].split()[1]).decode()
             who, _, told = pair.partition(":")
-            good = urllib.parse.unquote_plus(who) == "corpus" and urllib.parse.unquote_plus(told) == issuer.secret and "client_secret" not in form
+            good = [urllib.parse.unquote_plus(t) for t in (who, told)] == ["corpus", issuer.secret] and "client_secret" not in form
         elif kind == "post":
             good = form["client_secret"] == issuer.secret and form["client_id"] == "corpus"
         elif kind == "jwt":
@@ -631,20 +681,25 @@ def run(house, mark):
     # What nobody but the issuer may see, at trace level too. (The oracle looks for the secrets themselves.)
     written = annex.written()
     for assertion in assertions:
-        fail_unless(assertion.encode() not in written and assertion.split(".")[2].encode() not in written, "an assertion was written")
+        fail_unless(assertion.encode() not in written and assertion.split(".")[2].encode() not in written,
+                    "an assertion was written")
     fail_unless(b"\n".join(key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8,
-                                             serialization.NoEncryption()).splitlines()[1:-1]) not in written, "the key was written")
+                                             serialization.NoEncryption()).splitlines()[1:-1]) not in written,
+                                             "the key was written")
 
 
 @case("N13", "issuers that throw our secret back at us", private=True)
 def run(house, mark):
     annex, issuer, api = annexed(house, "n13echo", who=names(5))
     answers = [
-        lambda r, c: (400, JSON, json.dumps({"error": "invalid_client", "error_description": issuer.secret, "error_uri": f"https://x/{issuer.secret}"})),
+        lambda r, c: (400, JSON, json.dumps({"error": "invalid_client", "error_description": issuer.secret,
+                                             "error_uri": f"https://x/{issuer.secret}"})),
         lambda r, c: (401, [*JSON, ("www-authenticate", f'Basic realm="{issuer.secret}"')], '{"error":"invalid_client"}'),
-        lambda r, c: (500, [("content-type", "text/plain")], f"panic at {issuer.secret} {r.values('authorization')} {r.values('dpop')}"),
+        lambda r, c: (500, [("content-type", "text/plain")],
+                      f"panic at {issuer.secret} {r.values('authorization')} {r.values('dpop')}"),
         lambda r, c: (302, [("location", f"https://evil.test/?s={issuer.secret}")], ""),
-        lambda r, c: (200, [*JSON, ("set-cookie", f"s={issuer.secret}")], issuer.grant(r, {"refresh_token": issuer.secret, "id_token": issuer.secret,
+        lambda r, c: (200, [*JSON, ("set-cookie", f"s={issuer.secret}")],
+                      issuer.grant(r, {"refresh_token": issuer.secret, "id_token": issuer.secret,
                                                                                           "error_description": issuer.secret})[2]),
     ]
     for answer, agent in zip(answers, annex.agents.values()):
@@ -674,7 +729,8 @@ def run(house, mark):
     asked = [set(f["scope"].split()) if "scope" in f else None for f in forms()]
     fail_unless(asked == [{"items:read", "items:list"}, {"items:write"}, None], "asked for", asked)
     tokens = [r.values("authorization")[0][5:] for r in mark.at(api.host)]
-    fail_unless([set(issuer.tokens[t][2].split()) for t in tokens] == [{"items:read", "items:list"}, {"items:write"}, set()], "a token of other scopes was used")
+    fail_unless([set(issuer.tokens[t][2].split()) for t in tokens] == [{"items:read", "items:list"}, {"items:write"}, set()],
+                "a token of other scopes was used")
     # More than asked for, another one, less: not used, and somebody hears of it.
     for granted in ("items:read items:list admin", "admin", "items:read", ""):
         issuer.answer = lambda r, c, g=granted: issuer.grant(r, {"scope": g})

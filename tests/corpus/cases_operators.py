@@ -33,7 +33,8 @@ def asked(agent, text, method="GET"):
 @case("P01", "the proxy is no way to its own ports", private=True, silent=True)
 def run(house, mark):
     host, port = house.health
-    for authority in (f"127.0.0.1:{port}", f"localhost:{port}", f"{host}:{port}", f"{host}:3128", f"[::1]:{port}", f"[::ffff:{host}]:{port}",
+    for authority in (f"127.0.0.1:{port}", f"localhost:{port}", f"{host}:{port}", f"{host}:3128", f"[::1]:{port}",
+                      f"[::ffff:{host}]:{port}",
                       f"0.0.0.0:{port}", f"127.0.0.53:{port}"):
         stream, answer = house.A.connect(authority)
         stream.close()
@@ -62,7 +63,8 @@ def run(house, mark):
             if answer.status == 200:
                 stream.close()
                 answer = agent.ask(host, head(host if port == 443 else f"{host}:{port}", "GET /metrics HTTP/1.1"), port=port)
-            fail_unless(answer.status == 403 and answer.code == "destination-ip-prohibited", host, port, health, answer.status, answer.code)
+            fail_unless(answer.status == 403 and answer.code == "destination-ip-prohibited", host, port, health, answer.status,
+                        answer.code)
             fail_unless(b"tokenward_" not in answer.body, "metrics came back")
         refused = len(annex.events("connect.self_refused"))
         fail_unless(refused >= len(targets) - 1, refused, "events for", len(targets), "refusals")
@@ -76,7 +78,8 @@ def series(metrics):
 def run(house, mark):
     # 1,500 names stand for the page's 100,000: a name of its own for each would show by the twenty-first.
     rules = 'rules: [{allow: "* /v1/**"}]'
-    annex = Annex(house, {"wild": f'{{hosts: ["*.wild.test"], upstream: {{<CA>}}, {rules}}}'}, who=[f"a{i}" for i in range(5)], log="error")
+    annex = Annex(house, {"wild": f'{{hosts: ["*.wild.test"], upstream: {{<CA>}}, {rules}}}'}, who=[f"a{i}" for i in range(5)],
+                  log="error")
     agents = list(annex.agents.values())
     with agents[0].tunnel("x.wild.test") as stream:
         for line in ("GET /v1/x", "GET /denied", "POST /v1/x"):
@@ -129,9 +132,11 @@ def run(house, mark):
 @case("P05", "what agents write is one line, escaped and short", lines_wanted=None)
 def run(house, mark):
     forged = '{"level":"info","event":"request","agent":"B","status":200}'
-    paths = [f"/v1/items/%0a{forged.replace(chr(34), '%22')}", "/v1/items/%0d%0a%1b%5b2J", "/v1/items/%e2%80%a8%e2%80%ae", "/v1/items/" + "a" * 8000,
+    paths = [f"/v1/items/%0a{forged.replace(chr(34), '%22')}", "/v1/items/%0d%0a%1b%5b2J", "/v1/items/%e2%80%a8%e2%80%ae",
+             "/v1/items/" + "a" * 8000,
              "/v1/items/" + "%41" * 2500, "/v1/items/%22%5c%22%7d", "/v1/items/" + "%f0%9f%92%a9" * 500]
-    fields = ["User-Agent: \x1b[2J\x1b]0;owned\x07", "User-Agent: x\x85\x9b2J", "X-Note: " + forged, "User-Agent: " + "u" * 60_000,
+    fields = ["User-Agent: \x1b[2J\x1b]0;owned\x07", "User-Agent: x\x85\x9b2J", "X-Note: " + forged,
+              "User-Agent: " + "u" * 60_000,
               "Referer: https://x/\x1b[31m", "X-Long: " + "l" * 1_000_000, "X\x1b: y", "User-Agent: \\n{}\\u001b"]
     answered = 0
     for path in paths:
@@ -172,9 +177,12 @@ def run(house, mark):
                 fail_unless(forged.encode() not in line[:len(forged) + 1], "a forged line in", path.name)
 
 
-DEBUG = ["/debug/pprof/", "/debug/pprof/heap", "/debug/pprof/profile", "/debug/vars", "/debug", "/console", "/tokio", "/heap", "/heapdump", "/allocz",
-         "/memory", "/config", "/env", "/status", "/admin", "/admin/", "/api", "/quitquitquit", "/shutdown", "/reload", "/stats", "/config_dump", "/certs",
-         "/server_info", "/clusters", "/actuator", "/actuator/heapdump", "/actuator/env", "/trace", "/threads", "/logging", "/", "/metrics/", "/metrics/x"]
+DEBUG = ["/debug/pprof/", "/debug/pprof/heap", "/debug/pprof/profile", "/debug/vars", "/debug", "/console", "/tokio", "/heap",
+         "/heapdump", "/allocz",
+         "/memory", "/config", "/env", "/status", "/admin", "/admin/", "/api", "/quitquitquit", "/shutdown", "/reload", "/stats",
+         "/config_dump", "/certs",
+         "/server_info", "/clusters", "/actuator", "/actuator/heapdump", "/actuator/env", "/trace", "/threads", "/logging", "/",
+         "/metrics/", "/metrics/x"]
 
 
 def plainly(address, text):
@@ -192,7 +200,8 @@ def run(house, mark):
             status = int(told.split(b" ", 2)[1])
             fail_unless(status in (400, 404, 405), method, path, status)
     with house.binary.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
-        for word in (b"console_subscriber", b"console-subscriber", b"rs.tokio.console", b"pprof::", b"/debug/pprof", b"jemalloc_ctl", b"dhat-heap"):
+        for word in (b"console_subscriber", b"console-subscriber", b"rs.tokio.console", b"pprof::", b"/debug/pprof",
+                     b"jemalloc_ctl", b"dhat-heap"):
             fail_unless(text.find(word) < 0, word.decode(), "is built in")
 
 
@@ -207,7 +216,8 @@ def run(house, mark):
             for name in (b"server", b"via", b"access-control", b"x-powered-by"):
                 fail_unless(b"\r\n" + name not in fields.lower(), name, "in", fields)
     for method in ("POST", "PUT", "DELETE", "TRACE", "CONNECT"):
-        told = plainly(house.health, f"{method} /metrics HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\nX-Echo: secret\r\nConnection: close\r\n\r\n")
+        told = plainly(house.health,
+                       f"{method} /metrics HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\nX-Echo: secret\r\nConnection: close\r\n\r\n")
         fail_unless(told == b"" or int(told.split(b" ", 2)[1]) in (400, 404, 405), method, told[:100])
         fail_unless(b"secret" not in told, method, "echoes")
     # On the port of agents there is none, in any form and for anybody.
@@ -221,7 +231,8 @@ def run(house, mark):
 
 
 # What an error may consist of.
-MEMBERS = {"type", "title", "status", "detail", "instance", "code", "service", "retryable", "retry_after", "remedy", "rule", "scopes", "oauth_error"}
+MEMBERS = {"type", "title", "status", "detail", "instance", "code", "service", "retryable", "retry_after", "remedy", "rule",
+           "scopes", "oauth_error", "upstream_status"}
 TELLTALE = re.compile(rb"(?<![0-9.])\d{1,3}\.\d{1,3}\.\d{1,3}\.\d{1,3}(?![0-9])|/work|/tmp|/home|/root|/src/|\.rs\b|rustls|hyper|tokio|h2::|webpki|aws.lc|os error"
                       rb"|errno|panick|backtrace|0x[0-9a-f]{6}|stack|anyhow|Caused by|127\.0|::1|kind:|Err\(|Some\(|BadSignature|UnknownIssuer|Connection refused"
                       rb"|ECONN|canary", re.IGNORECASE)
@@ -249,12 +260,18 @@ def run(house, mark):
     outer("bad", "CONNECT a@b:443 HTTP/1.1\r\nHost: x\r\n<A>\r\n")
     outer("tls", f"GET http://{RO}/ HTTP/1.1\r\nHost: {RO}\r\n<A>\r\n", "GET")
     outer("origin-form", f"GET / HTTP/1.1\r\nHost: {RO}\r\n<A>\r\n", "GET")
-    for label, line, *fields in [("policy", "GET /v1/admin HTTP/1.1"), ("method", "DELETE /v1/items/1 HTTP/1.1"), ("trace", "TRACE / HTTP/1.1"),
-                                 ("names", "GET /v1/items/1 HTTP/1.1", "Host: evil.test"), ("path", "GET /v1/items/%zz HTTP/1.1"), 
-                                 ("expect", "GET /v1/items/1 HTTP/1.1", "Expect: x"), ("coding", "POST /v1/items HTTP/1.1", "Transfer-Encoding: gzip"),
-                                 ("large", "GET /v1/items/1 HTTP/1.1", "X: " + "y" * 70000), ("long", f"GET /v1/items/{'z' * 40000} HTTP/1.1"),
-                                 ("connect", "CONNECT evil.test:443 HTTP/1.1"), ("override", "GET /v1/items/1 HTTP/1.1", "X-HTTP-Method-Override: DELETE"),
-                                 ("placeholder", "GET /v1/items/1 HTTP/1.1", f"Authorization: Bearer {list(texts(house.placeholders['A'], 'ph-rw-'))[0]}")]:
+    for label, line, *fields in [("policy", "GET /v1/admin HTTP/1.1"), ("method", "DELETE /v1/items/1 HTTP/1.1"),
+                                 ("trace", "TRACE / HTTP/1.1"),
+                                 ("names", "GET /v1/items/1 HTTP/1.1", "Host: evil.test"),
+                                 ("path", "GET /v1/items/%zz HTTP/1.1"),
+                                 ("expect", "GET /v1/items/1 HTTP/1.1", "Expect: x"),
+                                 ("coding", "POST /v1/items HTTP/1.1", "Transfer-Encoding: gzip"),
+                                 ("large", "GET /v1/items/1 HTTP/1.1", "X: " + "y" * 70000),
+                                 ("long", f"GET /v1/items/{'z' * 40000} HTTP/1.1"),
+                                 ("connect", "CONNECT evil.test:443 HTTP/1.1"),
+                                 ("override", "GET /v1/items/1 HTTP/1.1", "X-HTTP-Method-Override: DELETE"),
+                                 ("placeholder", "GET /v1/items/1 HTTP/1.1",
+                                  f"Authorization: Bearer {list(texts(house.placeholders['A'], 'ph-rw-'))[0]}")]:
         inner(label, RO, line, *fields)
     # The upstream's: each tells us something that must stay here.
     house.dns.answers |= {"p07-private.wild.test": ["10.0.0.5"], "p07-none.wild.test": [], "p07-dead.wild.test": ["45.33.32.98"]}
@@ -264,21 +281,26 @@ def run(house, mark):
     house.open_origin("p07-cert.wild.test", context=bad)
     inner("certificate", "p07-cert.wild.test")
     broken = house.open_origin("p07.wild.test")
-    for label, raw in {"nonsense": f"{token}\r\n\r\n", "status": f"HTTP/1.1 999x {token}\r\n\r\n", "framing": f"HTTP/1.1 200 {token}\r\nContent-Length: 1\r\n"
+    for label, raw in {"nonsense": f"{token}\r\n\r\n", "status": f"HTTP/1.1 999x {token}\r\n\r\n",
+                       "framing": f"HTTP/1.1 200 {token}\r\nContent-Length: 1\r\n"
                        "Content-Length: 2\r\n\r\n", "field": f"HTTP/1.1 200 OK\r\n{token}\0: x\r\n\r\n", "nothing": ""}.items():
         broken.behave = lambda record, conversation, raw=raw: speak(conversation, raw)
         inner(label, "p07.wild.test")
     house.origins[RO].behave = lambda record, conversation: (
-        401, [("www-authenticate", f'DPoP error="{token}", error_description="{token}"'), ("x-debug", token)], f"{token} in /srv/app.py")
+        401, [("www-authenticate", f'DPoP error="{token}", error_description="{token}"'), ("x-debug", token)],
+        f"{token} in /srv/app.py")
     inner("challenge", RO, "GET /v1/items/1 HTTP/1.1")
     # The issuer's.
     annex, issuer, api = annexed(house, "p07", who=[f"a{i}" for i in range(4)])
     json_type = [("content-type", "application/json")]
-    for number, said in enumerate([(500, [], token), (400, json_type, json.dumps({"error": "invalid_client", "error_description": token})),
-                                   (400, json_type, json.dumps({"error": token})), (200, json_type, json.dumps({"access_token": token, "token_type": "Bearer"}))]):
+    for number, said in enumerate([(500, [], token), (400, json_type, json.dumps({"error": "invalid_client",
+            "error_description": token})),
+                                   (400, json_type, json.dumps({"error": token})),
+                                   (200, json_type, json.dumps({"access_token": token, "token_type": "Bearer"}))]):
         issuer.answer = lambda record, conversation, said=said: said
         inner(f"issuer{number}", api.host, agent=annex.agents[f"a{number}"])
-    wanted = {"407", "host", "policy", "names", "bad", "large", "certificate", "nonsense", "challenge", "issuer0", "issuer3", "p07-dead.wild.test"}
+    wanted = {"407", "host", "policy", "names", "bad", "large", "certificate", "nonsense", "challenge", "issuer0", "issuer3",
+              "p07-dead.wild.test"}
     fail_unless(wanted <= set(answers), "no answer for", wanted - set(answers))
     for label, answer in answers.items():
         fail_unless(answer.status >= 400, label, "was answered", answer.status)
@@ -287,21 +309,26 @@ def run(house, mark):
         fail_unless(answer.values("content-type") == ["application/problem+json"], label, answer.fields)
         document = json.loads(answer.body)
         fail_unless(set(document) <= MEMBERS, label, "has", set(document) - MEMBERS)
-        fail_unless(document["type"] == f"urn:tokenward:problem:{document['code']}" and document["status"] == answer.status, label, document)
+        fail_unless(document["type"] == f"urn:tokenward:problem:{document['code']}" and document["status"] == answer.status,
+                    label, document)
         fail_unless(re.fullmatch(r"urn:uuid:[0-9a-f-]{36}", document["instance"]), label, document["instance"])
         # Fields and body alike; the date and the length are nobody's secret.
-        text = answer.body + "\n".join(f"{n}: {v}" for n, v in answer.fields if n not in ("date", "content-length")).encode("latin-1")
+        text = answer.body + "\n".join(f"{n}: {v}" for n, v in answer.fields if n not in ("date",
+                "content-length")).encode("latin-1")
         found = TELLTALE.search(text.replace(document["instance"].encode(), b""))
         fail_unless(not found, label, "tells", found and found.group())
         fail_unless(len(answer.body) < 1500, label, len(answer.body), "bytes")
-        fail_unless(not any(n in ("server", "www-authenticate", "x-debug") or n.startswith("access-control") for n, _ in answer.fields), label, answer.fields)
+        fail_unless(not any(n in ("server", "www-authenticate", "x-debug") or n.startswith("access-control") for n,
+                            _ in answer.fields), label, answer.fields)
 
 
 @case("P07", "what cannot even be read is refused in the same words")
 def run(house, mark):
     table = [("HTTP/7.1", 400, "bad-request", "GET / HTTP/7.1"), ("HTTP/2.0", 400, "bad-request", "GET / HTTP/2.0"),
              ("no version", 400, "bad-request", "GET /"),
-             ("a coding", (400, 501), ("bad-request", "upgrade-not-supported"), "POST /v1/items/1 HTTP/1.1\r\nHost: api.ro.test\r\nTransfer-Encoding: gzip"), ("a target of 70 kB", 414, "uri-too-long", f"GET /v1/items/{'z' * 70000} HTTP/1.1"),
+             ("a coding", (400, 501), ("bad-request", "upgrade-not-supported"),
+              "POST /v1/items/1 HTTP/1.1\r\nHost: api.ro.test\r\nTransfer-Encoding: gzip"),
+              ("a target of 70 kB", 414, "uri-too-long", f"GET /v1/items/{'z' * 70000} HTTP/1.1"),
              ("a target of 300 kB", 414, "uri-too-long", f"GET /v1/items/{'z' * 300000} HTTP/1.1"),
              ("a field of 300 kB", 431, "head-too-large", f"GET /v1/items/1 HTTP/1.1\r\nHost: {RO}\r\nX: {'y' * 300000}")]
     wrong = []

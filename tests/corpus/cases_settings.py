@@ -32,32 +32,51 @@ def refused(house, text, environment=None, verb="check", seconds=10):
 
 
 BROKEN = {
-    "unknown key": "zebra: 1\n" + OK, "unknown key deep": service(f"hosts: [a.example], {RULES}, tls_verify: false"), "misspelt": "servcies: {}\n" + OK,
+    "unknown key": "zebra: 1\n" + OK, "unknown key deep": service(f"hosts: [a.example], {RULES}, tls_verify: false"),
+    "misspelt": "servcies: {}\n" + OK,
     "duplicate key": OK + OK, "duplicate service": "services:\n  a: {hosts: [a.example]}\n  a: {hosts: [b.example]}\n",
     "duplicate below": service(f"hosts: [a.example], {RULES}, port: 443, port: 80"),
-    "wrong type": "services: []\n", "text for a number": service(f"hosts: [a.example], {RULES}, port: '443'"), "number for a list": service(f"hosts: 5, {RULES}"),
-    "a list for a map": "- services\n", "a number": "42\n", "text": "allow everything\n", "null": "~\n", "services null": "services:\n", "services null in words": "services: null\n",
+    "wrong type": "services: []\n", "text for a number": service(f"hosts: [a.example], {RULES}, port: '443'"),
+    "number for a list": service(f"hosts: 5, {RULES}"),
+    "a list for a map": "- services\n", "a number": "42\n", "text": "allow everything\n", "null": "~\n",
+    "services null": "services:\n", "services null in words": "services: null\n",
     "rules null": service("hosts: [a.example], rules: ~"), "rules of null": service("hosts: [a.example], rules: [~]"),
     "no hosts": service(RULES), "hosts empty": service(f"hosts: [], {RULES}"), "hosts null": service(f"hosts: [~], {RULES}"),
-    "hosts of nothing": service(f"hosts: [''], {RULES}"), "a map for a host": service(f"hosts: [{{a: b}}], {RULES}"), "tab": "services:\n\ta: {hosts: [a.example]}\n",
-    "empty": "", "spaces": "  \n\n", "a comment": "# nothing\n", "no section": "store: memory\n", "two documents": OK + "---\n" + OK, "end marker": OK + "...\nservices: {}\n",
-    "not UTF-8": b"\xff\xfe" + OK.encode("utf-16-le"), "bytes": b"services: {\xe9: 1}\n", "NUL": OK.encode() + b"\0", "control": OK.encode() + b"# \x1b[2J\x07\n",
-    "cut": OK[:-3], "unclosed": "services: {a: [\n", "rule empty": service('hosts: [a.example], rules: [{allow: ""}]'), "rule of two": service(
-        'hosts: [a.example], rules: [{allow: "GET /", deny: "GET /x"}]'), "rule of none": service("hosts: [a.example], rules: [{}]"),
-    "a rule without path": service('hosts: [a.example], rules: [{allow: "GET"}]'), "a rule that climbs": service('hosts: [a.example], rules: [{allow: "GET /../x"}]'),
-    "a rule with a query": service('hosts: [a.example], rules: [{allow: "GET /x?y"}]'), "TRACE": service('hosts: [a.example], rules: [{allow: "TRACE /"}]'),
-    "CONNECT": service('hosts: [a.example], rules: [{allow: "CONNECT /"}]'), "everything": service(f'hosts: ["*"], {RULES}'), "every host": service(f'hosts: ["**"], {RULES}'),
+    "hosts of nothing": service(f"hosts: [''], {RULES}"), "a map for a host": service(f"hosts: [{{a: b}}], {RULES}"),
+    "tab": "services:\n\ta: {hosts: [a.example]}\n",
+    "empty": "", "spaces": "  \n\n", "a comment": "# nothing\n", "no section": "store: memory\n",
+    "two documents": OK + "---\n" + OK, "end marker": OK + "...\nservices: {}\n",
+    "not UTF-8": b"\xff\xfe" + OK.encode("utf-16-le"), "bytes": b"services: {\xe9: 1}\n", "NUL": OK.encode() + b"\0",
+    "control": OK.encode() + b"# \x1b[2J\x07\n",
+    "cut": OK[:-3], "unclosed": "services: {a: [\n", "rule empty": service('hosts: [a.example], rules: [{allow: ""}]'),
+    "rule of two": service('hosts: [a.example], rules: [{allow: "GET /", deny: "GET /x"}]'),
+    "rule of none": service("hosts: [a.example], rules: [{}]"),
+    "a rule without path": service('hosts: [a.example], rules: [{allow: "GET"}]'),
+    "a rule that climbs": service('hosts: [a.example], rules: [{allow: "GET /../x"}]'),
+    "a rule with a query": service('hosts: [a.example], rules: [{allow: "GET /x?y"}]'),
+    "TRACE": service('hosts: [a.example], rules: [{allow: "TRACE /"}]'),
+    "CONNECT": service('hosts: [a.example], rules: [{allow: "CONNECT /"}]'), "everything": service(f'hosts: ["*"], {RULES}'),
+    "every host": service(f'hosts: ["**"], {RULES}'),
     "everything with a credential": service(f'hosts: ["*.com"], credential: {{bearer: {{env: A_TOKEN}}}}, {RULES}'),
     "a public suffix": service(f'hosts: ["*.co.uk"], credential: {{bearer: {{env: A_TOKEN}}}}, {RULES}'),
-    "a wildcard inside": service(f'hosts: ["a.*.example"], {RULES}'), "part of a label": service(f'hosts: ["a*.example"], {RULES}'),
-    "a host with a port": service(f"hosts: ['a.example:443'], {RULES}"), "a URL": service(f"hosts: ['https://a.example'], {RULES}"),
-    "an unknown service": "agents: {a: {auth: {token: {env: A_TOKEN}}, services: [zebra]}}\n" + OK, "no auth": "agents: {a: {services: [ok]}}\n" + OK,
-    "an empty token": "agents: {a: {auth: {token: {env: EMPTY}}}}\n" + OK, "an unset token": "agents: {a: {auth: {token: {env: NOT_SET_AT_ALL}}}}\n" + OK,
-    "a short hash": "agents: {a: {auth: {token_sha256: abc}}}\n" + OK, "a port of 0": service(f"hosts: [a.example], port: 0, {RULES}"),
-    "a port of 70000": service(f"hosts: [a.example], port: 70000, {RULES}"), "a negative limit": "limits: {connections: -1}\n" + OK, "no limit": "limits: {connections: 0}\n" + OK,
-    "infinite": "limits: {connections: .inf}\n" + OK, "verification off": service(f"hosts: [a.example], upstream: {{verify: false}}, {RULES}"),
-    "insecure": service(f"hosts: [a.example], upstream: {{insecure_skip_verify: true}}, {RULES}"), "plain with a credential": service(
-        f"hosts: [a.example], port: 80, credential: {{bearer: {{env: A_TOKEN}}}}, {RULES}"), "clear text to the world": "listen: {proxy: '0.0.0.0:8080'}\nagents: {a: {auth: {token: {env: A_TOKEN}}}}\n" + OK,
+    "a wildcard inside": service(f'hosts: ["a.*.example"], {RULES}'),
+    "part of a label": service(f'hosts: ["a*.example"], {RULES}'),
+    "a host with a port": service(f"hosts: ['a.example:443'], {RULES}"),
+    "a URL": service(f"hosts: ['https://a.example'], {RULES}"),
+    "an unknown service": "agents: {a: {auth: {token: {env: A_TOKEN}}, services: [zebra]}}\n" + OK,
+    "no auth": "agents: {a: {services: [ok]}}\n" + OK,
+    "an empty token": "agents: {a: {auth: {token: {env: EMPTY}}}}\n" + OK,
+    "an unset token": "agents: {a: {auth: {token: {env: NOT_SET_AT_ALL}}}}\n" + OK,
+    "a short hash": "agents: {a: {auth: {token_sha256: abc}}}\n" + OK,
+    "a port of 0": service(f"hosts: [a.example], port: 0, {RULES}"),
+    "a port of 70000": service(f"hosts: [a.example], port: 70000, {RULES}"),
+    "a negative limit": "limits: {connections: -1}\n" + OK, "no limit": "limits: {connections: 0}\n" + OK,
+    "infinite": "limits: {connections: .inf}\n" + OK,
+    "verification off": service(f"hosts: [a.example], upstream: {{verify: false}}, {RULES}"),
+    "insecure": service(f"hosts: [a.example], upstream: {{insecure_skip_verify: true}}, {RULES}"),
+    "plain with a credential": service(
+        f"hosts: [a.example], port: 80, credential: {{bearer: {{env: A_TOKEN}}}}, {RULES}"),
+        "clear text to the world": "listen: {proxy: '0.0.0.0:8080'}\nagents: {a: {auth: {token: {env: A_TOKEN}}}}\n" + OK,
     "a tunnel wildcard": 'tunnel: ["*.example:443"]\n' + OK, "an http issuer": "issuers: {i: {url: 'http://as.example'}}\n" + OK,
 }
 
@@ -96,7 +115,8 @@ def run(house, mark):
 
 @case("S01", "an empty list of rules denies", private=True)
 def run(house, mark):
-    services = {"none": "{hosts: [s01.wild.test], upstream: {<CA>}, rules: []}", "absent": "{hosts: [s01b.wild.test], upstream: {<CA>}}",
+    services = {"none": "{hosts: [s01.wild.test], upstream: {<CA>}, rules: []}",
+                "absent": "{hosts: [s01b.wild.test], upstream: {<CA>}}",
                 "denies": '{hosts: [s01c.wild.test], upstream: {<CA>}, rules: [{deny: "* /x"}]}'}
     annex = Annex(house, services, who=("A", "B"), allowed={"B": []})
     for host in ("s01.wild.test", "s01b.wild.test", "s01c.wild.test"):
@@ -111,7 +131,8 @@ def run(house, mark):
 @case("S01", "a literal where a secret belongs is refused, and not repeated")
 def run(house, mark):
     canary = "canary-" + secrets.token_hex(12)
-    for text in (service(f"hosts: [a.example], credential: {{bearer: {canary}}}, {RULES}"), f"agents: {{a: {{auth: {{token: {canary}}}}}}}\n" + OK,
+    for text in (service(f"hosts: [a.example], credential: {{bearer: {canary}}}, {RULES}"),
+                 f"agents: {{a: {{auth: {{token: {canary}}}}}}}\n" + OK,
                  service(f"hosts: [a.example], credential: {{bearer: {{env: {canary}, file: {canary}}}}}, {RULES}"),
                  service(f"hosts: [a.example], credential: {{header: {{name: x, value: {canary}}}}}, {RULES}"),
                  service(f"hosts: [a.example], credential: {{bearer: {{literal: {canary}}}}}, {RULES}"),
@@ -127,7 +148,8 @@ def run(house, mark):
 def measured(house, path, seconds):
     """`(exit code, seconds, most bytes resident)` of `check` on a file."""
     start = time.monotonic()
-    process = subprocess.Popen([house.binary, "--config", path, "check"], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    process = subprocess.Popen([house.binary, "--config", path, "check"], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                               stderr=subprocess.DEVNULL,
                                env=house.environment())
     while True:
         pid, status, usage = os.wait4(process.pid, os.WNOHANG)
@@ -148,9 +170,12 @@ def run(house, mark):
     dir.mkdir(exist_ok=True)
     bomb = "a0: &a0 [x]\n" + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 12))
     files = {"anchors": bomb + OK, "merged": "x: &x {a: 1}\n" + "".join(f"k{i}: {{<<: *x}}\n" for i in range(1000)) + OK,
-             "itself": "services: &s {a: *s}\n", "deep": "services: " + "[" * 200_000 + "]" * 200_000 + "\n", "deep maps": "services: " + "{a: " * 50_000 + "\n",
-             "many keys": "services:\n" + "".join(f"  s{i}: 1\n" for i in range(100_000)), "a long line": "services: {a: {hosts: [" + "x" * 20_000_000 + "]}}\n",
-             "many quotes": "services: " + '"' * 1_000_000 + "\n", "tags": "services: !!python/object/apply:os.system ['id']\n", "a tag bomb": "!a " * 100_000 + "x\n",
+             "itself": "services: &s {a: *s}\n", "deep": "services: " + "[" * 200_000 + "]" * 200_000 + "\n",
+             "deep maps": "services: " + "{a: " * 50_000 + "\n",
+             "many keys": "services:\n" + "".join(f"  s{i}: 1\n" for i in range(100_000)),
+             "a long line": "services: {a: {hosts: [" + "x" * 20_000_000 + "]}}\n",
+             "many quotes": "services: " + '"' * 1_000_000 + "\n", "tags": "services: !!python/object/apply:os.system ['id']\n",
+             "a tag bomb": "!a " * 100_000 + "x\n",
              "alias": "services: *nothing\n", "complex keys": "? " * 50_000 + "x\n"}
     paths = {}
     for name, text in files.items():
@@ -160,7 +185,8 @@ def run(house, mark):
     with paths["a gigabyte"].open("wb") as file:
         file.write(OK.encode())
         file.truncate(1 << 30)
-    paths |= {"zeros": "/dev/zero", "a folder": dir, "a terminal that is none": "/dev/tty", "our own memory": "/proc/self/mem", "nothing": "/dev/null",
+    paths |= {"zeros": "/dev/zero", "a folder": dir, "a terminal that is none": "/dev/tty", "our own memory": "/proc/self/mem",
+              "nothing": "/dev/null",
               "absent": dir / "absent.yaml"}
     wrong = []
 
@@ -183,15 +209,20 @@ def run(house, mark):
     canary = "canary-" + secrets.token_hex(8)
     planted = {"EVIL": f"{canary}.evil.test", "HOSTS": "evil.test"}
     (house.dir / "more.yaml").write_text(f"hosts: [{canary}.test]\n")
-    shapes = ["${EVIL}", "$EVIL", "%EVIL%", "{{ EVIL }}", "{{env.EVIL}}", "$(EVIL)", "`echo $EVIL`", "$(cat /etc/shadow)", "#{EVIL}", "@EVIL", "env:EVIL",
+    shapes = ["${EVIL}", "$EVIL", "%EVIL%", "{{ EVIL }}", "{{env.EVIL}}", "$(EVIL)", "`echo $EVIL`", "$(cat /etc/shadow)",
+              "#{EVIL}", "@EVIL", "env:EVIL",
               "${EVIL:-a.test}", "${file:/etc/shadow}", "file:///etc/shadow", "<%= ENV['EVIL'] %>", "~/a", "../../etc/shadow"]
     for shape in shapes:
         said = refused(house, service(f'hosts: ["{shape}"], {RULES}'), planted)
         fail_unless(canary not in said, "expanded:", said)
-    for text in ("include: /etc/shadow\n" + OK, "services: !include more.yaml\n", "services: {a: !include /etc/shadow}\n", f"services: !env EVIL\n", "!include /etc/shadow\n",
-                 "services: {a: {<<: more.yaml, hosts: [a.example]}}\n", "%INCLUDE more.yaml\n---\n" + OK, "services: {$ref: more.yaml}\n", "extends: more.yaml\n" + OK,
-                 service("hosts: {env: EVIL}, " + RULES), service("hosts: [{env: HOSTS}], " + RULES), service("hosts: [{file: more.yaml}], " + RULES),
-                 "listen: {proxy: {env: EVIL}}\n" + OK, "listen: {proxy: '${EVIL}'}\n" + OK, "health: ${EVIL}\n" + OK, 'issuers: {i: {url: "https://${EVIL}"}}\n' + OK,
+    for text in ("include: /etc/shadow\n" + OK, "services: !include more.yaml\n", "services: {a: !include /etc/shadow}\n",
+                 f"services: !env EVIL\n", "!include /etc/shadow\n",
+                 "services: {a: {<<: more.yaml, hosts: [a.example]}}\n", "%INCLUDE more.yaml\n---\n" + OK,
+                 "services: {$ref: more.yaml}\n", "extends: more.yaml\n" + OK,
+                 service("hosts: {env: EVIL}, " + RULES), service("hosts: [{env: HOSTS}], " + RULES),
+                 service("hosts: [{file: more.yaml}], " + RULES),
+                 "listen: {proxy: {env: EVIL}}\n" + OK, "listen: {proxy: '${EVIL}'}\n" + OK, "health: ${EVIL}\n" + OK,
+                 'issuers: {i: {url: "https://${EVIL}"}}\n' + OK,
                  service(f'hosts: [a.example], upstream: {{connect: "${{EVIL}}"}}, {RULES}')):
         said = refused(house, text, planted)
         fail_unless(canary not in said and "root:" not in said, "read from elsewhere:", said)
@@ -205,24 +236,29 @@ def run(house, mark):
 @case("S05", "there is no mode that only looks on", private=True)
 def run(house, mark):
     # Not built means refused, in every spelling that an operator might know from elsewhere.
-    for text in ("enforcement: log_only_dangerous\n", "enforcement: log_only\n", "enforcement: audit\n", "enforce: false\n", "mode: audit\n", "mode: monitor\n",
-                 "audit_only: true\n", "dry_run: true\n", "audit: {only: true}\n", "audit: {enforcement: log_only_dangerous}\n", "policy: {mode: permissive}\n",
+    for text in ("enforcement: log_only_dangerous\n", "enforcement: log_only\n", "enforcement: audit\n", "enforce: false\n",
+                 "mode: audit\n", "mode: monitor\n",
+                 "audit_only: true\n", "dry_run: true\n", "audit: {only: true}\n", "audit: {enforcement: log_only_dangerous}\n",
+                 "policy: {mode: permissive}\n",
                  "default: allow\n", "default_action: allow\n", "unmatched: pass\n", "on_error: allow\n", "fail_open: true\n"):
         refused(house, text + OK)
     for text in ("enforcement: log_only_dangerous", "mode: audit", "default: allow", "learn: true"):
         refused(house, service(f"hosts: [a.example], {RULES}, {text}"))
     for text in ('{warn: "GET /x"}', '{log: "GET /x"}', '{allow: "GET /x", audit: true}', '{deny: "GET /x", dry_run: true}'):
         refused(house, service(f"hosts: [a.example], rules: [{text}]"))
-    for words in (["serve", "--audit-only"], ["serve", "--dry-run"], ["serve", "--permissive"], ["--no-enforce", "serve"], ["serve", "--insecure"]):
+    for words in (["serve", "--audit-only"], ["serve", "--dry-run"], ["serve", "--permissive"], ["--no-enforce", "serve"],
+                  ["serve", "--insecure"]):
         done = house.verb(*words)
         fail_unless(done.returncode == 2, words, "exit", done.returncode)
     # Nor by the environment: what is denied stays denied, and no credential goes out for it.
     token = "s05-" + secrets.token_urlsafe(24)
-    names = ("TOKENWARD_ENFORCEMENT", "TOKENWARD_MODE", "TOKENWARD_AUDIT_ONLY", "TOKENWARD_DRY_RUN", "TOKENWARD_INSECURE", "TOKENWARD_DEBUG", "TOKENWARD_SKIP_VERIFY")
+    names = ("TOKENWARD_ENFORCEMENT", "TOKENWARD_MODE", "TOKENWARD_AUDIT_ONLY", "TOKENWARD_DRY_RUN", "TOKENWARD_INSECURE",
+             "TOKENWARD_DEBUG", "TOKENWARD_SKIP_VERIFY")
     environment = {name: value for name, value in zip(names, ("log_only_dangerous", "audit", "1", "true", "1", "1", "1"))}
     origin = house.open_origin("s05.test")
     house.credentialed.add(origin.name)
-    annex = Annex(house, {"s05": '{hosts: [s05.test], upstream: {<CA>}, credential: {bearer: {env: S05}}, rules: [{allow: "GET /yes"}]}'},
+    annex = Annex(house,
+                  {"s05": '{hosts: [s05.test], upstream: {<CA>}, credential: {bearer: {env: S05}}, rules: [{allow: "GET /yes"}]}'},
                   environment={**environment, "S05": token}, owners=[(token, origin.name)])
     expect(annex.agents["A"].get(origin.name, "/no"), (403, "policy-denied"))
     fail_unless(not mark.at(origin.name), "it went out")

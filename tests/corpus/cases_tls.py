@@ -69,9 +69,11 @@ def by_sha1(house, host):
     files[".ca"].write_bytes(pem(house.ca.certificate))
     files[".ca-key"].write_bytes(pem(house.ca.key))
     files[".ext"].write_text(f"subjectAltName=DNS:{host}\n")
-    for command in (["req", "-new", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout", files[".key"], "-out", files[".csr"],
+    for command in (["req", "-new", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout", files[".key"],
+                     "-out", files[".csr"],
                      "-subj", "/CN=sha1"],
-                    ["x509", "-req", "-sha1", "-days", "5", "-in", files[".csr"], "-CA", files[".ca"], "-CAkey", files[".ca-key"], "-CAcreateserial",
+                    ["x509", "-req", "-sha1", "-days", "5", "-in", files[".csr"], "-CA", files[".ca"], "-CAkey",
+                     files[".ca-key"], "-CAcreateserial",
                      "-extfile", files[".ext"], "-out", files[".pem"]]):
         subprocess.run(["openssl", *command], check=True, capture_output=True)
     certificate = x509.load_pem_x509_certificate(files[".pem"].read_bytes())
@@ -135,7 +137,8 @@ def bad_chains(house, base):
 def run(house, mark):
     base, token = "m01.test", f"m01-{secrets.token_urlsafe(24)}"
     rows = {label: serving(house.dir, *what) for label, what in bad_chains(house, base).items()}
-    good = house.ca.leaf([f"tls10.{base}", f"tls11.{base}", f"kx.{base}", f"cbc.{base}"], key=rsa.generate_private_key(65537, 2048))
+    good = house.ca.leaf([f"tls10.{base}", f"tls11.{base}", f"kx.{base}", f"cbc.{base}"],
+                         key=rsa.generate_private_key(65537, 2048))
     old = ssl.TLSVersion
     rows |= {"tls10": serving(house.dir, [good[0]], good[1], low=old.TLSv1, high=old.TLSv1),
              "tls11": serving(house.dir, [good[0]], good[1], low=old.TLSv1, high=old.TLSv1_1),
@@ -145,7 +148,8 @@ def run(house, mark):
         house.open_origin(f"{label}.{base}", context=context)
     fine = house.open_origin(f"fine.{base}")
     # A service with a credential: what must not go out is worth something.
-    annex = Annex(house, {"m01": f'{{hosts: ["*.{base}"], upstream: {{<CA>}}, credential: {{bearer: {{env: M01}}}}, rules: [{{allow: "* /**"}}]}}'},
+    annex = Annex(house,
+                  {"m01": f'{{hosts: ["*.{base}"], upstream: {{<CA>}}, credential: {{bearer: {{env: M01}}}}, rules: [{{allow: "* /**"}}]}}'},
                   environment={"M01": token}, owners=[(token, fine.name)])
     house.credentialed.add(fine.name)
     agent, wrong = annex.agents["A"], []
@@ -177,17 +181,21 @@ def run(house, mark):
                 pass
         return greet
     origin = house.open_origin("m01-raw.wild.test")
-    for say in (b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n", b"SSH-2.0-OpenSSH_9\r\n", b"\x15\x03\x03\x00\x02\x02\x28",
-                b"\x15\x03\x03\x00\x02\x01\x00", b"\x16\x03\x03\xff\xff" + b"\0" * 70000, b"\x17\x03\x03\x00\x05hello", b"\0" * 100, b""):
+    for say in (b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n", b"SSH-2.0-OpenSSH_9\r\n",
+                b"\x15\x03\x03\x00\x02\x02\x28",
+                b"\x15\x03\x03\x00\x02\x01\x00", b"\x16\x03\x03\xff\xff" + b"\0" * 70000, b"\x17\x03\x03\x00\x05hello",
+                b"\0" * 100, b""):
         origin.greet = hearing(say) if say else (lambda stream: stream.close())
         answer = house.A.get("m01-raw.wild.test", "/secret?path")
-        fail_unless(answer.status == 502 and answer.code in ("upstream-tls-error", "upstream-unreachable"), say[:10], answer.status, answer.code)
+        fail_unless(answer.status == 502 and answer.code in ("upstream-tls-error", "upstream-unreachable"), say[:10],
+                    answer.status, answer.code)
     fail_unless(all(data.startswith((b"\x16", b"\x15")) and b"secret" not in data for data in heard), "heard", heard)
 
 
 @case("M01", "an issuer's certificate is judged like an API's", private=True)
 def run(house, mark):
-    rows = {"expired": dict(start=NOW - 5 * DAY, end=NOW - DAY), "unknown": dict(by=Authority("somebody")), "name": dict(names=["as.test"])}
+    rows = {"expired": dict(start=NOW - 5 * DAY, end=NOW - DAY), "unknown": dict(by=Authority("somebody")),
+            "name": dict(names=["as.test"])}
     issuer, api = realm(house, "m01good")
     services, issuers = {}, {}
     for label, how in rows.items():
@@ -280,12 +288,14 @@ def alerted(agent, host, sni, alert):
 @case("M04", "no leaf for a name that policy has not admitted", silent=True)
 def run(house, mark):
     before = minted(house)
-    hosts = ["evil.test", "evil.wild.test.evil.test", "xwild.test", "api.ro.test.evil.test", "as.test", "wild.test", "a.b.wild.test"]
+    hosts = ["evil.test", "evil.wild.test.evil.test", "xwild.test", "api.ro.test.evil.test", "as.test", "wild.test",
+             "a.b.wild.test"]
     for host in hosts:
         stream, answer = house.A.connect(f"{host}:443")
         stream.close()
         expect(answer, (403, "destination-denied"), (403, "issuer-not-for-agents"))
-    for sni in ("evil.test", "mal.test", "y.wild.test", "x.wild.test.evil.test", "wild.test", "a.x.wild.test", "as.test", "api.rw.test"):
+    for sni in ("evil.test", "mal.test", "y.wild.test", "x.wild.test.evil.test", "wild.test", "a.x.wild.test", "as.test",
+                "api.rw.test"):
         alerted(house.A, "x.wild.test", sni, "unrecognized")
     alerted(house.B, RO, "api.rw.test", "unrecognized")
     fail_unless(minted(house) == before, minted(house) - before, "leaves were minted")
@@ -345,7 +355,8 @@ def run(house, mark):
     for thread in threads:
         thread.join(10)
     spent = time.monotonic() - start
-    fail_unless(minted(annex) - before <= 60 + 55 * spent, minted(annex) - before, "leaves for one agent in", round(spent, 1), "s")
+    fail_unless(minted(annex) - before <= 60 + 55 * spent, minted(annex) - before, "leaves for one agent in", round(spent, 1),
+                "s")
     fail_unless(sorted(waits)[len(waits) * 9 // 10] < 1, "others waited:", [round(w, 2) for w in waits])
     # Many agents: more names than the cache has places; whatever is asked for again beyond it is made again.
     names = {f"a{i}": [f"n{i}-{j}.m05.test" for j in range(each)] for i in range(count)}
@@ -394,8 +405,10 @@ def run(house, mark):
         values = {e.value.__class__: e.value for e in leaf.extensions}
         fail_unless(list(values[x509.ExtendedKeyUsage]) == [ExtendedKeyUsageOID.SERVER_AUTH], "EKU")
         fail_unless(x509.BasicConstraints not in values or not values[x509.BasicConstraints].ca, "a CA bit")
-        fail_unless([n.value for n in values[x509.SubjectAlternativeName]] == [host], "names", values[x509.SubjectAlternativeName])
-        fail_unless(isinstance(leaf.public_key(), ec.EllipticCurvePublicKey) and leaf.public_key().curve.name == "secp256r1", "key")
+        fail_unless([n.value for n in values[x509.SubjectAlternativeName]] == [host], "names",
+                    values[x509.SubjectAlternativeName])
+        fail_unless(isinstance(leaf.public_key(), ec.EllipticCurvePublicKey) and leaf.public_key().curve.name == "secp256r1",
+                    "key")
         identifier = ca.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest
         fail_unless(values[x509.AuthorityKeyIdentifier].key_identifier == identifier, "AKI")
         fail_unless(x509.SubjectKeyIdentifier in values, "SKI")
@@ -404,7 +417,8 @@ def run(house, mark):
         leaf.verify_directly_issued_by(ca)
         (house.dir / "leaf.pem").write_bytes(pem(leaf))
         done = subprocess.run(["openssl", "verify", "-x509_strict", "-purpose", "sslserver", "-verify_hostname", host, "-CAfile",
-                               house.dir / "public" / "ca.pem", house.dir / "leaf.pem"], capture_output=True, text=True, timeout=10)
+                               house.dir / "public" / "ca.pem", house.dir / "leaf.pem"], capture_output=True, text=True,
+                               timeout=10)
         fail_unless(done.returncode == 0, "openssl verify:", done.stdout, done.stderr)
     fail_unless(len(serials) == 4, "a serial came twice")
 
@@ -426,7 +440,8 @@ def run(house, mark):
     ca, auth = house.dir / "public" / "ca.pem", house.A.authorization.split(": ", 1)[1].strip()
     script = house.dir / "client.js"
     script.write_text(NODE)
-    commands = {"curl": ["curl", "-sS", "-o", "/dev/null", "-w", "%{http_code}", "--cacert", ca, "-x", f"http://{host}:{port}", "--proxy-header",
+    commands = {"curl": ["curl", "-sS", "-o", "/dev/null", "-w", "%{http_code}", "--cacert", ca, "-x", f"http://{host}:{port}",
+                         "--proxy-header",
                          f"Proxy-Authorization: {auth}", f"https://{RO}/v1/items/1"],
                 "node": ["node", script, host, str(port), auth, ca, RO, "/v1/items/1"]}
     for tool, command in commands.items():
@@ -443,17 +458,20 @@ def run(house, mark):
     basic = values[x509.BasicConstraints]
     fail_unless(basic.critical and basic.value.ca and basic.value.path_length == 0, "basic constraints", basic.value)
     usage = values[x509.KeyUsage].value
-    fail_unless(usage.key_cert_sign and not (usage.digital_signature or usage.key_encipherment or usage.key_agreement or usage.crl_sign), "key usage", usage)
+    more = usage.digital_signature or usage.key_encipherment or usage.key_agreement or usage.crl_sign
+    fail_unless(usage.key_cert_sign and not more, "key usage", usage)
     constraints = values.get(x509.NameConstraints)
     fail_unless(constraints and constraints.critical, "no (critical) name constraints")
     permitted = {getattr(n, "value", None) for n in constraints.value.permitted_subtrees}
-    fail_unless({RO, "wild.test"} <= {str(p).lstrip(".") for p in permitted} and "evil.test" not in permitted and "test" not in permitted, permitted)
+    fail_unless({RO, "wild.test"} <= {str(p).lstrip(".") for p in permitted}, "permitted:", permitted)
+    fail_unless(not {"evil.test", "test", ""} & permitted, "permitted:", permitted)
 
     def verified(chain, host=None, address=None):
         (house.dir / "m07.pem").write_bytes(pem(chain[0]))
         (house.dir / "m07-between.pem").write_bytes(b"".join(pem(c) for c in chain[1:]) or pem(own.certificate))
         wanted = ["-verify_hostname", host] if host else ["-verify_ip", address]
-        done = subprocess.run(["openssl", "verify", "-purpose", "sslserver", *wanted, "-CAfile", house.dir / "public" / "ca.pem", "-untrusted",
+        done = subprocess.run(["openssl", "verify", "-purpose", "sslserver", *wanted, "-CAfile", house.dir / "public" / "ca.pem",
+                               "-untrusted",
                                house.dir / "m07-between.pem", house.dir / "m07.pem"], capture_output=True, timeout=10)
         return done.returncode == 0
     server = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH])
@@ -479,7 +497,8 @@ def run(house, mark):
     for path in files.values():
         fail_unless(not path.is_symlink(), path.name, "is a link")
         if path.suffix == ".key":
-            fail_unless(stat.S_IMODE(path.stat().st_mode) == 0o600 and path.stat().st_uid == os.geteuid(), path.name, oct(path.stat().st_mode))
+            fail_unless(stat.S_IMODE(path.stat().st_mode) == 0o600 and path.stat().st_uid == os.geteuid(), path.name,
+                        oct(path.stat().st_mode))
     # The key in the forms in which it could get out.
     needles = [b"PRIVATE KEY"]
     for file in (p for p in files.values() if p.suffix == ".key"):
@@ -490,9 +509,11 @@ def run(house, mark):
             scalar = serialization.load_pem_private_key(text, None).private_numbers().private_value.to_bytes(32, "big")
             needles += [scalar, base64.b64encode(scalar), base64.urlsafe_b64encode(scalar).rstrip(b"="), scalar.hex().encode(),
                         scalar.hex().upper().encode(), str(int.from_bytes(scalar, "big")).encode()]
-    said = {"log": house.log.read_bytes(), "stdout": house.out.read_bytes(), "audit": house.audit.read_bytes(), "metrics": house.metrics().encode(),
+    said = {"log": house.log.read_bytes(), "stdout": house.out.read_bytes(), "audit": house.audit.read_bytes(),
+            "metrics": house.metrics().encode(),
             "config": house.config.read_bytes()}
-    for verb in (["ca", "show"], ["ca", "bundle"], ["ca", "show", "--json"], ["ca", "init"], ["check"], ["schema"], ["env", "--agent", "A"],
+    for verb in (["ca", "show"], ["ca", "bundle"], ["ca", "show", "--json"], ["ca", "init"], ["check"], ["schema"],
+                 ["env", "--agent", "A"],
                  ["env", "--agent", "A", "--format", "json"], ["--log", "trace", "check"], ["--help"], ["healthcheck"]):
         done = house.verb(*verb)
         said[" ".join(verb)] = (done.stdout + done.stderr).encode()
@@ -523,7 +544,8 @@ def handshake(body, kind=1):
 
 
 def bare_hello(version=b"\x03\x03", ciphers=b"\x13\x01\x13\x02\xc0\x2b\xc0\x2f", extensions=b"", session=b""):
-    return (version + secrets.token_bytes(32) + bytes([len(session)]) + session + len(ciphers).to_bytes(2, "big") + ciphers + b"\x01\x00"
+    return (version + secrets.token_bytes(32) + bytes([len(session)]) + session + len(ciphers).to_bytes(2,
+            "big") + ciphers + b"\x01\x00"
             + (len(extensions).to_bytes(2, "big") + extensions if extensions else b""))
 
 
@@ -631,9 +653,12 @@ def run(house, mark):
     old = [("TLS 1.0", hello(host, ssl.TLSVersion.TLSv1)), ("TLS 1.1", hello(host, ssl.TLSVersion.TLSv1_1)),
            ("SSL 3", record(22, handshake(bare_hello(b"\x03\x00", b"\0\x05\0\x0a\0\x2f")), b"\x03\x00"))]
     groups = b"\0\x0a\0\x04\0\x02\0\x17" + b"\0\x0d\0\x06\0\x04\x04\x03\x04\x01"
-    weak = {"RC4": b"\0\x04\0\x05\xc0\x11\xc0\x07", "3DES": b"\0\x0a\0\x16\xc0\x12\xc0\x08", "export": b"\0\x03\0\x06\0\x08\0\x14\0\x62", "NULL": b"\0\x01\0\x02\0\x3b\xc0\x06\xc0\x10",
-            "anonymous": b"\0\x18\0\x34\xc0\x18\0\xa6", "RSA key exchange": b"\0\x2f\0\x35\0\x9c\0\x9d", "CBC": b"\xc0\x09\xc0\x0a\xc0\x13\xc0\x14\xc0\x23"}
-    old += [(label, record(22, handshake(bare_hello(ciphers=suites, extensions=sni(host) + groups)))) for label, suites in weak.items()]
+    weak = {"RC4": b"\0\x04\0\x05\xc0\x11\xc0\x07", "3DES": b"\0\x0a\0\x16\xc0\x12\xc0\x08",
+            "export": b"\0\x03\0\x06\0\x08\0\x14\0\x62", "NULL": b"\0\x01\0\x02\0\x3b\xc0\x06\xc0\x10",
+            "anonymous": b"\0\x18\0\x34\xc0\x18\0\xa6", "RSA key exchange": b"\0\x2f\0\x35\0\x9c\0\x9d",
+            "CBC": b"\xc0\x09\xc0\x0a\xc0\x13\xc0\x14\xc0\x23"}
+    old += [(label, record(22, handshake(bare_hello(ciphers=suites, extensions=sni(host) + groups)))) for label,
+            suites in weak.items()]
     for label, data in old:
         stream, answer = house.A.connect(f"{host}:443")
         with stream:
@@ -656,9 +681,11 @@ def run(house, mark):
 def client(house, host, *arguments, text="", seconds=8):
     """`openssl s_client` through the proxy; what it printed."""
     address, port = house.proxy_address
-    command = ["openssl", "s_client", "-proxy", f"{address}:{port}", "-proxy_user", "A", "-proxy_pass", "env:A_TOKEN", "-connect", f"{host}:443",
+    command = ["openssl", "s_client", "-proxy", f"{address}:{port}", "-proxy_user", "A", "-proxy_pass", "env:A_TOKEN",
+               "-connect", f"{host}:443",
                "-servername", host, "-CAfile", house.dir / "public" / "ca.pem", *arguments]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                               errors="replace",
                                env={"PATH": os.environ["PATH"], "A_TOKEN": house.secrets["A_TOKEN"]})
     try:
         for line in text if isinstance(text, list) else [text]:
@@ -673,7 +700,9 @@ def client(house, host, *arguments, text="", seconds=8):
 
 @case("M10", "nobody renegotiates", lines_wanted=None)
 def run(house, mark):
-    told = client(house, RO, "-tls1_2", text=["R\n", f"GET /v1/items/renegotiated HTTP/1.1\r\nHost: {RO}\r\nConnection: close\r\n\r\n"], seconds=3)
+    told = client(house, RO, "-tls1_2", text=["R\n",
+                                              f"GET /v1/items/renegotiated HTTP/1.1\r\nHost: {RO}\r\nConnection: close\r\n\r\n"],
+                                              seconds=3)
     fail_unless("RENEGOTIATING" in told, "the client did not try:", told[-300:])
     fail_unless("HTTP/1.1 200" not in told and not mark.at(RO), "it went on after a renegotiation:", told[-300:])
 
@@ -689,18 +718,21 @@ def run(house, mark):
         if not upstream:
             origin.context = serving(house.dir, *(lambda c: ([c[0]], c[1]))(house.ca.leaf([api.host])))
             origin.context.sni_callback = origin.note_sni
-        annex = Annex(house, {"api": oauth("own", api.host, rules='[{allow: "GET|POST /v1/items/**"}]')}, issuers={"own": issuer.url},
+        annex = Annex(house, {"api": oauth("own", api.host, rules='[{allow: "GET|POST /v1/items/**"}]')},
+                      issuers={"own": issuer.url},
                       environment={"AS_SECRET": issuer.secret}, owners=[issuer])
         agent = annex.agents["A"]
 
         def over(path, method):
             """The same request over HTTP/1.1 and over HTTP/2."""
             body = b"x" * 100 if method == "POST" else None
-            data = head(api.host, f"{method} {path} HTTP/1.1", *(["Content-Length: 100"] if body else [])).encode() + (body or b"")
+            data = head(api.host, f"{method} {path} HTTP/1.1",
+                        *(["Content-Length: 100"] if body else [])).encode() + (body or b"")
             yield agent.ask(api.host, data)
             with agent.h2(api.host) as connection:
                 yield connection.wait(connection.request(connection.head(api.host, path, method), body=body))
-        for path, method, wanted in (("/v1/items/1?q=1", "GET", 200), ("/v1/items/1", "POST", 200), ("/v1/admin", "GET", (403, "policy-denied")),
+        for path, method, wanted in (("/v1/items/1?q=1", "GET", 200), ("/v1/items/1", "POST", 200),
+                                     ("/v1/admin", "GET", (403, "policy-denied")),
                                      ("/v1/items/1", "DELETE", (403, "policy-denied")), ("/v1/items/../admin", "GET", 403)):
             before = len(mark.at(api.host))
             for answer in over(path, method):
@@ -741,7 +773,8 @@ def run(house, mark):
             stream.send(head(host, "GET / HTTP/1.1"))
             return stream.answer()
     answer = get("m12.wild.test")
-    fail_unless(answer.status == 502 and answer.code in ("upstream-tls-error", "upstream-unreachable"), answer.status, answer.code)
+    fail_unless(answer.status == 502 and answer.code in ("upstream-tls-error", "upstream-unreachable"), answer.status,
+                answer.code)
     expect(get("m12-asks.wild.test"), 200)
     fail_unless(certificates == [None] or certificates == [{}], certificates)
 
@@ -772,7 +805,8 @@ def run(house, mark):
     kept, early = house.dir / "m13.session", house.dir / "m13.early"
     early.write_text(f"GET /v1/items/early HTTP/1.1\r\nHost: {RO}\r\n\r\n")
     kept.unlink(missing_ok=True)
-    told = client(house, RO, "-tls1_3", "-ign_eof", "-sess_out", kept, text=f"GET /v1/items/1 HTTP/1.1\r\nHost: {RO}\r\nConnection: close\r\n\r\n")
+    told = client(house, RO, "-tls1_3", "-ign_eof", "-sess_out", kept,
+                  text=f"GET /v1/items/1 HTTP/1.1\r\nHost: {RO}\r\nConnection: close\r\n\r\n")
     fail_unless("200 OK" in told, told[-500:])
     if kept.exists():
         fail_unless(not re.search(r"Max Early Data: [1-9]", told), "a ticket offers early data")

@@ -52,7 +52,8 @@ def record_of(origin, conversation, headers):
     pseudo = {n: v for n, v in headers if n.startswith(":")}
     fields = [("host", pseudo[":authority"])] if ":authority" in pseudo else []
     fields += [(n.lower(), v) for n, v in headers if not n.startswith(":")]
-    record = Record(origin.name, conversation.number, pseudo[":method"], pseudo[":path"], fields, conversation.sni, at=time.monotonic())
+    record = Record(origin.name, conversation.number, pseudo[":method"], pseudo[":path"], fields, conversation.sni,
+                    at=time.monotonic())
     origin.records.append(record)
     return record
 

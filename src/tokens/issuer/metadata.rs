@@ -80,6 +80,16 @@ impl Metadata {
         })
     }
 
+    /// Everywhere that it leads.
+    pub(super) fn endpoints(&self) -> impl Iterator<Item = &Address> {
+        [
+            Some(&self.token_endpoint),
+            self.revocation_endpoint.as_ref(),
+        ]
+        .into_iter()
+        .flatten()
+    }
+
     /// Whether the issuer may take our proofs. Servers that take DPoP without saying so exist, so silence is consent.
     pub(super) fn takes_proofs(&self) -> bool {
         self.dpop_algorithms

@@ -19,8 +19,9 @@ mod strict;
 #[cfg(test)]
 pub(super) mod tests;
 
-use std::sync::Arc;
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use http::{HeaderMap, HeaderValue, Method, header};
 use tokio::sync::{Mutex, Semaphore};
@@ -31,7 +32,7 @@ use super::settings::IssuerSettings;
 use super::transport::Transport;
 use crate::credential::Nonces;
 use crate::upstream::{IssuerReply, IssuerRequest};
-use crate::vocab::{Clock, Code, ServiceName};
+use crate::vocab::{Authority, Clock, Code, ServiceName};
 use metadata::{Book, Metadata, MetadataError};
 
 pub(super) use address::{Address, BadAddress};
@@ -55,6 +56,8 @@ pub(super) struct Issuer {
     book: Mutex<Book>,
     nonces: Nonces,
     gate: Semaphore,
+    /// Where the other issuers of the configuration are; as many as it has.
+    others: RwLock<HashSet<Authority>>,
     /// Seconds that its clock is ahead of ours, learned when it refused a proof.
     offset: AtomicI64,
 }
@@ -79,6 +82,7 @@ impl Issuer {
             book: Mutex::new(Book::default()),
             nonces: Nonces::new(NONCES_MAX),
             gate: Semaphore::new(AT_ONCE),
+            others: RwLock::default(),
             offset: AtomicI64::new(0),
         })
     }
@@ -88,8 +92,37 @@ impl Issuer {
         &self.settings
     }
 
-    /// Its metadata: from memory while that is fresh, else read by whoever comes first.
+    /// Host and port of its name.
+    pub(super) fn authority(&self) -> &Authority {
+        self.address.authority()
+    }
+
+    /// Learns where all issuers of the configuration are. Several may live on one host: its own is never another's.
+    pub(super) fn introduce(&self, all: &[Authority]) {
+        let others = all.iter().filter(|one| *one != self.authority());
+        *self.others.write().unwrap_or_else(PoisonError::into_inner) = others.cloned().collect();
+    }
+
+    /// Its metadata, which does not lead to another issuer of the configuration: an issuer that has turned hostile
+    /// would have us show its client's credentials there, or take another issuer's token for its own (RFC 9700 §4.4).
     async fn metadata(
+        &self,
+        service: &ServiceName,
+        journal: &dyn Journal,
+    ) -> Result<Arc<Metadata>, Failure> {
+        let metadata = self.known_metadata(service, journal).await?;
+        let others = self.others.read().unwrap_or_else(PoisonError::into_inner);
+        if metadata
+            .endpoints()
+            .any(|endpoint| others.contains(endpoint.authority()))
+        {
+            return Err(Code::AsMetadataInvalid.into());
+        }
+        Ok(metadata)
+    }
+
+    /// Its metadata: from memory while that is fresh, else read by whoever comes first.
+    async fn known_metadata(
         &self,
         service: &ServiceName,
         journal: &dyn Journal,

@@ -98,7 +98,7 @@ impl FakeIssuer {
         next.unwrap_or_else(|| {
             // A rule may panic on purpose; the next call must still find it.
             let rule = self.rule.lock();
-            rule.unwrap_or_else(std::sync::PoisonError::into_inner)(seen)
+            rule.unwrap_or_else(PoisonError::into_inner)(seen)
         })
     }
 }
@@ -604,6 +604,32 @@ async fn an_endpoint_that_moves_gets_no_credential() {
     *bench.fake.metadata.lock().unwrap() = Err(IssuerError::Unreachable);
     bench.clock.advance(Duration::from_secs(3));
     assert!(bench.obtain("").await.is_ok());
+}
+
+#[tokio::test]
+async fn an_issuer_does_not_lead_to_another_one() {
+    let bench = Bench::new(|_| {});
+    let at = |text: &str| Address::parse(text).unwrap().authority().clone();
+    let introduce = |others: &[&str]| {
+        let all: Vec<_> = others
+            .iter()
+            .map(|text| at(text))
+            .chain([at(ISSUER)])
+            .collect();
+        bench.client.issuer().introduce(&all);
+    };
+    let mut document = metadata();
+    document["token_endpoint"] = json!("https://tokens.honest.test/token");
+    *bench.fake.metadata.lock().unwrap() = Ok((200, document));
+    introduce(&["https://tokens.honest.test/"]);
+    assert_eq!(bench.fails("").await.code, Code::AsMetadataInvalid);
+    assert!(bench.fake.tokens().is_empty());
+    // An endpoint on a host of its own is usual where nobody else is configured there.
+    introduce(&["https://honest.test", "https://tokens.honest.test:8443"]);
+    bench.obtain("").await.unwrap();
+    // A reload that configures another issuer there ends it, also for metadata that is known already.
+    introduce(&["https://tokens.honest.test"]);
+    assert_eq!(bench.fails("").await.code, Code::AsMetadataInvalid);
 }
 
 #[tokio::test]
