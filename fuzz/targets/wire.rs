@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use tokenward::wire::{Asked, Came, Fault, Frames, Requests, Responses, Stop, Verdict};
+use tokenward::wire::{Asked, Came, Frames, Requests, Responses, Stop, Verdict};
 
 const HEAD_MAX: usize = 4096;
 const PIECES: [usize; 4] = [1, 2, 7, 100];
