@@ -18,7 +18,10 @@ fuzz_target!(|bytes: [u8; 17]| {
     six(v4.to_ipv6_compatible());
     six(v6);
     for (address, private) in [(IpAddr::V4(v4), false), (IpAddr::V6(v6), false)] {
-        assert!(!admitted(address, private) || admitted(address, true), "private includes public");
+        assert!(
+            !admitted(address, private) || admitted(address, true),
+            "private includes public"
+        );
     }
 });
 
@@ -28,7 +31,12 @@ fn within(number: u128, prefix: u128, length: u32, width: u32) -> bool {
 
 fn four(v4: Ipv4Addr) {
     let in_v4 = |prefix: [u8; 4], length| {
-        within(u32::from(v4).into(), u32::from_be_bytes(prefix).into(), length, 32)
+        within(
+            u32::from(v4).into(),
+            u32::from_be_bytes(prefix).into(),
+            length,
+            32,
+        )
     };
     let never = v4.is_unspecified()
         || v4.is_broadcast()
@@ -56,8 +64,14 @@ fn six(v6: Ipv6Addr) {
         within(v6.to_bits(), prefix.to_bits(), length, 128)
     };
     let unicast = in_v6("2000::", 3);
-    let carries = v6.to_ipv4_mapped().is_some() || in_v6("2002::", 16) || in_v6("64:ff9b::", 96) || in_v6("2001::", 32);
-    let special = in_v6("2001::", 23) || in_v6("2001:db8::", 32) || in_v6("3fff::", 20) || in_v6("2620:4f:8000::", 48);
+    let carries = v6.to_ipv4_mapped().is_some()
+        || in_v6("2002::", 16)
+        || in_v6("64:ff9b::", 96)
+        || in_v6("2001::", 32);
+    let special = in_v6("2001::", 23)
+        || in_v6("2001:db8::", 32)
+        || in_v6("3fff::", 20)
+        || in_v6("2620:4f:8000::", 48);
     let interface = v6.to_bits() as u64;
     let isatap = interface & 0xfdff_ffff_0000_0000 == 0x0000_5efe_0000_0000;
     let global = unicast && !carries && !special && !isatap;

@@ -17,12 +17,18 @@ fuzz_target!(|text: &str| {
     };
     read(&authority);
     // Authority form names its port, and only once.
-    assert!(text.rsplit_once(':').is_some_and(|(_, port)| port.parse() == Ok(authority.port())));
+    assert!(
+        text.rsplit_once(':')
+            .is_some_and(|(_, port)| port.parse() == Ok(authority.port()))
+    );
     let Ok(pattern) = HostPattern::parse(pattern) else {
         return;
     };
     let printed = pattern.to_string();
-    assert_eq!(HostPattern::parse(&printed).expect("a pattern prints as one"), pattern);
+    assert_eq!(
+        HostPattern::parse(&printed).expect("a pattern prints as one"),
+        pattern
+    );
     let host = authority.host().to_string();
     let (base, labels) = match printed.strip_prefix("**.") {
         Some(base) => (base, None),
@@ -38,7 +44,11 @@ fuzz_target!(|text: &str| {
         (Some(Some(above)), None) => !above.is_empty(),
         _ => false,
     };
-    assert_eq!(pattern.covers(authority.host()), expected, "{printed} and {host}");
+    assert_eq!(
+        pattern.covers(authority.host()),
+        expected,
+        "{printed} and {host}"
+    );
 });
 
 fn read(authority: &Authority) {
@@ -48,7 +58,8 @@ fn read(authority: &Authority) {
     assert_eq!(again, *authority);
     if let Host::Name(name) = authority.host() {
         assert!(name.len() <= 253 && name.split('.').all(|label| (1..=63).contains(&label.len())));
-        let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'.' | b'_');
+        let plain =
+            |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'.' | b'_');
         assert!(name.bytes().all(plain));
         // Whatever a resolver would take for an address is one, or nothing.
         let last = name.rsplit('.').next().unwrap_or_default();

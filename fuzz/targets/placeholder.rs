@@ -10,12 +10,23 @@ fuzz_target!(|text: &str| {
         return;
     };
     let key = InstanceKey::new(&Secret::new(vec![7; 32]));
-    let names = |name: &str| (AgentName::new(name).expect("a name"), ServiceName::new(name).expect("a name"));
+    let names = |name: &str| {
+        (
+            AgentName::new(name).expect("a name"),
+            ServiceName::new(name).expect("a name"),
+        )
+    };
     let ((agent, service), (other, _)) = (names("a"), names("b"));
     let made = derive(&key, &agent, &service, &shape);
-    assert!(!made.is_empty() && made.bytes().all(|b| (0x21..0x7f).contains(&b)), "{made:?}");
+    assert!(
+        !made.is_empty() && made.bytes().all(|b| (0x21..0x7f).contains(&b)),
+        "{made:?}"
+    );
     assert_eq!(made, derive(&key, &agent, &service, &shape));
     assert_ne!(made, derive(&key, &other, &service, &shape));
-    let all = Placeholders::new(&key, [(&agent, &service, &shape), (&other, &service, &shape)]);
+    let all = Placeholders::new(
+        &key,
+        [(&agent, &service, &shape), (&other, &service, &shape)],
+    );
     assert_eq!(all.owner(&made), Some((&agent, &service)));
 });

@@ -17,7 +17,10 @@ fuzz_target!(|text: &str| {
     assert_eq!(sent, compared, "both forms decode to the same bytes");
     // Nobody who decodes it once finds a dot segment, an empty segment, a back-slash or a control character.
     assert!(sent.iter().all(|b| !matches!(b, b'\\' | 0..=0x1f | 0x7f)));
-    assert_eq!(sent.iter().filter(|b| **b == b'/').count(), text.matches('/').count());
+    assert_eq!(
+        sent.iter().filter(|b| **b == b'/').count(),
+        text.matches('/').count()
+    );
     let segments: Vec<&[u8]> = sent[1..].split(|b| *b == b'/').collect();
     for (at, segment) in segments.iter().enumerate() {
         let bare = segment.split(|b| *b == b';').next().unwrap_or_default();
@@ -32,8 +35,13 @@ fuzz_target!(|text: &str| {
 fn decoded(text: &str) -> Vec<u8> {
     let (bytes, mut out, mut i) = (text.as_bytes(), Vec::new(), 0);
     while i < bytes.len() {
-        let digits = text.get(i + 1..i + 3).filter(|d| d.bytes().all(|b| b.is_ascii_hexdigit()));
-        match digits.and_then(|d| u8::from_str_radix(d, 16).ok()).filter(|_| bytes[i] == b'%') {
+        let digits = text
+            .get(i + 1..i + 3)
+            .filter(|d| d.bytes().all(|b| b.is_ascii_hexdigit()));
+        match digits
+            .and_then(|d| u8::from_str_radix(d, 16).ok())
+            .filter(|_| bytes[i] == b'%')
+        {
             Some(byte) => {
                 out.push(byte);
                 i += 3;

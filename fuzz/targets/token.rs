@@ -8,11 +8,17 @@ use tokenward::vocab::ScopeSet;
 fuzz_target!(|body: &[u8]| {
     let wanted = ScopeSet::parse("read").expect("a scope");
     if let Some((token, scopes)) = taken(body, "OURKEY", &wanted) {
-        assert!((1..=16 * 1024).contains(&token.len()) && token.bytes().all(|b| b.is_ascii_graphic()));
+        assert!(
+            (1..=16 * 1024).contains(&token.len()) && token.bytes().all(|b| b.is_ascii_graphic())
+        );
         assert_eq!(scopes, wanted);
         let json: serde_json::Value = serde_json::from_slice(body).expect("what is taken is JSON");
         assert_eq!(json["access_token"], token.as_str());
-        assert!(json["token_type"].as_str().is_some_and(|kind| kind.eq_ignore_ascii_case("dpop")));
+        assert!(
+            json["token_type"]
+                .as_str()
+                .is_some_and(|kind| kind.eq_ignore_ascii_case("dpop"))
+        );
     }
     for status in [400, 401, 429, 500] {
         let (code, error) = refused(status, body);

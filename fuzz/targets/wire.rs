@@ -10,17 +10,34 @@ const PIECES: [usize; 4] = [1, 2, 7, 100];
 fuzz_target!(|data: &[u8]| {
     let whole = requests(data, data.len().max(1));
     for piece in PIECES {
-        assert_eq!(requests(data, piece), whole, "requests in pieces of {piece}");
-        assert_eq!(frames(data, piece), frames(data, data.len().max(1)), "frames in pieces of {piece}");
-        for asked in [false, true].map(|yes| Asked { head_only: yes, switch: yes }) {
+        assert_eq!(
+            requests(data, piece),
+            whole,
+            "requests in pieces of {piece}"
+        );
+        assert_eq!(
+            frames(data, piece),
+            frames(data, data.len().max(1)),
+            "frames in pieces of {piece}"
+        );
+        for asked in [false, true].map(|yes| Asked {
+            head_only: yes,
+            switch: yes,
+        }) {
             let whole = responses(data, data.len().max(1), asked);
-            assert_eq!(responses(data, piece, asked), whole, "answers in pieces of {piece}");
+            assert_eq!(
+                responses(data, piece, asked),
+                whole,
+                "answers in pieces of {piece}"
+            );
         }
     }
     // As long as all is clean, every line end of the first head has its CR.
     if let Some(Verdict { fault, .. }) = whole.1.first() {
         let end = head_end(data);
-        let bare = data[..end].split_inclusive(|b| *b == b'\n').any(|line| !line.ends_with(b"\r\n"));
+        let bare = data[..end]
+            .split_inclusive(|b| *b == b'\n')
+            .any(|line| !line.ends_with(b"\r\n"));
         assert!(!bare || fault.is_some(), "a bare line feed is seen");
     }
 });
@@ -41,7 +58,9 @@ fn head_end(data: &[u8]) -> usize {
 
 fn requests(data: &[u8], piece: usize) -> (Option<Stop>, Vec<Verdict>) {
     let mut observer = Requests::new(HEAD_MAX);
-    let stop = data.chunks(piece).find_map(|bytes| observer.feed(bytes).err());
+    let stop = data
+        .chunks(piece)
+        .find_map(|bytes| observer.feed(bytes).err());
     let verdicts = std::iter::from_fn(|| observer.verdict()).collect();
     (stop, verdicts)
 }
@@ -50,7 +69,9 @@ fn requests(data: &[u8], piece: usize) -> (Option<Stop>, Vec<Verdict>) {
 fn responses(data: &[u8], piece: usize, asked: Asked) -> (bool, bool) {
     let mut observer = Responses::new(HEAD_MAX);
     assert!(observer.ask(asked) && !observer.idle());
-    let fine = data.chunks(piece).all(|bytes| observer.feed(bytes) == Came::Fine);
+    let fine = data
+        .chunks(piece)
+        .all(|bytes| observer.feed(bytes) == Came::Fine);
     (fine, fine && observer.idle())
 }
 
