@@ -187,7 +187,7 @@ impl Requests {
                 Step::Ended(n) => {
                     taken += n;
                     let stop = too_large(head, self.head_max)
-                        .or((!head.ends_chunked).then_some(Stop::Coding));
+                        .or_else(|| (!head.ends_chunked).then_some(Stop::Coding));
                     if stop.is_none() {
                         self.ended();
                         return Ok(taken);

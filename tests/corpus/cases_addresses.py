@@ -76,7 +76,7 @@ NUMBER = iter(range(10**9))
 
 def named(house, answers):
     """A new name that main's policy allows, with these addresses."""
-    name = f"c{next(NUMBER)}.wild.test"
+    name = f"u{next(NUMBER)}.wild.test"
     house.dns.answers[name] = answers
     return name
 
@@ -450,7 +450,7 @@ def answers_of_dns(house):
     ]
     found = []
     for what, make, statuses in table:
-        name = f"c{next(NUMBER)}.wild.test"
+        name = f"u{next(NUMBER)}.wild.test"
         records = make(name)
         # As a function: the answer to both kinds of questions.
         house.dns.answers[name] = lambda n, records=records: records
@@ -477,7 +477,7 @@ def run(house, mark):
     fail_unless(not wrong, "; ".join(wrong))
     fail_unless(house.memory() - before < 16 << 20, "grew by", house.memory() - before)
     for name in {r.host for r in mark.everywhere()}:
-        fail_unless(name.startswith("c") and name.endswith(".wild.test"), "reached", name)
+        fail_unless(name.startswith("u") and name.endswith(".wild.test"), "reached", name)
 
 
 @case("C11", "addresses where nobody answers", private=True)

@@ -20,7 +20,7 @@ import agent as agents
 import net
 from agent import CONTINUATION, DATA, END_HEADERS, END_STREAM, HEADERS, PING, RST, SETTINGS, WINDOW, Http2
 from annex import Annex, oauth, realm
-from cases import case, expect, head, waits
+from cases import ARGUED, case, expect, head, waits
 from house import MIB, fail_unless, wait_until
 
 FULL = bool(os.environ.get("TOKENWARD_CORPUS_FULL"))
@@ -29,7 +29,11 @@ WILD = f'{{hosts: ["*.wild.test"], upstream: {{<CA>}}, {ANYTHING}}}'
 # An agent's streams, as the annexes' configuration leaves them.
 STREAMS = 256
 
+# Bytes of a nonce that is believed.
+NONCE_MAX = 1024
+
 waits("R05", "the response guard")
+ARGUED["R07"] = "a nonce may be 1 KiB long, as requirements.md part F has it, and not 256 bytes; there is one place for it all the same"
 
 
 def often(small, full):
@@ -65,13 +69,14 @@ def files(annex):
 class Watch:
     """B at its work while A attacks: every request is served, and how long the slowest took. And A's largest footprint."""
 
-    def __init__(self, annex, pause=0.1):
-        self.annex, self.pause = annex, pause
+    def __init__(self, annex, pause=0.1, lost=0.0):
+        # `lost`: the share of requests that may fail, where a client that is slow to speak can be the one that makes room.
+        self.annex, self.pause, self.lost = annex, pause, lost
         self.waits, self.failures, self.peak, self.stopped = [], [], resident(annex), threading.Event()
         self.thread = threading.Thread(target=self.work, daemon=True)
 
     def work(self):
-        while not self.stopped.wait(self.pause):
+        while not (self.waits and self.stopped.wait(self.pause)):
             began = time.monotonic()
             try:
                 answer = self.annex.agents["B"].get("calm.wild.test")
@@ -91,7 +96,7 @@ class Watch:
         self.thread.join(10)
         self.peak = max(self.peak, resident(self.annex))
         if kind is None:
-            fail_unless(self.waits and not self.failures, "B was not served:", self.failures[:3], "of", len(self.waits))
+            fail_unless(len(self.failures) <= self.lost * len(self.waits), "B was not served:", self.failures[:3], "of", len(self.waits))
             fail_unless(sorted(self.waits)[len(self.waits) * 9 // 10] < 2, "B waited", round(max(self.waits), 1), "s")
 
 
@@ -206,15 +211,19 @@ def run(house, mark):
                 if one["closed"] is None and (drip := drips.get(id(one)))[turn:turn + 1]:
                     swarm.say(one, drip[turn:turn + 1])
             turn += 1
+    wrong = []
     for name, *_ in [*SLOW_HEADS, *SLOW_INSIDE, *SLOW_H2]:
         ends = [one["closed"] for one in swarm.of(name)]
-        fail_unless(None not in ends, name + ":", ends.count(None), "of", len(ends), "were still open after 12 s")
-        fail_unless(min(ends) > 5, name + ": closed too soon, after", round(min(ends), 1), "s")
-    # On HTTP/1 it is said why.
-    for name, *_ in [*SLOW_HEADS, *SLOW_INSIDE]:
+        if None in ends:
+            wrong.append(f"{name}: {ends.count(None)} of {len(ends)} still open after 12 s")
+        elif min(ends) < 5:
+            wrong.append(f"{name}: closed too soon, after {min(ends):.1f} s")
+        # On HTTP/1 it is said why.
         told = sum(b"HTTP/1.1 408" in one["heard"] for one in swarm.of(name))
-        fail_unless(told >= len(swarm.of(name)) * 9 // 10, name + ": only", told, "of", len(swarm.of(name)), "were told 408")
+        if not name.startswith("h2") and told < len(ends) * 9 // 10:
+            wrong.append(f"{name}: only {told} of {len(ends)} were told 408")
     swarm.close()
+    fail_unless(not wrong, *wrong)
     wait_until("the files are closed", lambda: files(annex) <= before + 8, 5)
 
 
@@ -246,6 +255,7 @@ def run(house, mark):
             stream = small(annex.agents["A"].tunnel(host))
             stream.send(head(host, f"GET /h1-{number} HTTP/1.1"))
             streams.append(stream)
+        kinds = [("h1", resident(annex))]
         # Over HTTP/2: windows without end on a connection that is not read, and windows that stay shut.
         for window, name in ((2**31 - 1, "open"), (0, "shut")):
             h2 = Http2(small(annex.agents["A"].tunnel(host, alpn=("h2",))), struct.pack("!HI", 4, window))
@@ -253,6 +263,7 @@ def run(house, mark):
             for number in range(count // 4):
                 h2.request(h2.head(host, f"/h2-{name}-{number}"))
             streams.append(h2.stream)
+            kinds.append((name, resident(annex)))
         end = time.monotonic() + often(5, 30)
         while time.monotonic() < end:
             for stream in streams:
@@ -265,6 +276,7 @@ def run(house, mark):
     begun = [target for target in sent if target.startswith("/h")]
     fail_unless(len(begun) >= count * 9 // 10, "only", len(begun), "downloads began")
     fail_unless(max(sent.values()) < 32 * MIB, "no back-pressure: the origin could send", max(sent.values()) // MIB, "MiB")
+    print(kinds) if FULL else None
     fail_unless(watch.peak - before <= count * MIB // 2, "memory grew by", (watch.peak - before) // MIB, "MiB for", count, "readers")
     for stream in streams:
         stream.close()
@@ -457,27 +469,41 @@ def run(house, mark):
     annex, before = besieged(house)
     line, host = "GET / HTTP/1.1\r\nHost: x.wild.test\r\n", "x.wild.test"
     rows = {
-        "a field of 16 MiB": (line + "X: ", "v" * 65536, 256, (431,)),
-        "a line of 16 MiB": ("GET /", "v" * 65536, 256, (414,)),
-        "a method of 16 MiB": ("", "V" * 65536, 256, (400, 414, 431)),
-        "fields without end": (line, "X: v\r\n" * 10000, 256, (431,)),
-        "empty lines without end": ("", "\r\n" * 30000, 64, (400, 431)),
+        "a field of 16 MiB": (line + "X: ", "v" * 65536, (431,)),
+        "a line of 16 MiB": ("GET /", "v" * 65536, (414,)),
+        "a method of 16 MiB": ("", "V" * 65536, (400, 414, 431)),
+        "fields without end": (line, "X: v\r\n" * 10000, (431,)),
+        # Before a request line they may be skipped: then the time ends it.
+        "empty lines without end": ("", "\r\n" * 30000, (400, 408, 431)),
     }
+    wrong = []
+
+    def send(name, where, open_one):
+        first, piece, wanted = rows[name]
+        try:
+            with open_one() as stream:
+                stream.send(first)
+                for _ in range(256):
+                    stream.send(piece)
+                    if select.select([stream.stream], [], [], 0)[0]:
+                        break
+                try:
+                    # To the proxy itself a head that has come so far may be answered before it has been read.
+                    expect(stream.answer(), *wanted, *((400,) if where == "outside" else ()))
+                except agents.Closed:
+                    pass  # what was still on the way can reset the connection before the answer is read
+                fail_unless(stream.closed(), "it went on")
+        except (AssertionError, OSError) as error:
+            wrong.append(f"{name}, {where}: {error!r}")
+    ways = [("outside", annex.agents["A"].plain), ("inside", lambda: annex.agents["A"].tunnel(host))]
     with Watch(annex) as watch:
-        for name, (first, piece, count, wanted) in rows.items():
-            for open_one in (annex.agents["A"].plain, lambda: annex.agents["A"].tunnel(host)):
-                with open_one() as stream:
-                    stream.send(first)
-                    for _ in range(count):
-                        stream.send(piece)
-                        if select.select([stream.stream], [], [], 0)[0]:
-                            break
-                    try:
-                        expect(stream.answer(), *wanted, 400 if open_one == annex.agents["A"].plain else wanted[0])
-                    except agents.Closed:
-                        pass  # what was still on the way can reset the connection before the answer is read
-                    fail_unless(stream.closed(), name, "went on")
-            fail_unless(watch.peak - before <= 16 * MIB, name + ": memory grew by", (watch.peak - before) // MIB, "MiB")
+        threads = [threading.Thread(target=send, args=(name, *way), daemon=True) for name in rows for way in ways]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(14)
+    fail_unless(not wrong and not any(thread.is_alive() for thread in threads), *wrong)
+    fail_unless(watch.peak - before <= 16 * MIB, "memory grew by", (watch.peak - before) // MIB, "MiB")
     fail_unless(not [r for r in mark.at("wild.test") if r.host == host], "an origin heard of it")
 
 
@@ -487,7 +513,7 @@ def run(house, mark):
     count, given = often(2500, 20000), often(1500, 12000)
     annex, before = besieged(house, launcher=["prlimit", f"--nofile={given}:{given}"])
     swarm, at_rest = Swarm(), files(annex)
-    with Watch(annex) as watch:
+    with Watch(annex, lost=0.1) as watch:
         for _ in swarm.open("silent", annex.proxy, count, often(20, 200)):
             pass
         most = files(annex)
@@ -574,7 +600,7 @@ def run(house, mark):
 
 @case("R07", "a nonce with each answer", private=True, lines_wanted=None)
 def run(house, mark):
-    count = often(300, 100_000)
+    count = often(100, 100_000)
     issuer, api = realm(house, "r07")
     annex = Annex(house, {"api": oauth("own", api.host)}, issuers={"own": issuer.url}, log="error", owners=[issuer],
                   environment={"AS_SECRET": issuer.secret}, limits="{per_agent: {requests_per_second: 100000}}")
@@ -601,15 +627,15 @@ def run(house, mark):
     ask(count)
     # Each proof has the newest one: there is one place for it.
     fail_unless(used[-1] == f"{count + 18:032}", "the last proof had", used[-1])
-    origin.behave = nonces(200)
+    origin.behave = nonces(256)
     ask(3)
-    fail_unless(len(used[-1]) == 200, "a long nonce was not used:", used[-1])
-    # Longer than 256 bytes it is refused: proofs go on with the last good one, or without.
-    for length in (257, 1000, 1024, 8000):
+    fail_unless(len(used[-1]) == 256, "a long nonce was not used:", used[-1])
+    # Longer than NONCE_MAX it is refused: proofs go on with the last good one, or without.
+    for length in (NONCE_MAX + 1, 4000, 8000):
         origin.behave = nonces(length)
         ask(count // 10)
         longest = max((len(n) for n in used[-count // 10 + 1:] if n), default=0)
-        fail_unless(longest <= 256, "a nonce of", longest, "bytes was taken")
+        fail_unless(longest <= NONCE_MAX, "a nonce of", longest, "bytes was taken")
     fail_unless(resident(annex) - before <= 8 * MIB, "memory grew by", (resident(annex) - before) // MIB, "MiB")
 
 
