@@ -469,7 +469,11 @@ def run(house, mark):
         # 2 s is the promise; the machine that tests may be slow.
         if answer.status not in statuses or took > 3:
             wrong.append(f"{what}: {answer.status} {answer.code} after {took:.1f} s instead of {statuses}")
-    threads = [threading.Thread(target=one, args=row, daemon=True) for row in answers_of_dns(house)]
+    rows = answers_of_dns(house)
+    # The large ones alone: what is measured is not how they share this machine.
+    for row in rows[:2]:
+        one(*row)
+    threads = [threading.Thread(target=one, args=row, daemon=True) for row in rows[2:]]
     for thread in threads:
         thread.start()
     for thread in threads:
