@@ -348,13 +348,13 @@ def run(house, mark):
 
 @case("C10", "our own listener by name", private=True)
 def run(house, mark):
-    house.dns.answers["x.wild.test"] = [net.PROXY]
+    house.dns.answers["own-by-name.wild.test"] = [net.PROXY]
     with Wire() as wire:
         # Ports that policy does not have are refused by name.
-        connects(house, ["x.wild.test:3128", "x.wild.test:9901", "mal.test:3128"], DENIED)
-        absolute(house, "http://x.wild.test:3128/", 403)
+        connects(house, ["own-by-name.wild.test:3128", "own-by-name.wild.test:9901", "mal.test:3128"], DENIED)
+        absolute(house, "http://own-by-name.wild.test:3128/", 403)
         fail_unless(not mark.asked_names(), "asked for", mark.asked_names())
-        expect(house.A.get("x.wild.test"), PROHIBITED)
+        expect(house.A.get("own-by-name.wild.test"), PROHIBITED)
         fail_unless((net.PROXY, 443) not in wire.dialled(net.PROXY), wire.look())
 
 
