@@ -76,6 +76,10 @@ fn six(v6: Ipv6Addr) {
     let isatap = interface & 0xfdff_ffff_0000_0000 == 0x0000_5efe_0000_0000;
     let global = unicast && !carries && !special && !isatap;
     assert_eq!(admitted(v6.into(), false), global, "{v6}");
-    let local = v6.is_loopback() || (v6.is_unique_local() && !in_v6("fd00:ec2::", 32) && !isatap);
+    let metadata = in_v6("fd00:ec2::", 32)
+        || in_v6("fd20:ce::", 32)
+        || in_v6("fd00:c1::a9fe:a9fe", 128)
+        || in_v6("fd00:42::42", 128);
+    let local = v6.is_loopback() || (v6.is_unique_local() && !metadata && !isatap);
     assert_eq!(admitted(v6.into(), true), global || local, "{v6}");
 }

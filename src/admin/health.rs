@@ -120,6 +120,9 @@ fn answer(request: &Request<Incoming>, health: &Health) -> Response<Full<Bytes>>
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         return text(StatusCode::METHOD_NOT_ALLOWED, "only GET\n".into());
     }
+    if came_from_an_agent(request) {
+        return text(StatusCode::FORBIDDEN, "not by way of the proxy\n".into());
+    }
     match request.uri().path() {
         "/livez" => text(StatusCode::OK, "ok\n".into()),
         "/readyz" => match health.readiness.obstacle() {
@@ -135,6 +138,16 @@ fn answer(request: &Request<Incoming>, health: &Health) -> Response<Full<Bytes>>
             "known paths: /livez /readyz /metrics\n".into(),
         ),
     }
+}
+
+/// Our own addresses are never dialled, but a translator in between can make one of another. What tokenward sends says
+/// so in `Via` (RFC 9110 §7.6.3), and an agent cannot take that off.
+fn came_from_an_agent<B>(request: &Request<B>) -> bool {
+    let hops = request.headers().get_all(header::VIA).iter();
+    hops.filter_map(|line| line.to_str().ok())
+        .flat_map(|line| line.split(','))
+        .filter_map(|hop| hop.split_ascii_whitespace().nth(1))
+        .any(|name| name.starts_with("tokenward-"))
 }
 
 fn text(status: StatusCode, body: String) -> Response<Full<Bytes>> {

@@ -159,7 +159,7 @@ const TOKENS_OF_OTHER_KINDS: [&str; 6] = [
 
 /// Fields by which somebody in between tells a server who the caller is or what was really asked: an agent that sets
 /// them speaks for a proxy that it is not (RFC 9700 §4.13).
-const ROLE_FIELDS: [&str; 36] = [
+const ROLE_FIELDS: [&str; 37] = [
     "alt-used",
     "cf-access-jwt-assertion",
     "cf-connecting-ip",
@@ -170,6 +170,8 @@ const ROLE_FIELDS: [&str; 36] = [
     "dpop-nonce",
     "fastly-client-ip",
     "forwarded",
+    // Read as the variable HTTP_PROXY by programs behind CGI (CVE-2016-5385 and its kin).
+    "proxy",
     "front-end-https",
     "http2-settings",
     "max-forwards",

@@ -73,8 +73,10 @@ fn classify_v6(v6: Ipv6Addr) -> Kind {
     let isatap = matches!(s[4] & 0xfdff, 0) && s[5] == 0x5efe;
     match s {
         _ if isatap => Kind::Forbidden,
-        // Metadata: AWS.
-        [0xfd00, 0x0ec2, ..] => Kind::Forbidden,
+        // Metadata: AWS, GCP, Oracle, Scaleway.
+        [0xfd00, 0x0ec2, ..] | [0xfd20, 0x00ce, ..] => Kind::Forbidden,
+        [0xfd00, 0x00c1, 0, 0, 0, 0, 0xa9fe, 0xa9fe] => Kind::Forbidden,
+        [0xfd00, 0x0042, 0, 0, 0, 0, 0, 0x0042] => Kind::Forbidden,
         [first, ..] if first & 0xfe00 == 0xfc00 => Kind::Private,
         // Teredo and the other protocol assignments (2001::/23), documentation, 6to4.
         [0x2001, second, ..] if second < 0x0200 || second == 0x0db8 => Kind::Forbidden,
@@ -123,6 +125,10 @@ mod tests {
         ("169.254.169.254", Kind::Forbidden),
         ("169.254.170.2", Kind::Forbidden),
         ("fd00:ec2::254", Kind::Forbidden),
+        ("fd20:ce::254", Kind::Forbidden),
+        ("fd00:c1::a9fe:a9fe", Kind::Forbidden),
+        ("fd00:42::42", Kind::Forbidden),
+        ("fd00:42::43", Kind::Private),
         ("168.63.129.16", Kind::Forbidden),
         ("100.100.100.200", Kind::Forbidden),
         ("192.0.0.192", Kind::Forbidden),

@@ -5,6 +5,9 @@ use crate::vocab::Code;
 /// How much of a line is looked at. A length or a coding that needs more is no plain one.
 const LINE_MAX: usize = 64;
 
+/// How much of the end of a line is looked at: a version and its space, and CR.
+const TAIL_MAX: usize = 10;
+
 /// Why a head is refused although a lenient parser would take it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
@@ -44,7 +47,8 @@ impl Fault {
 pub(super) struct Line {
     bytes: [u8; LINE_MAX],
     len: usize,
-    last: u8,
+    /// The last bytes, the very last one at the end.
+    tail: [u8; TAIL_MAX],
 }
 
 impl Line {
@@ -52,23 +56,24 @@ impl Line {
         Self {
             bytes: [0; LINE_MAX],
             len: 0,
-            last: 0,
+            tail: [0; TAIL_MAX],
         }
     }
 
     fn push(&mut self, piece: &[u8]) {
-        let Some(last) = piece.last() else { return };
         if self.len < LINE_MAX {
             let fits = piece.len().min(LINE_MAX - self.len);
             self.bytes[self.len..self.len + fits].copy_from_slice(&piece[..fits]);
         }
         self.len += piece.len();
-        self.last = *last;
+        let end = &piece[piece.len().saturating_sub(TAIL_MAX)..];
+        self.tail.copy_within(end.len().., 0);
+        self.tail[TAIL_MAX - end.len()..].copy_from_slice(end);
     }
 
     /// The line without its end; whether it ended in CR LF.
     fn ended(&self) -> (&[u8], bool) {
-        let crlf = self.len > 0 && self.last == b'\r';
+        let crlf = self.len > 0 && self.tail[TAIL_MAX - 1] == b'\r';
         let len = self.len - usize::from(crlf);
         (&self.bytes[..len.min(LINE_MAX)], crlf)
     }
@@ -101,6 +106,8 @@ pub(super) struct Head {
     /// A plain `chunked`.
     pub(super) chunked: bool,
     codings: bool,
+    /// Whether the last coding is `chunked`: of others the parser does not say where the body ends, and gives up.
+    pub(super) ends_chunked: bool,
     /// Whether the first line asks for a tunnel.
     pub(super) connect: bool,
     /// The status, where the first line is a status line.
@@ -121,6 +128,7 @@ impl Head {
             lengths: false,
             chunked: false,
             codings: false,
+            ends_chunked: true,
             connect: false,
             status: 0,
             http11: false,
@@ -145,6 +153,13 @@ impl Head {
     /// The first line, or its beginning, when [`Step::First`] has been told.
     pub(super) fn first_line(&self) -> &[u8] {
         self.line.ended().0
+    }
+
+    /// Whether the first line ends in a version that is spoken here (RFC 9112 §2.3).
+    pub(super) fn known_version(&self) -> bool {
+        let (_, crlf) = self.line.ended();
+        let end = TAIL_MAX - usize::from(crlf);
+        matches!(&self.line.tail[end - 9..end], b" HTTP/1.1" | b" HTTP/1.0")
     }
 
     /// Forgets the first line.
@@ -200,6 +215,8 @@ impl Head {
         } else if name.eq_ignore_ascii_case(b"transfer-encoding") {
             let several = std::mem::replace(&mut self.codings, true);
             self.chunked = whole && value.eq_ignore_ascii_case(b"chunked");
+            let last = value.rsplit(|&b| b == b',').next().unwrap_or(value);
+            self.ends_chunked = whole && last.trim_ascii().eq_ignore_ascii_case(b"chunked");
             match self.chunked {
                 _ if several => Some(Fault::Codings),
                 false => Some(Fault::Coding),

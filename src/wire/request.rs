@@ -29,12 +29,16 @@ pub struct Verdict {
 pub enum Stop {
     /// A body that ends where one likes.
     Body,
+    /// A coding of which nobody knows where it ends.
+    Coding,
     /// A head with too many fields, or too many bytes of them.
     Head,
     /// The connection preface of HTTP/2, where HTTP/1.1 is spoken (RFC 9113 §3.4).
     Preface,
     /// The first line alone is longer than a head may be.
     Target,
+    /// Another version than HTTP/1.0 and 1.1, or none.
+    Version,
 }
 
 impl Stop {
@@ -42,7 +46,7 @@ impl Stop {
     #[must_use]
     pub fn code(self) -> Code {
         match self {
-            Self::Body | Self::Preface => Code::BadRequest,
+            Self::Body | Self::Coding | Self::Preface | Self::Version => Code::BadRequest,
             Self::Head => Code::HeadTooLarge,
             Self::Target => Code::UriTooLong,
         }
@@ -172,6 +176,9 @@ impl Requests {
                     if head.bytes > self.head_max.min(LINE_MAX) {
                         break Some(Stop::Target);
                     }
+                    if !head.known_version() {
+                        break Some(Stop::Version);
+                    }
                     head.note_connect();
                     head.next_line();
                     continue;
@@ -179,7 +186,8 @@ impl Requests {
                 Step::More => taken = bytes.len(),
                 Step::Ended(n) => {
                     taken += n;
-                    let stop = too_large(head, self.head_max);
+                    let stop = too_large(head, self.head_max)
+                        .or_else(|| (!head.ends_chunked).then_some(Stop::Coding));
                     if stop.is_none() {
                         self.ended();
                         return Ok(taken);

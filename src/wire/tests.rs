@@ -90,7 +90,7 @@ fn heads_that_every_reader_reads_alike_are_plain() {
 #[test]
 fn what_a_lenient_parser_forgives_is_a_fault_and_the_last_word() {
     let long = format!("content-length: {}2\r\n", " ".repeat(80));
-    let table: [(&str, Fault); 18] = [
+    let table: [(&str, Fault); 16] = [
         ("x: y\n", Fault::BareLf),
         ("x: y\r\n\n", Fault::BareLf),
         (
@@ -103,8 +103,6 @@ fn what_a_lenient_parser_forgives_is_a_fault_and_the_last_word() {
         ),
         ("transfer-encoding: gzip, chunked\r\n", Fault::Coding),
         ("transfer-encoding: identity, chunked\r\n", Fault::Coding),
-        ("transfer-encoding: \x0bchunked\r\n", Fault::Coding),
-        ("transfer-encoding:\r\n", Fault::Coding),
         (
             "transfer-encoding: chunked\r\ntransfer-encoding: chunked\r\n",
             Fault::Codings,
@@ -134,6 +132,7 @@ fn what_a_lenient_parser_forgives_is_a_fault_and_the_last_word() {
 #[test]
 fn what_has_no_end_stops_the_connection() {
     let head = "POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n";
+    let coded = |value: &str| format!("POST / HTTP/1.1\r\ntransfer-encoding: {value}\r\n\r\n");
     let fields = format!("GET / HTTP/1.1\r\n{}", "a:\r\n".repeat(101));
     let long = format!("GET /{} HTTP/1.1\r\n\r\n", "a".repeat(MAX));
     let large = format!("GET / HTTP/1.1\r\nx: {}\r\n\r\n", "a".repeat(MAX));
@@ -143,6 +142,15 @@ fn what_has_no_end_stops_the_connection() {
         (format!("GET /{}", "a".repeat(MAX)), Stop::Target),
         (long, Stop::Target),
         ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_owned(), Stop::Preface),
+        (coded("gzip"), Stop::Coding),
+        (coded("chunked, identity"), Stop::Coding),
+        (coded("\x0bchunked"), Stop::Coding),
+        (coded(""), Stop::Coding),
+        ("GET / HTTP/1.2\r\n\r\n".to_owned(), Stop::Version),
+        ("GET / HTTP/2.0\r\n\r\n".to_owned(), Stop::Version),
+        ("GET / http/1.1\r\n\r\n".to_owned(), Stop::Version),
+        ("GET /\r\n\r\n".to_owned(), Stop::Version),
+        ("GET / HTTP/1.1 \n\n".to_owned(), Stop::Version),
         (format!("{head}2;x\nhi"), Stop::Body),
         (format!("{head}2\nhi"), Stop::Body),
         (format!("{head}0x2\r\nhi"), Stop::Body),

@@ -22,7 +22,9 @@ class Annex:
     """`services` maps names to YAML in flow style; `who` names agents, each of which may use `allowed[name]` or all."""
 
     def __init__(self, house, services, who=("A",), allowed=None, issuers=None, limits=None, more="", environment=None, owners=(),
-                 log="trace", health=None):
+                 log="trace", health=None, launcher=()):
+        # A command before tokenward's own, such as `prlimit`: it has to replace itself by it.
+        self.launcher = list(launcher)
         self.house, self.given, self.owners = house, dict(environment or {}), list(owners)
         number = next(PORTS)
         self.dir = house.dir / f"annex-{number}"
@@ -58,7 +60,7 @@ class Annex:
         variables = {f"PX_{i}": token for i, token in enumerate(self.tokens.values())}
         variant = {"TOKENWARD_VARIANT": self.house.variant} if self.house.variant else {}
         self.process = subprocess.Popen(
-            [self.house.binary, "--config", self.config, "--log", log, "serve"], cwd=self.dir,
+            [*self.launcher, self.house.binary, "--config", self.config, "--log", log, "serve"], cwd=self.dir,
             env={"PATH": os.environ["PATH"], "HOME": str(self.dir), **variables, **variant, **self.given},
             stdout=self.out.open("ab"), stderr=self.log.open("ab"))
         from house import wait_until

@@ -21,6 +21,7 @@ HOSTS = {
 WILD = "45.33.32.20"  # every name below wild.test that has no answer of its own
 V6 = "2606:4700::77"
 PROXY, RESOLVER = "10.77.0.1", "127.0.0.53"
+SILENT = object()  # what a function in `Dns.answers` returns for a question that gets no answer
 
 
 def enter(arguments):
@@ -63,7 +64,8 @@ def private_to_loopback(address):
 
 class Dns:
     """Answers for the harness's names. `answers[name]` is a list of addresses, or a function from the number of the
-    question (0, 1, …) to such a list or to raw records; `log` holds every question as (time, name, type)."""
+    question (0, 1, …) to such a list, to raw records, to the code of an error, or to None for a name that is not; `log` holds
+    every question as (time, name, type)."""
 
     def __init__(self, address=RESOLVER):
         self.answers, self.log, self.asked, self.silent = {}, [], {}, False
@@ -123,14 +125,18 @@ class Dns:
         records, code = [], 0
         if known is None:
             code = 3
+        if known is SILENT:
+            return None
+        if isinstance(known, int):  # SERVFAIL, REFUSED, …
+            known, code = [], known
         for entry in known or []:
-            if isinstance(entry, tuple):  # (type, data): as it is
-                records.append(entry)
+            if isinstance(entry, tuple):  # (type, data) or (owner, type, data): as it is
+                records.append(entry if len(entry) == 3 else (b"\xc0\x0c", *entry))
                 continue
             address = ipaddress.ip_address(entry)
             if kind == (1 if address.version == 4 else 28):
-                records.append((kind, address.packed))
-        body = b"".join(b"\xc0\x0c" + struct.pack("!HHIH", t, 1, 0, len(data)) + data for t, data in records)
+                records.append((b"\xc0\x0c", kind, address.packed))
+        body = b"".join(owner + struct.pack("!HHIH", t, 1, 0, len(data)) + data for owner, t, data in records)
         return packet[:2] + struct.pack("!HHHHH", 0x8180 | code, 1, len(records), 0, 0) + question + body
 
     def lookup(self, name, kind):

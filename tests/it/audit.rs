@@ -207,6 +207,17 @@ async fn the_health_listener_has_three_paths() {
     assert_eq!(house.health("/readyz").await.status(), 200);
     assert_eq!(house.health("/metrics").await.status(), 200);
     assert_eq!(house.health("/").await.status(), 404);
+    // What an agent sends by way of a translated address is known by our name in it.
+    for (via, status) in [("1.1 corp", 200), ("1.1 corp, 1.1 tokenward-abcd1234", 403)] {
+        let asked =
+            format!("GET /metrics HTTP/1.1\r\nhost: x\r\nvia: {via}\r\nconnection: close\r\n\r\n");
+        let health = house.running.health().unwrap();
+        assert_eq!(
+            speak(health, asked.as_bytes()).await.status(),
+            status,
+            "{via}"
+        );
+    }
     let address = house.running.health().unwrap();
     let post = b"POST /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
     assert_eq!(speak(address, post).await.status(), 405);

@@ -87,6 +87,7 @@ fn only_harmless_fields_remain() {
         ("x_forwarded_host", "evil.test"),
         ("x-forwarded-for", "1.2.3.4"),
         ("forwarded", "host=evil.test"),
+        ("proxy", "http://evil.test/"),
         ("x-original-url", "/admin"),
         ("x-tokenward-agent", "b"),
         ("cookie", "session=1"),
