@@ -29,8 +29,8 @@ class Answer:
     def code(self):
         """tokenward's own code, where it is its answer."""
         import json
-        if self.values("content-type") != ["application/problem+json"]:
-            return None
+        if self.values("content-type") != ["application/problem+json"] or not self.body:
+            return None  # to HEAD there is no body
         return json.loads(self.body).get("code")
 
 

@@ -94,6 +94,8 @@ class Origin:
                 self.greet(stream)
                 return
             stream.settimeout(60)
+            # Head and body are written apart: the second must not wait until the first is acknowledged.
+            stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             sni = None
             if self.context:
                 stream = self.context.wrap_socket(stream, server_side=True)

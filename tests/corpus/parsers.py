@@ -62,6 +62,7 @@ http {{
     listen {self.address}:{self.port} ssl; server_name _;
     ssl_certificate {certificate}; ssl_certificate_key {key};
     location / {{ proxy_pass http://127.0.0.1:{behind.port}; proxy_http_version 1.1; proxy_set_header Host $http_host;
+                  proxy_set_header X-Understood $uri;
                   proxy_set_header Connection ""; proxy_request_buffering off; }}
   }}
 }}

@@ -158,6 +158,8 @@ def configuration(folder, ports):
     return f"""listen: {{proxy: "127.0.0.1:{ports['proxy']}"}}
 runtime_dir: {folder}/runtime
 audit: {{file: {folder}/audit.jsonl}}
+# It is load, and none of an attacker.
+limits: {{per_agent: {{requests_per_second: 100000}}}}
 services:{services}
 """
 
