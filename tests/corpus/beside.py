@@ -9,7 +9,8 @@ attacker did and attacks nothing: on a small machine the attacker's own work slo
 the median of its rounds. Attackers and B are processes of their own. Use a release build: others measure the compiler.
 
 The bar: B's 99th percentile under attack is at most `--bar` times what it is alone, or under the control if that is more; no
-request of B fails; the process is the same one at the end.
+request of B fails; the process is the same one at the end. `others` is what the rest of the machine did meanwhile, in processors:
+with much of it the percentiles say little.
 """
 
 import argparse
@@ -361,6 +362,12 @@ def spent(pid):
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
+def busy():
+    """Processor seconds of the whole machine."""
+    fields = [int(f) for f in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
+    return (sum(fields) - fields[3] - fields[4]) / os.sysconf("SC_CLK_TCK")
+
+
 def resident(pid):
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * resource.getpagesize() / (1 << 20)
 
@@ -391,11 +398,13 @@ def one_round(bench, kind, given, count):
     """A round of B beside a role or alone: B's numbers, and who used how much of a processor."""
     role = Role(kind, given) if kind else None
     time.sleep(0.3)
-    pids = {"tokenward": bench.annex.process.pid, **({"attacker": role.process.pid} if role else {})}
-    before, start = {name: spent(pid) for name, pid in pids.items()}, time.monotonic()
+    pids = {"tokenward": bench.annex.process.pid, "benign": bench.benign.process.pid, "here": os.getpid(), "origin": bench.origin,
+            **({"attacker": role.process.pid} if role else {})}
+    before, start, all_before = {name: spent(pid) for name, pid in pids.items()}, time.monotonic(), busy()
     told = bench.benign.round(count)
     wall = time.monotonic() - start
     told["cpu"] = {name: (spent(pid) - before[name]) / wall for name, pid in pids.items()}
+    told["others"] = (busy() - all_before) / wall - sum(told["cpu"].values())
     told["attack"] = role.end() if role else {}
     return told
 
@@ -423,6 +432,7 @@ def measure(bench, name, given):
            "cpu attacker": round(statistics.median(r["cpu"]["attacker"] for r in rounds["attacked"]), 2),
            "cpu tokenward": round(statistics.median(r["cpu"]["tokenward"] for r in rounds["attacked"]), 2),
            "cpu tokenward alone": round(statistics.median(r["cpu"]["tokenward"] for r in rounds["alone"]), 2),
+           "others": round(max(middle(kind, "others") for kind in rounds), 2),
            "rss before": round(start[0], 1), "rss peak": round(peak, 1), "rss after": round(resident(pid), 1) if alive else None,
            "fds before": start[1], "fds after": files(pid) if alive else None, "same pid": alive, "did": rounds["attacked"][-1]["attack"]}
     row["ratio p50"], row["ratio p99"] = (round(row[f"{w} attacked"] / row[f"{w} alone"], 2) for w in ("p50", "p99"))
@@ -434,7 +444,7 @@ def measure(bench, name, given):
 
 COLUMNS = [("attack", 12), ("p50 alone", 10), ("p50 attacked", 13), ("ratio p50", 10), ("p99 alone", 10), ("p99 attacked", 13), ("ratio p99", 10),
            ("p99 burnt", 10), ("against control", 16), ("fresh50 alone", 14), ("fresh50 attacked", 17), ("fresh99 attacked", 17), ("failed", 7),
-           ("cpu attacker", 13), ("cpu tokenward", 14), ("rss before", 11), ("rss peak", 9), ("rss after", 10), ("fds before", 11),
+           ("cpu attacker", 13), ("cpu tokenward", 14), ("others", 7), ("rss before", 11), ("rss peak", 9), ("rss after", 10), ("fds before", 11),
            ("fds after", 10), ("same pid", 9), ("within", 7)]
 
 
@@ -454,6 +464,7 @@ class Bench:
         self.given = {"proxy": self.annex.proxy, "tokens": self.annex.tokens, "ca": str(self.annex.dir / "public" / "ca.pem")}
         for _ in range(20):
             self.annex.agents["B"].get(HOST, "/v1/items/warm")
+        self.origin = house.parsers["node"].process.pid
         self.benign = Role("benign", self.given)
         self.benign.round(RATE)
 

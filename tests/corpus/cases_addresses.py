@@ -10,7 +10,7 @@ import threading
 import time
 
 import net
-from agent import Closed
+from agent import Closed, Stream
 from annex import Annex
 from cases import case, expect, head
 from house import fail_unless, wait_until
@@ -162,7 +162,6 @@ class Trial:
             return answer
         context = self.agent.context()
         context.check_hostname = False
-        from agent import Stream
         name = None if self.host[0] in "[0123456789" else self.host
         try:
             self.inside = Stream(context.wrap_socket(stream.stream, server_hostname=name))

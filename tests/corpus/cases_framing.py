@@ -5,10 +5,9 @@ another way than we do would take the smuggled one, or half of it, for a request
 with different parsers, and what they understood is compared with what was sent (I3).
 """
 
-import re
-import socket
 import time
 
+from agent import Closed
 from cases import case, expect, head
 from house import fail_unless, wait_until
 
@@ -240,7 +239,6 @@ def run(house, mark):
     for host in [n for n in hosts(house) if n != RW]:
         for body in BROKEN_CHUNKS:
             cut(house, host, raw(CHUNKED, body=body))
-            # After good data the upstream has heard the head already.
         for body in ("2;x\nhi\r\n0\r\n\r\n", "0x2\r\nhi\r\n0\r\n\r\n", "+2\r\nhi\r\n", "\n0\r\n\r\n"):
             cut(house, host, raw(CHUNKED, body="5\r\nhello\r\n" + body))
 
@@ -317,7 +315,6 @@ def run(house, mark):
             fail_unless([a.status for a in answers] == [200, 403] and closed, host, answers)
             (record,) = watch.settled(1)
             fail_unless(record.body == b"hi" and not record.trailers, host, record)
-            fail_unless(not record.values("trailer"), record)
             if host in (RW, H11):
                 wire = bytes(house.origins[host].conversations[record.connection - 1].raw)
                 fail_unless(b"x-checksum" not in wire.lower() and b"evil.test" not in wire, host, "a trailer reached the origin")
@@ -453,10 +450,19 @@ def run(house, mark):
             fail_unless(closed and not rest, host, rest, closed)
 
 
-refused("E15", "expectations that nobody knows", *(
-    raw(*fields, "Content-Length: 2", body="hi") for fields in [
-        ["Expect: x"], ["Expect: y 100-continue"], ["Expect: 100-continue, x"], ["Expect: 100-continue", "Expect: x"], ["Expect: 100-continue;q=1"],
-        ["Expect: 100"], ["Expect: 200-ok"], ["Expect: x", "Expect: 100-continue"]]), statuses=(417,), then="")
+@case("E15", "expectations that nobody knows")
+def run(house, mark):
+    for host in hosts(house):
+        watch = Watch(house, host)
+        for fields in (["Expect: x"], ["Expect: y 100-continue"], ["Expect: 100-continue, x"], ["Expect: 100-continue", "Expect: x"],
+                       ["Expect: 100-continue;q=1"], ["Expect: 100"], ["Expect: 200-ok"], ["Expect: x", "Expect: 100-continue"]):
+            with house.A.tunnel(host) as stream:
+                sent(stream, host, raw(*fields, "Content-Length: 2", body="hi"), LAST)
+                answers, closed = stream.rest()
+            # The body's end is known, so that what follows may be read for what it is.
+            fail_unless([a.status for a in answers] in ([417], [417, 403]) and closed, host, fields, answers, closed)
+            fail_unless(not answers[0].informational, host, fields, "was told to go on")
+        fail_unless(not watch.records, watch.records)
 
 
 def early(house, host, status, more=""):
@@ -470,7 +476,7 @@ def early(house, host, status, more=""):
         conversation.send(text)
         entry = bytearray()
         heard.append((record, entry))
-        conversation.stream.settimeout(5)
+        conversation.stream.settimeout(0.4)
         while data := conversation.stream.recv(65536):
             entry += data
         raise ConnectionError()
@@ -493,13 +499,14 @@ def run(house, mark):
                 fail_unless(answer.status == wanted and len(answer.informational) <= 1, status, fields, "got", answer.status, answer.code)
                 if wanted == status:
                     fail_unless(answer.body == b"early" and answer.complete, answer)
+                # While the connection is open still, but owes half a body, the next request takes another.
+                expect(house.A.get(H11, f"{PATH}/next"), 200)
+                first, second = watch.settled(2)
+                fail_unless(first.connection != second.connection, status, fields, "the connection was used again")
                 # The rest of the body is no request.
                 sent(stream, H11, SMUGGLED)
                 rest, closed = stream.rest()
                 fail_unless(closed and not rest, status, fields, rest, closed)
-            expect(house.A.get(H11, f"{PATH}/next"), 200)
-            first, second = watch.settled(2)
-            fail_unless(first.connection != second.connection, status, fields, "the connection was used again")
             for _, data in heard:
                 fail_unless(b"HTTP/1.1" not in data.split(SMUGGLED.replace("<HOST>", H11).encode())[0], "a request behind half a body")
 
@@ -520,7 +527,7 @@ def run(house, mark):
                 sent(stream, host, raw(line=f"{method} {PATH} HTTP/1.1"), LAST)
                 answers, closed = stream.rest()
             said = [a.status for a in answers]
-            fail_unless(closed and said in ([403, 403], [403], [400]), host, method, said, closed)
+            fail_unless(closed and said in ([403, 403], [403], [400], [405, 403]), host, method, said, closed)
         for method in ("X" * 1024, "X" * 8192):
             with house.A.tunnel(host) as stream:
                 sent(stream, host, raw(line=f"{method} {PATH} HTTP/1.1"), LAST)
@@ -535,10 +542,6 @@ def run(house, mark):
         watch = Watch(house, host)
         expect(house.A.ask(host, raw(line=f"PROPFIND {PATH} HTTP/1.1").replace("<HOST>", host)), 200)
         fail_unless([r.method for r in watch.settled(1)] == ["PROPFIND"], watch.records)
-
-
-refused("E16", "TRACE is never carried", *methods(f"TRACE {PATH} HTTP/1.1"), raw("Max-Forwards: 0", line=f"TRACE {PATH} HTTP/1.1"),
-        statuses=(405,), then=LAST, once=None) if False else None
 
 
 @case("E16", "TRACE and CONNECT are answered 405")
@@ -622,9 +625,9 @@ def says(*pieces, close=False, pause=0.0):
     return behave
 
 
-def then_next(house, host, mark, method="GET"):
+def then_next(house, host, method="GET", wait=0.0):
     """Asks an origin that says something odd, and then for `/next`, on one connection where that lives: both answers, and
-    whether the agent's connection lived. The second is always the right one, from another connection than the first."""
+    whether the agent's connection lived. The second is always the right one. `wait`: for what the origin says late."""
     watch = Watch(house, host)
     with house.A.tunnel(host) as stream:
         sent(stream, host, raw(line=f"{method} {PATH}/odd HTTP/1.1"))
@@ -632,11 +635,13 @@ def then_next(house, host, mark, method="GET"):
             first = stream.answer(method)
         except Exception as error:
             raise AssertionError(f"no answer: {type(error).__name__}") from error
-        lived = first.complete and not stream.closed(0.1)
-        following = None
-        if lived:
-            sent(stream, host, raw(line=f"GET {PATH}/next HTTP/1.1"))
+        time.sleep(wait)
+        sent(stream, host, raw(line=f"GET {PATH}/next HTTP/1.1"))
+        try:
             following = stream.answer()
+        except Closed:
+            following = None
+    lived = following is not None
     following = following or house.A.get(host, f"{PATH}/next")
     fail_unless(following.status == 200 and following.body == b"next", "the next answer was", following)
     records = watch.settled(2)
@@ -650,7 +655,7 @@ def rejected(id, title, *replies, hosts_=(MAL, H11), method="GET", **script):
         for host in hosts_:
             for reply in replies:
                 house.origins[host].behave = says(reply, **script)
-                first, _, records = then_next(house, host, mark, method)
+                first, _, records = then_next(house, host, method)
                 about = f"{host} {reply[:120]!r}"
                 fail_unless((first.status, first.code) == BROKEN or (method == "HEAD" and first.status == 502), about, "gave", first.status, first.body[:80])
                 fail_unless(records[0].connection != records[-1].connection, about, "left its connection in use")
@@ -710,7 +715,7 @@ def run(house, mark):
     for host in (MAL, H11):
         for before in ("HTTP/1.1 103 Early Hints\r\nLink: </a>\r\nSet-Cookie: a=b\r\n\r\n" * 8, "HTTP/1.1 100 Continue\r\n\r\n", "HTTP/1.1 102 Processing\r\n\r\n" * 3):
             house.origins[host].behave = says(before, reply("Content-Length: 2", body="ok"))
-            first, lived, _ = then_next(house, host, mark)
+            first, lived, _ = then_next(house, host)
             fail_unless(first.status == 200 and first.body == b"ok" and len(first.informational) <= 8 and lived, first)
             fail_unless(101 not in first.informational, first)
 
@@ -721,7 +726,7 @@ def run(house, mark):
         for late in ("HTTP/1.1 100 Continue\r\n\r\n", "HTTP/1.1 103 Early Hints\r\n\r\n" * 3, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n", TAIL):
             for pause in (0.0, 0.05):
                 house.origins[host].behave = says(reply("Content-Length: 2", body="ok"), late, pause=pause)
-                first, _, records = then_next(house, host, mark)
+                first, _, records = then_next(house, host, wait=0.1)
                 fail_unless(first.status == 200 and first.body == b"ok", first)
                 fail_unless(records[0].connection != records[1].connection, host, repr(late), "left its connection in use")
 
@@ -756,7 +761,7 @@ def run(house, mark):
                 for pause in (0.0, 0.05):
                     pieces = [reply(*fields, line=line), body] if pause else [reply(*fields, line=line, body=body)]
                     house.origins[host].behave = says(*pieces, pause=pause)
-                    first, _, records = then_next(house, host, mark, method)
+                    first, _, records = then_next(house, host, method, wait=2 * pause)
                     fail_unless(first.status in (status, 502) and not (first.status == status and first.body), host, line, fields, first)
                     fail_unless(records[0].connection != records[-1].connection, host, line, fields, "left its connection in use")
 
@@ -769,7 +774,7 @@ def run(house, mark):
                           (reply("Content-Length: 2", body="hi!"), b"hi")]:
             for pieces in ([odd], [odd[:-len(TAIL)], odd[-len(TAIL):]]):
                 house.origins[host].behave = says(*pieces, pause=0.05 if len(pieces) > 1 else 0)
-                first, _, records = then_next(house, host, mark)
+                first, _, records = then_next(house, host, wait=0.1 if len(pieces) > 1 else 0)
                 fail_unless((first.status, first.body) == (200, body) or first.status == 502, host, odd[:60], first)
                 fail_unless(records[0].connection != records[-1].connection, host, odd[:60], "left its connection in use")
 
@@ -806,7 +811,7 @@ def run(house, mark):
 def run(house, mark):
     for host in (MAL, H11):
         house.origins[host].behave = says(reply(body="hello"), close="clean")
-        first, _, _ = then_next(house, host, mark)
+        first, _, _ = then_next(house, host)
         fail_unless(first.status == 200 and first.body == b"hello" and first.complete, first)
 
 
@@ -829,13 +834,14 @@ def run(house, mark):
             conversation.send(ours + PWNED)
         return None
     origin.behave = behave
-    watch = Watch(house, RW)
     for _ in range(8):
         for query in ("poison=now", "poison=late"):
             expect(house.A.get(RW, f"{PATH}?{query}"), 200)
             for agent in (house.B, house.A):
                 answer = expect(agent.get(RW, f"{PATH}?who={agent.name}"), 200)
-                fail_unless(b"pwned" not in answer.body, agent.name, "was told the rest of another answer")
+                # What comes just after A's next request was written cannot be told from its answer: the API wrongs A alone.
+                theirs = agent is house.A and "late" in query
+                fail_unless(theirs or b"pwned" not in answer.body, agent.name, "was told the rest of another answer")
 
 
 @case("E22", "agents do not share connections")

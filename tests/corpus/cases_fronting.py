@@ -184,6 +184,8 @@ tunnelled("D05", "two Host fields", [raw("GET /v1/items/1 HTTP/1.1", *fields) fo
 def run(house, mark):
     for request, method in [(f"CONNECT {RO}:443 HTTP/1.1\r\nHost: {RO}:443\r\nHost: {EVIL}:443", "CONNECT"), (f"CONNECT {RO}:443 HTTP/1.1\r\nHost: {RO}:443\r\nhost: {RO}:443", "CONNECT"),
                             ("GET http://plain.test/x HTTP/1.1\r\nHost: plain.test\r\nHost: evil.test", "GET"), ("GET http://plain.test/x HTTP/1.1\r\nHost: plain.test\r\nHost: plain.test", "GET")]:
+        if method == "GET" and not house.private:
+            continue  # plain.test is no service there
         with house.A.plain() as stream:
             stream.send(f"{request}\r\n{house.A.authorization}\r\n")
             expect(stream.answer(method), MALFORMED)
@@ -206,6 +208,8 @@ tunnelled("D07", "HTTP/1.0 without Host", [raw("GET /v1/items/1 HTTP/1.0"), raw(
 @case("D07", "the proxy's own connection without Host", silent=True)
 def run(house, mark):
     for line, method in ((f"CONNECT {RO}:443 HTTP/1.1", "CONNECT"), ("GET http://plain.test/x HTTP/1.1", "GET")):
+        if method == "GET" and not house.private:
+            continue
         with house.A.plain() as stream:
             stream.send(f"{line}\r\n{house.A.authorization}\r\n")
             expect(stream.answer(method), MALFORMED)
