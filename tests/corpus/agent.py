@@ -174,7 +174,10 @@ class Agent:
     def plain(self, timeout=15):
         """A connection to the proxy itself."""
         source = (self.source, 0) if self.source else None
-        stream = Stream(socket.create_connection(self.proxy, timeout=timeout, source_address=source), timeout)
+        plain = socket.create_connection(self.proxy, timeout=timeout, source_address=source)
+        # What is written apart, frame by frame or byte by byte, is sent so, and does not wait for acknowledgements.
+        plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        stream = Stream(plain, timeout)
         self.opened.append(stream)
         return stream
 

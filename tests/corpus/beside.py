@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """One hostile agent beside a benign one: what the benign one notices.
 
-beside.py --bin PATH [--only NAME,…] [--rounds N] [--seconds S] [--full] [--bar 2.0] [--json FILE]
+beside.py --bin PATH [--only NAME,…] [--rounds N] [--seconds S] [--full] [--sources N] [--bar 2.0] [--json FILE]
 
 Agent B sends requests at a steady rate over a few kept connections, and a new connection now and then, to an origin that is not
 the bottleneck. Rounds alternate: alone, under the attack, and under a control that burns as much processor time as the
@@ -49,7 +49,7 @@ def over():
     return bool(select.select([sys.stdin], [], [], 0)[0]) and not sys.stdin.read(1)
 
 
-def connected(given, who, source=None):
+def connected(given, source=None):
     """A connection to the proxy."""
     return socket.create_connection(tuple(given["proxy"]), timeout=10, source_address=(source, 0) if source else None)
 
@@ -60,7 +60,7 @@ def login(given, who):
 
 
 def tunnel(given, who, host, source=None):
-    stream = connected(given, who, source)
+    stream = connected(given, source)
     stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     stream.sendall(f"CONNECT {host}:443 HTTP/1.1\r\nHost: {host}:443\r\n{login(given, who)}\r\n".encode())
     head = b""
@@ -152,9 +152,10 @@ def quantile(values, share):
     return sorted(values)[min(len(values) - 1, int(len(values) * share))]
 
 
-def sources(number):
-    """A machine has many addresses."""
-    return f"127.0.{20 + number % 40}.{1 + number // 40 % 250}"
+def source_of(given, number):
+    """One of the hostile agent's addresses."""
+    number %= given["sources"]
+    return f"127.0.{20 + number // 250}.{1 + number % 250}"
 
 
 def kept_open(given, count, first, drip):
@@ -170,7 +171,7 @@ def kept_open(given, count, first, drip):
         nonlocal opened
         stream = socket.socket()
         stream.setblocking(False)
-        stream.bind((sources(opened), 0))
+        stream.bind((source_of(given, opened), 0))
         stream.connect_ex(tuple(given["proxy"]))
         opened += 1
         selector.register(stream, selectors.EVENT_READ | (selectors.EVENT_WRITE if first else 0), 0)
@@ -411,7 +412,7 @@ def one_round(bench, kind, given, count):
 
 def measure(bench, name, given):
     _, small, full = ATTACKS[name]
-    how = {**bench.given, "n": full if given.full else small}
+    how = {**bench.given, "n": full if given.full else small, "sources": given.sources}
     count, pid = int(given.seconds * RATE), bench.annex.process.pid
     start, sampler = (resident(pid), files(pid)), Sampler(pid)
     rounds = {"alone": [], "attacked": [], "burnt": []}
@@ -479,6 +480,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=2.0)
     parser.add_argument("--full", action="store_true", help="the attack corpus's own numbers: 5,000 drips, 200 readers, 20,000 connections")
+    parser.add_argument("--sources", type=int, default=8, help="addresses that the hostile agent's connections come from")
     parser.add_argument("--bar", type=float, default=2.0)
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()

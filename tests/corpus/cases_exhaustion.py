@@ -5,6 +5,7 @@ case has an annex of its own, whose memory is measured against itself and whose 
 B's latency does under load is measured by `beside.py`.
 """
 
+import contextlib
 import json
 import os
 import resource
@@ -17,7 +18,6 @@ import threading
 import time
 
 import agent as agents
-import net
 from agent import CONTINUATION, DATA, END_HEADERS, END_STREAM, HEADERS, PING, RST, SETTINGS, WINDOW, Http2
 from annex import Annex, oauth, realm
 from cases import ARGUED, case, expect, head, waits
@@ -115,6 +115,10 @@ class Swarm:
 
     def open(self, kind, address, count, sources):
         """Plain connections to the proxy port, from several machines."""
+        # As many as this process may have: what the system does not allow is not tried.
+        most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+        count = min(count, most - 2000)
         for number in range(count):
             source = f"127.0.9.{1 + number % sources}"
             try:
@@ -164,6 +168,14 @@ class Swarm:
         self.selector.close()
 
 
+def swarming(function):
+    """A case with a swarm, whose connections are closed however it ends."""
+    def run(house, mark):
+        with contextlib.closing(Swarm()) as swarm:
+            function(house, mark, swarm)
+    return run
+
+
 # What is sent at once, and what then drips.
 SLOW_HEADS = [
     ("nothing but a letter", b"C", b"ONNECT"),
@@ -186,10 +198,10 @@ SLOW_H2 = [
 
 
 @case("R01", "heads that drip", private=True, lines_wanted=None, unheard=True)
-def run(house, mark):
+@swarming
+def run(house, mark, swarm):
     count = often(400, 5000)
     annex, _ = besieged(house)
-    swarm = Swarm()
     before = files(annex)
     drips = {}
     with Watch(annex):
@@ -483,7 +495,8 @@ def run(house, mark):
                 stream.send(first)
                 for _ in range(256):
                     stream.send(piece)
-                    if select.select([stream.stream], [], [], 0)[0]:
+                    # Inside, what can be read need not be an answer: TLS has its tickets.
+                    if where == "outside" and select.select([stream.stream], [], [], 0)[0]:
                         break
                 try:
                     # To the proxy itself a head that has come so far may be answered before it has been read.
@@ -506,11 +519,12 @@ def run(house, mark):
 
 
 @case("R06", "connections that say nothing", private=True, lines_wanted=None)
-def run(house, mark):
+@swarming
+def run(house, mark, swarm):
     # Few files, so that thousands of connections are more than there are.
     count, given = often(2500, 20000), often(1500, 12000)
     annex, before = besieged(house, launcher=["prlimit", f"--nofile={given}:{given}"])
-    swarm, at_rest = Swarm(), files(annex)
+    at_rest = files(annex)
     with Watch(annex, lost=0.1) as watch:
         for _ in swarm.open("silent", annex.proxy, count, often(20, 200)):
             pass
@@ -524,7 +538,7 @@ def run(house, mark):
         share = (burnt(annex) - spent) / (time.monotonic() - began)
     fail_unless(most <= given - min(256, given // 4) // 2, most, "files of", given, "were taken")
     fail_unless(share < 0.5, "it burns", round(share, 2), "of a processor")
-    fail_unless(watch.peak - before <= 16 * MIB + count * 4096, "memory grew by", (watch.peak - before) // MIB, "MiB")
+    fail_unless(watch.peak - before <= 16 * MIB + (most - at_rest) * 32768, "memory grew by", (watch.peak - before) // MIB, "MiB")
     fail_unless(annex.process.poll() is None, "it ended")
     swarm.close()
     wait_until("the files are closed", lambda: files(annex) <= at_rest + 16, 5)
@@ -533,7 +547,7 @@ def run(house, mark):
 @case("R06", "an agent has its own connections and no more", private=True, lines_wanted=None)
 def run(house, mark):
     cap = often(40, 1024)
-    annex, _ = besieged(house, limits=f"{{per_agent: {{connections: {cap}}}}}")
+    annex, _ = besieged(house, limits=f"{{per_agent: {{connections: {cap}, requests_per_second: 20000}}}}")
     wait_until("nobody is connected", lambda: not connected(annex), 5)
     kept, refused = [], []
     with Watch(annex):

@@ -8,7 +8,7 @@ with different parsers, and what they understood is compared with what was sent 
 import time
 
 from agent import Closed
-from cases import case, expect, head
+from cases import OPEN, case, expect, head
 from house import fail_unless, wait_until
 
 RW = "api.rw.test"
@@ -318,6 +318,20 @@ def run(house, mark):
             if host in (RW, H11):
                 wire = bytes(house.origins[host].conversations[record.connection - 1].raw)
                 fail_unless(b"x-checksum" not in wire.lower() and b"evil.test" not in wire, host, "a trailer reached the origin")
+
+
+OPEN["E11", "trailers that were announced are not passed on either"] = "what `Trailer` names and no slot forbids goes through"
+
+
+@case("E11", "trailers that were announced are not passed on either")
+def run(house, mark):
+    for host in hosts(house):
+        watch = Watch(house, host)
+        for fields in (["Trailer: X-Checksum"], ["Trailer: X-Checksum", "TE: trailers", "Connection: TE"]):
+            request = raw(CHUNKED, *fields, body="2\r\nhi\r\n0\r\nX-Checksum: 1\r\n\r\n")
+            expect(house.A.ask(host, request.replace("<HOST>", host)), 200)
+        for record in watch.settled(2):
+            fail_unless(record.body == b"hi" and not record.trailers, host, record.trailers)
 
 
 @case("E11", "a trailer section without end", lines_wanted=None, unheard=True)
