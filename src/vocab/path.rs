@@ -133,8 +133,10 @@ fn decode_unreserved(raw: &str) -> Result<Cow<'_, str>, PathError> {
             continue;
         }
         let value = escape_at(bytes, i).ok_or(PathError::Malformed)?;
-        // With these bytes begin overlong forms of slashes and dots, which UTF-8 does not have.
-        if matches!(value, 0xc0 | 0xc1) {
+        if overlong(
+            value,
+            escape_at(bytes, i + 3).filter(|_| bytes.get(i + 3) == Some(&b'%')),
+        ) {
             return Err(PathError::Ambiguous);
         }
         match value {
@@ -156,6 +158,19 @@ fn decode_unreserved(raw: &str) -> Result<Cow<'_, str>, PathError> {
         return Err(PathError::Ambiguous);
     }
     Ok(Cow::Owned(out))
+}
+
+/// Whether two escaped bytes begin an overlong form: a slash or a dot in more bytes than UTF-8 gives it (RFC 3629 §3),
+/// which careless decoders take all the same.
+fn overlong(first: u8, second: Option<u8>) -> bool {
+    match first {
+        0xc0 | 0xc1 => true,
+        0xe0 => matches!(second, Some(0x80..=0x9f)),
+        0xf0 => matches!(second, Some(0x80..=0x8f)),
+        0xf8 => matches!(second, Some(0x80..=0x87)),
+        0xfc => matches!(second, Some(0x80..=0x83)),
+        _ => false,
+    }
 }
 
 /// The value of the escape `%XX` that begins at `at`.
@@ -184,6 +199,8 @@ mod tests {
             ("/v1/%49tems/%7e%40", "/v1/Items/~%40"),
             ("/a%3bb;c=d", "/a%3Bb;c=d"),
             ("/a%25b", "/a%25b"),
+            // The letters that begin so are no overlong forms, in UTF-8 or in Latin-1.
+            ("/%e0%a4%85/%F0%9F%98%80/%fc", "/%E0%A4%85/%F0%9F%98%80/%FC"),
         ] {
             let path = RequestPath::parse(raw).unwrap();
             assert_eq!((path.wire(), path.compared()), (raw, compared));
@@ -217,6 +234,11 @@ mod tests {
             "/a/%2e%2e%3Bx/b",
             "/a/..%20/b",
             "/a/%c0%ae%c0%ae/b",
+            "/a/%e0%80%ae%e0%80%ae/b",
+            "/a/..%E0%80%AFb",
+            "/a/%f0%80%80%ae/b",
+            "/a/%f8%80%80%80%ae/b",
+            "/a/%fc%80%80%80%80%ae/b",
         ] {
             assert_eq!(RequestPath::parse(raw), Err(PathError::Ambiguous), "{raw}");
         }
