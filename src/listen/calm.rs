@@ -1,4 +1,4 @@
-//! Agents that ask and take it back, over and over (the rapid reset attack, CVE-2023-44487).
+//! Agents that open HTTP/2 and do not go on, and agents that ask and take it back, over and over (the rapid reset attack, CVE-2023-44487).
 //!
 //! h2 ends a connection whose streams are reset before anybody looked at them. A stream that is reset a moment later
 //! has cost a decision, perhaps a request to the API, and counts against nothing any more. So what is taken back
@@ -9,9 +9,11 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::Notify;
+use tokio::time::{Sleep, sleep};
 
 use super::bucket::{Bucket, Rate};
 use crate::vocab::Clock;
@@ -20,6 +22,11 @@ use crate::vocab::Clock;
 const GOAWAY: [u8; 17] = [
     0, 0, 8, 7, 0, 0, 0, 0, 0, 0x7f, 0xff, 0xff, 0xff, 0, 0, 0, 11,
 ];
+
+/// The preface and the head of the SETTINGS frame behind it (RFC 9113 §3.4).
+const OPENING: usize = 24 + 9;
+/// How long they may take: until then the library neither pings nor waits with a limit.
+const OPENING_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What one connection has taken back.
 pub(super) struct Withdrawals {
@@ -81,6 +88,8 @@ pub(super) struct Calm<I> {
     io: I,
     withdrawals: Arc<Withdrawals>,
     written: usize,
+    /// Bytes of the opening so far, and when it must be whole.
+    opening: Option<(usize, Pin<Box<Sleep>>)>,
 }
 
 impl<I> Calm<I> {
@@ -89,7 +98,30 @@ impl<I> Calm<I> {
             io,
             withdrawals,
             written: 0,
+            opening: Some((0, Box::pin(sleep(OPENING_TIMEOUT)))),
         }
+    }
+}
+
+impl<I: AsyncRead + Unpin> Calm<I> {
+    /// Reads what the agent opens with, while there is time.
+    fn poll_opening(
+        &mut self,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let read = Pin::new(&mut self.io).poll_read(cx, buffer);
+        let Some((so_far, end)) = &mut self.opening else {
+            return read;
+        };
+        *so_far += buffer.filled().len() - before;
+        if *so_far >= OPENING {
+            self.opening = None;
+        } else if end.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
+        read
     }
 }
 
@@ -100,7 +132,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> AsyncRead for Calm<I> {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         if !self.withdrawals.were_too_many() {
-            return Pin::new(&mut self.io).poll_read(cx, buffer);
+            return self.poll_opening(cx, buffer);
         }
         while self.written < GOAWAY.len() {
             let rest = &GOAWAY[self.written..];
@@ -176,5 +208,34 @@ mod tests {
         let mut got = [0; 17];
         agent.read_exact(&mut got).await.unwrap();
         assert_eq!(got, GOAWAY);
+    }
+
+    #[tokio::test]
+    async fn an_opening_that_is_not_finished_is_not_waited_for() {
+        for (opening, ends) in [
+            (&b"PRI * HTTP/2"[..], true),
+            (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", true),
+            (
+                b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0",
+                false,
+            ),
+        ] {
+            let rate = Rate {
+                per_second: 1,
+                burst: 1,
+            };
+            let clock = Clock::manual(crate::vocab::WallTime(0));
+            let (ours, mut agent) = duplex(64);
+            let mut stream = Calm::new(ours, Withdrawals::new(rate, clock));
+            let soon = Duration::from_millis(50);
+            stream.opening = Some((0, Box::pin(sleep(soon))));
+            agent.write_all(opening).await.unwrap();
+            let mut got = vec![0; opening.len()];
+            stream.read_exact(&mut got).await.unwrap();
+            let next = tokio::time::timeout(soon * 10, stream.read_u8()).await;
+            let ended = next
+                .is_ok_and(|read| read.is_err_and(|error| error.kind() == io::ErrorKind::TimedOut));
+            assert_eq!(ended, ends, "{opening:?}");
+        }
     }
 }
