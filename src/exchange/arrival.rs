@@ -62,7 +62,10 @@ impl Arrival {
         mut request: Request<Incoming>,
     ) -> Result<Self, Refusal> {
         let upgrade = hyper::upgrade::on(&mut request);
-        let (parts, body) = request.into_parts();
+        let (mut parts, body) = request.into_parts();
+        if parts.version == Version::HTTP_2 {
+            plain_fields(&mut parts.headers)?;
+        }
         let (path, query, intent) = judge(&parts, &authority, door).inspect_err(|refusal| {
             if broken(Variant::Crash) && refusal.code == Code::BadRequest {
                 std::process::abort();
@@ -145,6 +148,26 @@ fn same_authority(parts: &request::Parts, authority: &Authority) -> Result<(), R
         let named = Authority::parse(authority.scheme(), name).map_err(|_| Code::BadRequest)?;
         if named != *authority {
             return Err(Code::AuthorityMismatch.into());
+        }
+    }
+    Ok(())
+}
+
+/// Fields as HTTP/1.1 could carry them (RFC 9113 §8.2.1): names that are tokens, values without blanks around them. The
+/// library lets both through, and a strict peer ends the whole connection for them.
+fn plain_fields(headers: &mut HeaderMap) -> Result<(), Refusal> {
+    let token = |name: &header::HeaderName| {
+        let plain = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
+        name.as_str().bytes().all(plain)
+    };
+    if !headers.keys().all(token) {
+        return Err(Code::BadRequest.into());
+    }
+    for value in headers.values_mut() {
+        let bytes = value.as_bytes();
+        let trimmed = bytes.trim_ascii();
+        if trimmed.len() != bytes.len() {
+            *value = header::HeaderValue::from_bytes(trimmed).map_err(|_| Code::BadRequest)?;
         }
     }
     Ok(())
