@@ -222,6 +222,9 @@ const ROLE_BEGINNINGS: [&str; 18] = [
     "x-webauth-",
 ];
 
+/// Trailers that an agent may send: digests of the body (RFC 9530).
+const TRAILERS: [&str; 2] = ["content-digest", "repr-digest"];
+
 /// Hop-by-hop fields (RFC 9110 §7.6.1), framing, and what we write ourselves.
 const HOP_FIELDS: [&str; 8] = [
     "connection",
@@ -347,6 +350,7 @@ pub fn strip(
         }
     }
     clean_offers(&mut kept, bench.slot);
+    clean_announcement(&mut kept);
     let query = clean_query(query, &mut seen, bench)?;
     if bench.mode == PlaceholderMode::Required
         && *bench.slot != Slot::Nothing
@@ -396,29 +400,37 @@ fn may_pass(name: &HeaderName) -> bool {
     !underscore && !role && (!HOP_FIELDS.contains(&name) || framing)
 }
 
-/// What remains of an agent's trailers: they may not bring in what the head may not (RFC 9110 §6.5.1).
+/// What remains of an agent's trailers: checksums of the body before them. Whatever else stands there could be taken for
+/// a field of the head by a server that joins the two (RFC 9110 §6.5.1).
 #[must_use]
-pub fn strip_trailers(trailers: HeaderMap, slot: &Slot) -> HeaderMap {
+pub fn strip_trailers(mut trailers: HeaderMap) -> HeaderMap {
     if broken(Variant::FramingKept) {
         return trailers;
     }
     let mut kept = HeaderMap::new();
-    let mut last = None;
-    for (name, value) in trailers {
-        // The iterator names a field once and leaves its further values unnamed.
-        if name.is_some() {
-            last = name;
-        }
-        if let Some(name) = &last {
-            let taken = is_credential(name, slot)
-                || *name == header::COOKIE
-                || METHOD_OVERRIDES.contains(&name.as_str());
-            if !taken && may_pass(name) {
-                kept.append(name.clone(), value);
-            }
+    for name in TRAILERS {
+        if let Some(value) = trailers.remove(name) {
+            kept.insert(HeaderName::from_static(name), value);
         }
     }
     kept
+}
+
+/// Announces those trailers that will be sent, and no others.
+fn clean_announcement(kept: &mut HeaderMap) {
+    if broken(Variant::FramingKept) {
+        return;
+    }
+    let announced = TRAILERS
+        .iter()
+        .filter(|name| list_has(kept, &header::TRAILER, name));
+    let announced: Vec<&str> = announced.copied().collect();
+    kept.remove(header::TRAILER);
+    if let Ok(value) = HeaderValue::from_str(&announced.join(", "))
+        && !announced.is_empty()
+    {
+        kept.insert(header::TRAILER, value);
+    }
 }
 
 /// Leaves out of what the agent offers to talk what nobody here could follow.
@@ -572,10 +584,21 @@ fn clean_query(
 }
 
 fn carries_credential(part: &str) -> bool {
-    let name = parameter_name(part);
-    QUERY_CREDENTIALS
-        .iter()
-        .any(|known| name == known.as_bytes())
+    let known = |name: &str| {
+        let name = parameter_name(name);
+        QUERY_CREDENTIALS
+            .iter()
+            .any(|known| name == known.as_bytes())
+    };
+    known(part) || list_name(part).is_some_and(known)
+}
+
+/// The name of the list that a parameter is a member of: `a` of `a[]=1` and `a%5Bx%5D=1`.
+fn list_name(part: &str) -> Option<&str> {
+    let name = part.split(['=', '&', ';']).next()?;
+    let escaped = name.find("%5B").into_iter().chain(name.find("%5b"));
+    let bracket = name.find('[').into_iter().chain(escaped).min()?;
+    Some(&name[..bracket])
 }
 
 fn overrides_method(query: &str) -> bool {

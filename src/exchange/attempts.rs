@@ -152,12 +152,9 @@ async fn attempt(
     let settings = &service.settings;
     let connection = connect(exchange, crossing, bare.head.intent(), line).await?;
     let progress = line.progress();
-    let body = bare.body.take(
-        &settings.slot,
-        &lease.facts().cancel,
-        bare.patience,
-        &progress,
-    );
+    let body = bare
+        .body
+        .take(&lease.facts().cancel, bare.patience, &progress);
     let body = body.ok_or(Code::DpopNonceRetry)?;
     let wire = Wire {
         version: connection.version(),

@@ -18,7 +18,7 @@ use super::floor::{BodyFloor, FloorMeter};
 use super::guard;
 use super::record::Line;
 use super::taking::Owed;
-use crate::credential::{self, BodyError, Slot};
+use crate::credential::{self, BodyError};
 use crate::upstream::ReplyBody;
 
 /// Ends a body that falls silent, grows too old, or whose lease is revoked.
@@ -156,23 +156,15 @@ impl Pace {
 /// The agent's body on its way to the upstream.
 pub(super) struct Upload {
     inner: Incoming,
-    slot: Slot,
     watch: Watch,
     pace: Pace,
     progress: Arc<Progress>,
 }
 
 impl Upload {
-    pub(super) fn new(
-        inner: Incoming,
-        slot: Slot,
-        watch: Watch,
-        pace: Pace,
-        progress: Arc<Progress>,
-    ) -> Self {
+    pub(super) fn new(inner: Incoming, watch: Watch, pace: Pace, progress: Arc<Progress>) -> Self {
         Self {
             inner,
-            slot,
             watch,
             pace,
             progress,
@@ -212,7 +204,7 @@ impl Body for Upload {
             return Poll::Ready(Some(Err(BodyError::Stalled)));
         }
         Poll::Ready(match frame {
-            Some(Ok(frame)) => Some(Ok(outgoing(frame, &this.slot, &this.progress))),
+            Some(Ok(frame)) => Some(Ok(outgoing(frame, &this.progress))),
             Some(Err(_)) => Some(Err(BodyError::Agent)),
             None => None,
         })
@@ -227,10 +219,10 @@ impl Body for Upload {
     }
 }
 
-/// Counts a frame; an agent's trailers lose what its head would have lost.
-fn outgoing(frame: Frame<Bytes>, slot: &Slot, progress: &Progress) -> Frame<Bytes> {
+/// Counts a frame; of an agent's trailers little remains.
+fn outgoing(frame: Frame<Bytes>, progress: &Progress) -> Frame<Bytes> {
     match frame.into_trailers() {
-        Ok(trailers) => Frame::trailers(credential::strip_trailers(trailers, slot)),
+        Ok(trailers) => Frame::trailers(credential::strip_trailers(trailers)),
         Err(frame) => {
             let length = frame.data_ref().map_or(0, Bytes::len);
             progress.bytes.fetch_add(length as u64, Ordering::Relaxed);

@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use super::body::{Pace, Progress, Upload, Watch};
 use super::floor::{BodyFloor, FloorMeter};
 use super::refusal::Refusal;
-use crate::credential::{BodyError, OutBody, Slot};
+use crate::credential::{BodyError, OutBody};
 use crate::vocab::Code;
 
 /// What bounds the memory of kept bodies.
@@ -99,7 +99,6 @@ impl Kept {
     /// The body for the next attempt; `None` where it began to flow before and was not kept.
     pub(super) fn take(
         &mut self,
-        slot: &Slot,
         cancel: &CancellationToken,
         patience: Patience,
         progress: &Arc<Progress>,
@@ -119,9 +118,8 @@ impl Kept {
             Self::Streaming(body) => {
                 let watch = Watch::new(cancel.clone(), patience.idle, None);
                 let pace = Pace::new((!patience.unhurried).then_some(patience.floor));
-                body.take().map(|body| {
-                    Upload::new(body, slot.clone(), watch, pace, progress.clone()).boxed_unsync()
-                })
+                body.take()
+                    .map(|body| Upload::new(body, watch, pace, progress.clone()).boxed_unsync())
             }
         }
     }
