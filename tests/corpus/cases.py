@@ -7,11 +7,7 @@ WAITING = {}  # id -> the feature that it waits for
 ARGUED = {}  # id -> why another answer than the page's is right
 # (id, title) -> what is known to be wrong still, in the proxy or in the case itself. Tried and told at each run, and not yet a
 # failure; an entry goes when its case holds.
-OPEN = {
-    ("H02", "dot segments escaped twice or longer than they may be"): "overlong UTF-8 in escapes goes through as it came",
-    ("H03", "slashes escaped twice or longer than they may be"): "overlong UTF-8 in escapes goes through as it came",
-    ("H14", "credentials in the query, as members of lists"): "`access_token[]` goes through",
-}
+OPEN = {}
 
 
 @dataclass
