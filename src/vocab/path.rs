@@ -133,10 +133,7 @@ fn decode_unreserved(raw: &str) -> Result<Cow<'_, str>, PathError> {
             continue;
         }
         let value = escape_at(bytes, i).ok_or(PathError::Malformed)?;
-        if overlong(
-            value,
-            escape_at(bytes, i + 3).filter(|_| bytes.get(i + 3) == Some(&b'%')),
-        ) {
+        if overlong(value, &bytes[i + 3..]) {
             return Err(PathError::Ambiguous);
         }
         match value {
@@ -160,17 +157,23 @@ fn decode_unreserved(raw: &str) -> Result<Cow<'_, str>, PathError> {
     Ok(Cow::Owned(out))
 }
 
-/// Whether two escaped bytes begin an overlong form: a slash or a dot in more bytes than UTF-8 gives it (RFC 3629 §3),
-/// which careless decoders take all the same.
-fn overlong(first: u8, second: Option<u8>) -> bool {
-    match first {
-        0xc0 | 0xc1 => true,
-        0xe0 => matches!(second, Some(0x80..=0x9f)),
-        0xf0 => matches!(second, Some(0x80..=0x8f)),
-        0xf8 => matches!(second, Some(0x80..=0x87)),
-        0xfc => matches!(second, Some(0x80..=0x83)),
-        _ => false,
-    }
+/// Whether an escaped byte and those behind it are an overlong form: a slash or a dot in more bytes than UTF-8 gives it
+/// (RFC 3629 §3), which careless decoders take all the same. Letters of other encodings that begin so are none.
+fn overlong(first: u8, behind: &[u8]) -> bool {
+    let (second, length) = match first {
+        0xc0 | 0xc1 => return true,
+        0xe0 => (0x80..=0x9f, 2),
+        0xf0 => (0x80..=0x8f, 3),
+        0xf8 => (0x80..=0x87, 4),
+        0xfc => (0x80..=0x83, 5),
+        _ => return false,
+    };
+    let escape = |n: usize| {
+        let at = n * 3;
+        escape_at(behind, at).filter(|_| behind.get(at) == Some(&b'%'))
+    };
+    escape(0).is_some_and(|byte| second.contains(&byte))
+        && (1..length).all(|n| escape(n).is_some_and(|byte| matches!(byte, 0x80..=0xbf)))
 }
 
 /// The value of the escape `%XX` that begins at `at`.
@@ -201,6 +204,7 @@ mod tests {
             ("/a%25b", "/a%25b"),
             // The letters that begin so are no overlong forms, in UTF-8 or in Latin-1.
             ("/%e0%a4%85/%F0%9F%98%80/%fc", "/%E0%A4%85/%F0%9F%98%80/%FC"),
+            ("/%e0%86x/%e0%8e%c3%a4", "/%E0%86x/%E0%8E%C3%A4"),
         ] {
             let path = RequestPath::parse(raw).unwrap();
             assert_eq!((path.wire(), path.compared()), (raw, compared));

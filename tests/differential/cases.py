@@ -103,7 +103,7 @@ def atom(rng):
         return "".join(rng.choice(["%%%02X", "%%%02x"]) % b for b in char.encode())
     while True:
         value = rng.randint(0x20, 0xff)
-        if value not in b"/\\%\x7f\xc0\xc1":
+        if value not in b"/\\%\x7f\xc0\xc1\xe0\xf0\xf8\xfc":
             return rng.choice(["%%%02X", "%%%02x"]) % value
 
 
