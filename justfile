@@ -8,7 +8,7 @@ default:
     @just --list --unsorted
 
 # What CI runs
-check: test demo fmt lint doc deny corpus variants differential world
+check: test demo fmt lint doc deny corpus variants differential fuzz world
 
 # All tests
 test:
