@@ -218,6 +218,7 @@ fn limits(plan: &Plan) -> Limits {
         per_agent: plan.limits.agent_connections,
         streams: u32::try_from(plan.limits.agent_streams).unwrap_or(u32::MAX),
         requests_per_second: plan.limits.agent_requests,
+        certificates_per_second: plan.limits.agent_certificates,
         request_head: plan.limits.request_head,
         write_stall: write_stall(&plan.services),
     }

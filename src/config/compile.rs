@@ -301,6 +301,7 @@ fn limits(raw: Option<RawLimits>, it: &mut Context<'_>) -> LimitsPlan {
         connections: agent_connections,
         streams: agent_streams,
         requests_per_second,
+        certificates_per_second,
         body_floor,
     } = per_agent.unwrap_or_default();
     let count =
@@ -310,6 +311,7 @@ fn limits(raw: Option<RawLimits>, it: &mut Context<'_>) -> LimitsPlan {
         agent_connections: count(agent_connections, 1024),
         agent_streams: count(agent_streams, 256),
         agent_requests: requests_per_second.unwrap_or(500),
+        agent_certificates: certificates_per_second.unwrap_or(50),
         body_floor: BodyFloor {
             rate: it.rate("limits.per_agent.body_floor", body_floor, 100, (1, 1 << 20)),
             window: BODY_WINDOW,

@@ -85,6 +85,8 @@ pub struct LimitsPlan {
     pub agent_streams: usize,
     /// Requests of each agent in a second.
     pub agent_requests: u32,
+    /// Leaf certificates made for one agent in a second.
+    pub agent_certificates: u32,
     /// Slowest upload.
     pub body_floor: exchange::BodyFloor,
     /// Bytes in the head of a request.

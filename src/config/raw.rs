@@ -413,6 +413,9 @@ pub(super) struct RawAgentLimits {
     /// Its requests in a second, refused ones too; as many may come at once after a pause. Default: 500.
     #[schemars(range(min = 1, max = 1_000_000))]
     pub(super) requests_per_second: Option<u32>,
+    /// Leaf certificates made for it in a second, of hosts below a wildcard above all. Default: 50.
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub(super) certificates_per_second: Option<u32>,
     /// Slowest upload, over 30 seconds of waiting for the agent. Default: 100B/s.
     pub(super) body_floor: Option<RawRate>,
 }

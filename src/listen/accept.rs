@@ -43,6 +43,8 @@ pub struct Limits {
     pub streams: u32,
     /// Requests of one agent in a second; CONNECTs are counted apart from what is asked inside.
     pub requests_per_second: u32,
+    /// Leaf certificates that one agent may have made in a second; as many at once after a pause.
+    pub certificates_per_second: u32,
     /// Bytes of a request's head.
     pub request_head: usize,
     /// How long a write may wait for an agent that reads nothing.

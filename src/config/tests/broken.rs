@@ -323,7 +323,7 @@ const SERVICES: &[Case] = &[
     ),
     (
         "limits that make no sense",
-        "limits:\n  replay_total: 1KiB\n  connections: 1000001\n  per_agent:\n    requests_per_second: 0\n    body_floor: 0B/s\n    streams: -1\n    connections: 0\n<OK>",
+        "limits:\n  replay_total: 1KiB\n  connections: 1000001\n  per_agent:\n    requests_per_second: 0\n    body_floor: 0B/s\n    streams: -1\n    connections: 0\n    certificates_per_second: 0\n<OK>",
         &[
             (2, "limits.replay_total", "from 64KiB"),
             (3, "limits.connections", "from 1 to 1000000"),
@@ -335,6 +335,7 @@ const SERVICES: &[Case] = &[
             (6, "limits.per_agent.body_floor", "from 1B/s to 1024KiB/s"),
             (7, "limits.per_agent.streams", "from 1 to"),
             (8, "limits.per_agent.connections", "from 1 to"),
+            (9, "limits.per_agent.certificates_per_second", "from 1 to"),
         ],
     ),
     (

@@ -136,8 +136,12 @@ fn the_smallest_file_has_every_default() {
     );
     assert_eq!((limits.agent_streams, limits.request_head), (256, 65_536));
     assert_eq!(
-        (limits.agent_requests, limits.replay_total),
-        (500, 64 << 20)
+        (
+            limits.agent_requests,
+            limits.agent_certificates,
+            limits.replay_total
+        ),
+        (500, 50, 64 << 20)
     );
     let floor = limits.body_floor;
     assert_eq!((floor.rate, floor.window), (100, Duration::from_secs(30)));
@@ -156,7 +160,7 @@ listen: {proxy: [127.0.0.1:8080, {address: "0.0.0.0:8081", plaintext: true}, "[:
 health: 127.0.0.1:0
 ca: {cert: {file: internal-ca.pem}, key: {file: ca-key.pem}}
 audit: {when_full: count}
-limits: {connections: 10, per_agent: {connections: 5, streams: 4, requests_per_second: 7, body_floor: 1KiB/s}, request_head: 16KiB, replay_total: 1MiB}
+limits: {connections: 10, per_agent: {connections: 5, streams: 4, requests_per_second: 7, certificates_per_second: 8, body_floor: 1KiB/s}, request_head: 16KiB, replay_total: 1MiB}
 drain: {timeout: 1m, pre_stop: 500ms}
 agents:
   hashed: {auth: {token_sha256: 0123456789abcdef0123456789ABCDEF0123456789abcdef0123456789abcdef}}
@@ -198,8 +202,12 @@ tunnel: [blind.example:443]
         (4, 16_384)
     );
     assert_eq!(
-        (plan.limits.agent_requests, plan.limits.replay_total),
-        (7, 1 << 20)
+        (
+            plan.limits.agent_requests,
+            plan.limits.agent_certificates,
+            plan.limits.replay_total
+        ),
+        (7, 8, 1 << 20)
     );
     assert_eq!(plan.limits.body_floor.rate, 1024);
     assert_eq!(plan.drain.pre_stop, Duration::from_millis(500));
