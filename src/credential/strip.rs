@@ -298,9 +298,9 @@ fn one_meaning(
     query: Option<&str>,
     bench: &Bench<'_>,
 ) -> Result<(), StripError> {
-    if METHOD_OVERRIDES
-        .iter()
-        .any(|name| fields.contains_key(*name))
+    if fields
+        .keys()
+        .any(|name| METHOD_OVERRIDES.contains(&name.as_str()))
         || query.is_some_and(overrides_method)
     {
         return Err(StripError(Code::MethodOverride));
@@ -418,7 +418,7 @@ pub fn strip_trailers(mut trailers: HeaderMap) -> HeaderMap {
 
 /// Announces those trailers that will be sent, and no others.
 fn clean_announcement(kept: &mut HeaderMap) {
-    if broken(Variant::FramingKept) {
+    if broken(Variant::FramingKept) || !kept.contains_key(header::TRAILER) {
         return;
     }
     let announced = TRAILERS

@@ -145,8 +145,8 @@ fn same_authority(parts: &request::Parts, authority: &Authority) -> Result<(), R
         return Err(Code::BadRequest.into());
     }
     for name in [host, target].into_iter().flatten() {
-        let named = Authority::parse(authority.scheme(), name).map_err(|_| Code::BadRequest)?;
-        if named != *authority {
+        let named = authority.is_named(name).map_err(|_| Code::BadRequest)?;
+        if !named {
             return Err(Code::AuthorityMismatch.into());
         }
     }

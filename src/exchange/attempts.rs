@@ -162,21 +162,9 @@ async fn attempt(
         htu: &settings.htu,
         pseudonym: &exchange.pseudonym,
     };
-    let iat = exchange
-        .clock
-        .wall()
-        .seconds()
-        .saturating_add(service.clocks.offset(permit.authority()).into());
-    // The nonce of a challenge answers that challenge: of one that is good once, another request may have had the use.
-    let nonce = demanded.or_else(|| {
-        let origin = permit.authority().origin();
-        exchange.nonces.current(&origin, lease.thumbprint()?)
-    });
-    let stamp = Stamp {
-        nonce,
-        iat,
-        jti: Jti::from_random(random()),
-    };
+    let stamp = lease
+        .thumbprint()
+        .map(|thumbprint| stamp(exchange, crossing, thumbprint, demanded));
     let armed = credential::attach(&bare.head, body, lease, connection, &wire, stamp)?;
     line.attempted(armed.jti());
     if armed.jti().is_some() {
@@ -193,6 +181,28 @@ async fn attempt(
     .await;
     line.upstream_took(waiting.elapsed());
     Ok((nonce, outcome.ok_or(Code::UpstreamTimeout)?))
+}
+
+/// What the next proof of a key says.
+fn stamp(
+    exchange: &Exchange,
+    crossing: &Crossing<'_>,
+    thumbprint: &str,
+    demanded: Option<Nonce>,
+) -> Stamp {
+    let authority = crossing.permit.authority();
+    let offset = crossing.service.clocks.offset(authority);
+    // The nonce of a challenge answers that challenge: of one that is good once, another request may have had the use.
+    let nonce = demanded.or_else(|| exchange.nonces.current(&authority.origin(), thumbprint));
+    Stamp {
+        nonce,
+        iat: exchange
+            .clock
+            .wall()
+            .seconds()
+            .saturating_add(offset.into()),
+        jti: Jti::from_random(random()),
+    }
 }
 
 /// Checks out a connection to the service.

@@ -9,11 +9,13 @@
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use futures_util::FutureExt;
 use http::{Request, Response};
+use http_body::Body as _;
 
 use super::arrival::{Arrival, Door};
 use super::attempts::{self, Bare, Crossing};
@@ -296,7 +298,7 @@ impl Exchange {
             floor: self.body_floor,
             unhurried: speaks_both_ways(&arrival.parts),
         };
-        let reading = Stopwatch::start();
+        let reading = (!arrival.body.is_end_stream()).then(Stopwatch::start);
         let body = Kept::of(
             arrival.body,
             settings.replay_buffer,
@@ -305,7 +307,7 @@ impl Exchange {
             &line.progress(),
         )
         .await?;
-        line.waited(reading.elapsed());
+        line.waited(reading.map_or(Duration::ZERO, |reading| reading.elapsed()));
         Ok(Bare {
             head: stripped.head,
             body,

@@ -54,7 +54,8 @@ impl Order {
         let folded = atoms(path.compared());
         let inside = segments(&folded);
         // A server may cut parameters and a last slash off before it looks: a deny must not be evaded by them.
-        let loose = path.loose();
+        let evading = !self.denies.is_empty();
+        let loose = evading.then(|| path.loose()).flatten();
         let loose = loose.as_deref().map(atoms);
         let loose = loose.as_deref().map(segments);
         let mut effort = Effort::new();

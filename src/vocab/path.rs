@@ -55,6 +55,12 @@ impl RequestPath {
                 compared: None,
             });
         }
+        if is_plain(raw.as_bytes()) {
+            return Ok(Self {
+                wire: raw.into(),
+                compared: None,
+            });
+        }
         if raw.contains('\\') {
             return Err(PathError::Ambiguous);
         }
@@ -89,6 +95,9 @@ impl RequestPath {
     #[must_use]
     pub fn loose(&self) -> Option<String> {
         let compared = self.compared();
+        if !compared.bytes().any(|b| matches!(b, b';' | b'%')) && !compared.ends_with('/') {
+            return None;
+        }
         let cut: Vec<&str> = compared.split('/').map(without_parameters).collect();
         let cut = cut.join("/");
         let trimmed = cut
@@ -103,6 +112,13 @@ impl RequestPath {
     pub fn compared(&self) -> &str {
         self.compared.as_deref().unwrap_or(&self.wire)
     }
+}
+
+/// Whether a path is one that nobody could read in two ways: nothing escaped, no parameters, no segment that is empty or
+/// begins with a dot. The other paths are judged step by step.
+fn is_plain(path: &[u8]) -> bool {
+    let inside = |pair: &[u8]| pair[0] != b'/' || !matches!(pair[1], b'/' | b'.');
+    !path.iter().any(|b| matches!(b, b'%' | b';' | b'\\')) && path.windows(2).all(inside)
 }
 
 /// A segment up to its first parameter (also behind an escaped semicolon), without escaped spaces at its end.

@@ -48,7 +48,7 @@ fn arm(connection: Connection, authority: &Authority) -> Armed<Connection> {
         iat: 0,
         jti: Jti::from_random([1; 16]),
     };
-    attach(&head, nothing(), &lease, connection, &wire, stamp).unwrap()
+    attach(&head, nothing(), &lease, connection, &wire, Some(stamp)).unwrap()
 }
 
 #[tokio::test]
