@@ -72,6 +72,15 @@ differential CASES="20000":
 fuzz SECONDS="20" *TARGETS:
     fuzz/run.sh -t {{ SECONDS }} {{ TARGETS }}
 
+# What each step of a request costs, alone
+benches *FLAGS:
+    cargo bench --locked --features fuzzing --bench hot_path --bench decision -- {{ FLAGS }}
+
+# tokenward beside other proxies, as deploy/bench/README.md says; needs root. DIR holds the bench, FLAGS go to its run.sh
+bench DIR="../shared/bench" *FLAGS:
+    cargo build --locked --profile dist
+    BENCH_DIR="{{ DIR }}" deploy/bench/run.sh {{ FLAGS }}
+
 # The container image. FLAGS go to the builder: `just image x:1 --build-arg BUILDER_IMAGE=…`
 image TAG="tokenward:dev" *FLAGS:
     {{ container }} build -t {{ TAG }} {{ FLAGS }} .

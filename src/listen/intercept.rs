@@ -56,7 +56,9 @@ impl Doors {
     where
         I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
-        let greeted = self.handshake(io, &caller, &authority);
+        // In boxes, so that a tunnel that is open for hours does not hold room for what it did in its first milliseconds,
+        // or for the protocol that it does not speak.
+        let greeted = Box::pin(self.handshake(io, &caller, &authority));
         let Some(Some(stream)) = self.draining.run_until_cancelled(greeted).await else {
             return;
         };
@@ -80,10 +82,10 @@ impl Doors {
             }
         });
         if h2 {
-            self.serve_http2(stream, service, withdrawals).await;
+            Box::pin(self.serve_http2(stream, service, withdrawals)).await;
         } else {
-            let whose = Arc::new((whose.0.agent.clone(), whose.1.clone()));
-            watched(self.serve_http1(stream, service, Whose::Tunnel(whose))).await;
+            let whose = Whose::Tunnel(Arc::new((whose.0.agent.clone(), whose.1.clone())));
+            Box::pin(watched(self.serve_http1(stream, service, whose))).await;
         }
     }
 
