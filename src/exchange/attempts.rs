@@ -15,6 +15,7 @@ use tower::ServiceExt;
 
 use super::body::Progress;
 use super::kept::{Kept, Patience};
+use super::media::Media;
 use super::plan::Service;
 use super::record::Line;
 use super::refusal::Refusal;
@@ -45,6 +46,7 @@ pub(super) struct Bare {
     pub(super) body: Kept,
     /// How slow the body may be.
     pub(super) patience: Patience,
+    pub(super) media: Media,
     pub(super) upgrade: Option<OnUpgrade>,
 }
 
@@ -150,7 +152,7 @@ async fn attempt(
 ) -> Result<Attempt, Refusal> {
     let Crossing { permit, service } = crossing;
     let settings = &service.settings;
-    let connection = connect(exchange, crossing, bare.head.intent(), line).await?;
+    let connection = connect(exchange, crossing, needed(bare), line).await?;
     let progress = line.progress();
     let body = bare
         .body
@@ -195,19 +197,24 @@ async fn attempt(
     Ok((nonce, outcome.ok_or(Code::UpstreamTimeout)?))
 }
 
+/// What can carry a request: a WebSocket takes over a connection of HTTP/1.1, and gRPC says its outcome in trailers that
+/// only HTTP/2 carries for certain.
+fn needed(bare: &Bare) -> Protocol {
+    match (bare.head.intent(), bare.media) {
+        (Intent::WebSocket, _) => Protocol::Http1,
+        (_, Media::Grpc) => Protocol::Http2,
+        _ => Protocol::Any,
+    }
+}
+
 /// Checks out a connection to the service.
 async fn connect(
     exchange: &Exchange,
     crossing: &Crossing<'_>,
-    intent: Intent,
+    need: Protocol,
     line: &mut Line,
 ) -> Result<Connection, Refusal> {
     let Crossing { permit, service } = crossing;
-    let need = if intent == Intent::WebSocket {
-        Protocol::Http1
-    } else {
-        Protocol::Any
-    };
     let limit = service.settings.timeouts.connect;
     let waiting = Stopwatch::start();
     let connection = exchange

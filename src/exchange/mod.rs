@@ -19,6 +19,7 @@ mod floor;
 pub mod fuzzing;
 mod guard;
 mod kept;
+mod media;
 mod plan;
 mod record;
 mod refusal;

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use futures_util::FutureExt;
-use http::{Request, Response};
+use http::{Request, Response, Version};
 
 use super::arrival::{Arrival, Door};
 use super::attempts::{self, Bare, Crossing};
@@ -22,6 +22,7 @@ use super::ending::Ending;
 use super::floor::BodyFloor;
 use super::guard::{Guarded, guard};
 use super::kept::{Kept, Patience, ReplayBudget};
+use super::media::Media;
 use super::plan::{Plan, Service};
 use super::record::Line;
 use super::refusal::Refusal;
@@ -291,10 +292,12 @@ impl Exchange {
         if stripped.seen == Seen::Stranger {
             self.metrics.security_event("credential.stranger");
         }
+        let media = Media::of(&arrival.parts.headers);
         let patience = Patience {
             idle: settings.timeouts.idle,
             floor: self.body_floor,
-            unhurried: speaks_both_ways(&arrival.parts),
+            // Their silence ends by `timeouts.idle` alone, and each takes one of its agent's places meanwhile.
+            unhurried: arrival.parts.version == Version::HTTP_2 && media.speaks_both_ways(),
         };
         let reading = Stopwatch::start();
         let body = Kept::of(
@@ -310,6 +313,7 @@ impl Exchange {
             head: stripped.head,
             body,
             patience,
+            media,
             upgrade,
         })
     }
@@ -319,20 +323,6 @@ impl Exchange {
         self.metrics.security_event(event.name());
         self.audit.event(event);
     }
-}
-
-/// Whether a body is one side of a conversation, so that it is silent while there is nothing to say: gRPC and Connect
-/// streams, which need HTTP/2 for that. Their silence ends by `timeouts.idle` alone, and each takes one of its agent's
-/// places meanwhile.
-fn speaks_both_ways(parts: &http::request::Parts) -> bool {
-    let kind = parts.headers.get(http::header::CONTENT_TYPE);
-    let kind = kind.map_or(&b""[..], http::HeaderValue::as_bytes);
-    let is = |prefix: &[u8]| {
-        let start = kind.get(..prefix.len());
-        start.is_some_and(|start| start.eq_ignore_ascii_case(prefix))
-    };
-    parts.version == http::Version::HTTP_2
-        && (is(b"application/grpc") || is(b"application/connect+"))
 }
 
 /// Sixteen random bytes for an identifier. A machine without randomness cannot sign proofs either, and its requests

@@ -121,13 +121,15 @@ impl Pool {
         } else {
             Version::HTTP_11
         };
-        if need == Protocol::Any
+        if need != Protocol::Http1
             && let Some(shelf) = self.kept().shelf(key, place.shelf)
         {
             shelf.known = Some(version);
         }
         if http2 {
             self.start_http2(key, place, stream, open).await
+        } else if need == Protocol::Http2 {
+            Err(UpstreamError::NoHttp2)
         } else {
             self.start_http1(key, place.shelf, stream, open).await
         }

@@ -120,6 +120,9 @@ impl Pool {
         if self.closing.is_cancelled() {
             return Err(UpstreamError::Draining);
         }
+        if need == Protocol::Http2 && key.authority.scheme() == Scheme::Http {
+            return Err(UpstreamError::NoHttp2);
+        }
         let endpoint = if broken(Variant::PoolUnkeyed) {
             1
         } else {
@@ -142,11 +145,14 @@ impl Pool {
                 opening: None,
             }));
         }
-        let multiplexed = need == Protocol::Any && key.authority.scheme() == Scheme::Https;
+        let multiplexed = need != Protocol::Http1 && key.authority.scheme() == Scheme::Https;
         if let Some(line) = multiplexed.then(|| shelf.http2_line()).flatten() {
             return Ok(Taken::Line(Line::Http2(line)));
         }
-        while let Some(idle) = shelf.http1.pop() {
+        while let Some(idle) = (need != Protocol::Http2)
+            .then(|| shelf.http1.pop())
+            .flatten()
+        {
             kept.idle -= 1;
             let fresh = now.since(idle.since) < self.limits.idle_for;
             if fresh && idle.wire.sender.is_ready() && idle.wire.meter.may_be_kept() {

@@ -178,7 +178,9 @@ impl Endpoint {
             }
         };
         let config = match need {
-            Protocol::Any => &self.any,
+            // A server that knows HTTP/1.1 alone says so by its choice; offered HTTP/2 alone it would send an alert, which
+            // looks like a certificate that it does not like.
+            Protocol::Any | Protocol::Http2 => &self.any,
             Protocol::Http1 => &self.http1,
         };
         let connecting = TlsConnector::from(config.clone()).connect(name, stream);

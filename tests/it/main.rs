@@ -27,6 +27,8 @@ mod cli;
 mod examples;
 #[cfg(test)]
 mod frames;
+#[cfg(test)]
+mod grpc;
 mod heads;
 #[cfg(test)]
 mod issuer;
