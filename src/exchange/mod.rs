@@ -18,6 +18,7 @@ mod floor;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
 mod guard;
+mod held;
 mod kept;
 mod media;
 mod plan;

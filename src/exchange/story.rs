@@ -293,6 +293,9 @@ impl Exchange {
             self.metrics.security_event("credential.stranger");
         }
         let media = Media::of(&arrival.parts.headers);
+        // HTTP/1.0 knows no expectation (RFC 9110 §10.1.1), and on HTTP/2 no agent of ours is told to go on.
+        let expects = arrival.parts.version == Version::HTTP_11
+            && arrival.parts.headers.contains_key(http::header::EXPECT);
         let patience = Patience {
             idle: settings.timeouts.idle,
             floor: self.body_floor,
@@ -314,6 +317,8 @@ impl Exchange {
             body,
             patience,
             media,
+            expects,
+            may_wait: true,
             upgrade,
         })
     }

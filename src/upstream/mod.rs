@@ -41,7 +41,7 @@ use tokio::time::timeout;
 use crate::policy::Permit;
 use crate::vocab::{AgentName, Authority, Clock, Scheme, ServiceName};
 
-pub use client::{Client, SendError, SendFailure};
+pub use client::{Client, SendError, SendFailure, WhenAsked};
 pub use connection::{Connection, Protocol};
 pub use error::{EndpointError, RootsError, UpstreamError};
 pub use issuer::{

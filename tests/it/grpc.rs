@@ -11,7 +11,7 @@ use http_body::Frame;
 use http_body_util::{BodyExt as _, StreamBody};
 use hyper::body::Incoming;
 use tempfile::TempDir;
-use tokenward::rehearsal::{Alpn, Answer, Call, CallerError, Rehearsal, Service};
+use tokenward::rehearsal::{Alpn, Answer, Call, Rehearsal, Service};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 

@@ -26,6 +26,8 @@ mod cli;
 #[cfg(test)]
 mod examples;
 #[cfg(test)]
+mod expect;
+#[cfg(test)]
 mod frames;
 #[cfg(test)]
 mod grpc;
