@@ -69,6 +69,10 @@ const EXPOSE: &Exceptions = &[
         "upstream/issuer.rs",
         "the form of a token request is written",
     ),
+    (
+        "upstream/parent.rs",
+        "the parent proxy's credential becomes the line of a head, wiped with it",
+    ),
 ];
 
 /// Who may ask for the time.

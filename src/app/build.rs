@@ -25,7 +25,7 @@ use crate::listen::{Doors, DoorsSetup, Limits};
 use crate::metrics::Metrics;
 use crate::policy::Snapshot;
 use crate::tokens;
-use crate::upstream::{Roots, Upstream, UpstreamSettings};
+use crate::upstream::{Parent, Roots, Upstream, UpstreamSettings};
 use crate::vocab::{AgentName, Clock, ServiceName};
 
 /// Leaf certificates kept: under an agent that counts up names, what we hold must stay below 16 MiB.
@@ -149,7 +149,10 @@ fn data_wing(
     let roots = Roots::system(std::slice::from_ref(root.certificate_der()))?;
     let trust = ca::write_trust_files(&plan.runtime_dir, &root, roots.bundle())?;
     warn_about(&trust);
+    let parent = plan.parent.as_ref();
+    let parent = parent.map(|settings| Parent::compile(&roots, settings));
     let settings = UpstreamSettings {
+        parent: parent.transpose()?,
         roots,
         own_listeners: sockets.own.clone(),
         limits: descriptors::pool(),

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use crate::ca::CaError;
 use crate::exchange::PlanError;
-use crate::upstream::RootsError;
+use crate::upstream::{EndpointError, RootsError};
 
 /// Why the proxy did not start.
 #[derive(Debug, thiserror::Error)]
@@ -34,6 +34,9 @@ pub enum StartError {
     /// The metrics registry.
     #[error("metrics: {0}")]
     Metrics(#[from] crate::metrics::MetricsError),
+    /// The parent proxy cannot be reached as configured.
+    #[error("parent_proxy: {0}")]
+    Parent(#[from] EndpointError),
     /// The snapshot, which the configuration's check had accepted.
     #[error("policy: {0}")]
     Policy(String),

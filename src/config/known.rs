@@ -14,7 +14,6 @@ const NOT_YET: &[&str] = &[
     "listen.gateway",
     "listen.proxy.tls",
     "listen.transparent",
-    "parent_proxy",
     "services.*.body_inspection",
     "services.*.capture",
     "services.*.credential.aws_sigv4",

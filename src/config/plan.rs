@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::Problem;
 use crate::vocab::{AgentName, Secret};
-use crate::{agent, audit, exchange, policy, tokens};
+use crate::{agent, audit, exchange, policy, tokens, upstream};
 
 /// A configuration that can be run.
 #[derive(Clone)]
@@ -32,6 +32,8 @@ pub struct Plan {
     pub services: Vec<exchange::ServiceSettings>,
     /// How credentials are had. The secrets in it are empty unless they were read.
     pub tokens: tokens::Settings,
+    /// The proxy through which everything leaves.
+    pub parent: Option<upstream::ParentSettings>,
     /// Upper bounds.
     pub limits: LimitsPlan,
     /// What happens between SIGTERM and the end.

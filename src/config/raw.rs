@@ -43,10 +43,27 @@ pub(super) struct RawFile {
     pub(super) services: Option<Named<RawService>>,
     /// `host:port` of destinations passed through blind: never a credential, never a wildcard.
     pub(super) tunnel: Option<List<String>>,
+    /// The proxy through which everything leaves; absent: the network is reached directly.
+    pub(super) parent_proxy: Option<RawParentProxy>,
     /// Upper bounds.
     pub(super) limits: Option<RawLimits>,
     /// What happens between SIGTERM and the end.
     pub(super) drain: Option<RawDrain>,
+}
+
+/// The proxy through which everything leaves, by CONNECT.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawParentProxy {
+    /// `http://host:port`, or `https://host:port` where it is spoken to in TLS.
+    #[schemars(with = "String")]
+    pub(super) url: Option<String>,
+    /// `user:password` for Basic.
+    pub(super) auth: Option<SecretRef>,
+    /// Destinations that are dialled directly: a host and what is below it, an address, a network such as 10.0.0.0/8.
+    pub(super) except: Option<List<String>>,
+    /// Roots to trust for its own certificate, in addition to the system's.
+    pub(super) ca: Option<RawFileRef>,
 }
 
 /// Addresses on which agents reach the proxy.

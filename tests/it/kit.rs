@@ -1,5 +1,6 @@
 //! What every test needs: a rehearsal, a proxy that was started from a file, agents, and what was written down.
 
+mod forward;
 mod origin;
 mod process;
 mod raw;
@@ -17,6 +18,7 @@ use tokenward::app::Running;
 use tokenward::audit;
 use tokenward::rehearsal::{Answer, Call, Caller, CallerError, Rehearsal, Seen, Service};
 
+pub(crate) use forward::{Forward, Manner};
 pub(crate) use origin::{Identity, Origin, OwnBody};
 pub(crate) use process::{Served, code, err, free_port, out, run, tokenward};
 pub(crate) use raw::{Raw, Tls, exchange, read_head, speak};

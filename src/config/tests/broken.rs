@@ -100,12 +100,11 @@ fn not_built_yet() {
 const NOT_BUILT_YET: &[Case] = &[
     (
         "top",
-        "admin: {listen: x}\nparent_proxy: {url: x}\nlisten: {transparent: x, gateway: y}\n<OK>",
+        "admin: {listen: x}\nlisten: {transparent: x, gateway: y}\n<OK>",
         &[
             (1, "admin", "not supported yet"),
-            (2, "parent_proxy", "not supported yet"),
-            (3, "listen.transparent", "not supported yet"),
-            (3, "listen.gateway", "not supported yet"),
+            (2, "listen.transparent", "not supported yet"),
+            (2, "listen.gateway", "not supported yet"),
         ],
     ),
     (
@@ -214,6 +213,52 @@ const LISTENERS: &[Case] = &[
         "not a truth value",
         "listen: {proxy: {address: 127.0.0.1:1, plaintext: yes}}\n<OK>",
         &[(1, "listen.proxy.plaintext", "true or false")],
+    ),
+];
+
+#[test]
+fn the_parent_proxy() {
+    run(PARENT);
+}
+
+const PARENT: &[Case] = &[
+    (
+        "no URL",
+        "parent_proxy: {auth: {env: LLM_KEY}}\n<OK>",
+        &[
+            (1, "parent_proxy.url", "add this key"),
+            (1, "parent_proxy.auth", "cannot be sent"),
+        ],
+    ),
+    (
+        "a credential in the URL",
+        "parent_proxy: {url: \"http://u:canary-8841-Zq@proxy.corp:3128\"}\n<OK>",
+        &[(1, "parent_proxy.url", "auth: {env: NAME}")],
+    ),
+    (
+        "another scheme",
+        "parent_proxy: {url: socks5://proxy.corp:1080}\n<OK>",
+        &[(1, "parent_proxy.url", "http://HOST:PORT")],
+    ),
+    (
+        "a path",
+        "parent_proxy: {url: http://proxy.corp:3128/x}\n<OK>",
+        &[(1, "parent_proxy.url", "http://HOST:PORT")],
+    ),
+    (
+        "an address that nobody dials",
+        "parent_proxy: {url: \"http://169.254.169.254:80\"}\n<OK>",
+        &[(1, "parent_proxy.url", "never dialled")],
+    ),
+    (
+        "exceptions that are none",
+        "parent_proxy: {url: http://proxy.corp:3128, except: [a.example, \"*\", 10.0.0.0/33, \"a.example:443\", 10.0.0.0/+8]}\n<OK>",
+        &[
+            (1, "parent_proxy.except[1]", "10.0.0.0/8"),
+            (1, "parent_proxy.except[2]", "10.0.0.0/8"),
+            (1, "parent_proxy.except[3]", "10.0.0.0/8"),
+            (1, "parent_proxy.except[4]", "10.0.0.0/8"),
+        ],
     ),
 ];
 

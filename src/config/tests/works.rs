@@ -344,3 +344,46 @@ fn the_schema_lists_what_works_and_only_that() {
         undescribed(&schema)
     );
 }
+
+#[test]
+fn a_parent_proxy_is_read() {
+    use crate::upstream::Except;
+
+    let yaml = "parent_proxy: {url: \"https://proxy.corp:3128/\", auth: {env: CORP}, except: [internal.example, .x.example, 10.0.0.0/8, \"::1\"], ca: {file: internal-ca.pem}}\ntunnel: [\"a.example:443\"]\n";
+    let place = Place::new();
+    let variables = Environment::of([("CORP", "user:pass word")]);
+    place.write("tokenward.yaml", yaml);
+    let plan = load_in(
+        &place.path().join("tokenward.yaml"),
+        SecretReading::Resolve,
+        &variables,
+    );
+    let plan = plan.unwrap_or_else(|problems| panic!("{problems}"));
+    let parent = plan.parent.unwrap();
+    assert_eq!(parent.authority.origin(), "https://proxy.corp:3128");
+    assert_eq!(parent.credential.unwrap().expose(), "user:pass word");
+    assert_eq!(parent.extra_roots.len(), 1);
+    let host = |name: &str| Except::Host(crate::vocab::Host::parse(name).unwrap());
+    let network = |ip: &str, bits| Except::Network(ip.parse().unwrap(), bits);
+    assert_eq!(
+        parent.except,
+        [
+            host("internal.example"),
+            host("x.example"),
+            network("10.0.0.0", 8),
+            network("::1", 128)
+        ]
+    );
+    assert_eq!(plan.secret_variables, ["CORP"]);
+    // In clear beyond this machine, the credential deserves a word.
+    let clear = |url: &str| {
+        let yaml = format!(
+            "parent_proxy: {{url: \"{url}\", auth: {{exec: [printf, \"a:b\"]}}}}\ntunnel: [\"a.example:443\"]\n"
+        );
+        accepted(&yaml).warnings.len()
+    };
+    assert_eq!(clear("http://proxy.corp:3128"), 1);
+    assert_eq!(clear("http://127.0.0.1:3128"), 0);
+    assert_eq!(clear("https://proxy.corp"), 0);
+    assert!(accepted(EXAMPLE).parent.is_none());
+}
