@@ -17,7 +17,7 @@ mod request;
 mod response;
 mod tunnel;
 
-pub use frames::Frames;
+pub use frames::{Frames, Underway};
 pub use head::Fault;
 pub use request::{Requests, Stop, Verdict};
 pub use response::{Asked, Came, Responses};
