@@ -56,6 +56,10 @@ const EXPOSE: &Exceptions = &[
         "credential/placeholder.rs",
         "placeholders are derived from the instance key",
     ),
+    (
+        "listen/listener.rs",
+        "a listener's private key is parsed where TLS is set up",
+    ),
     ("proof/key.rs", "a DPoP key is parsed"),
     (
         "tokens/issuer/",

@@ -12,7 +12,6 @@ const NOT_YET: &[&str] = &[
     "agents.*.auth.spiffe",
     "agents.*.uid",
     "listen.gateway",
-    "listen.proxy.tls",
     "listen.transparent",
     "services.*.body_inspection",
     "services.*.capture",

@@ -35,7 +35,8 @@ pub(super) struct RawFile {
     pub(super) store: Option<RawStore>,
     /// The audit file; absent: standard output of `serve`.
     pub(super) audit: Option<RawAudit>,
-    /// Who may call; absent: one agent named `default` with all services, on loopback listeners only.
+    /// Who may call; absent: one agent named `default` with all services, on loopback and unix listeners
+    /// only.
     pub(super) agents: Option<Named<RawAgent>>,
     /// What metadata cannot tell about authorization servers.
     pub(super) issuers: Option<Named<RawIssuer>>,
@@ -88,22 +89,42 @@ pub(super) enum OneOrMany<T> {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(untagged)]
 pub(super) enum RawListener {
-    /// `host:port` with an IP address.
+    /// `host:port` with an IP address, or `unix:PATH`.
     Address(String),
     /// The address with its settings.
-    Full(RawFullListener),
+    Full(Box<RawFullListener>),
 }
 
 /// An address of the proxy with its settings.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawFullListener {
-    /// `host:port` with an IP address.
+    /// `host:port` with an IP address, or `unix:PATH`.
     #[schemars(with = "String")]
     pub(super) address: Option<String>,
+    /// Speaks TLS with this certificate; `https://` is then the scheme of the proxy's URL.
+    pub(super) tls: Option<RawListenerTls>,
+    /// Mode of a unix socket, in octal. Default: 0600.
+    pub(super) mode: Option<RawMode>,
     /// Accepts that agents send their proxy tokens in clear text; needed where the address is not loopback.
     pub(super) plaintext: Option<bool>,
 }
+
+/// The certificate of a listener.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawListenerTls {
+    /// The certificate and what is above it, in PEM. Agents must trust it; it is not made by tokenward.
+    #[schemars(with = "RawFileRef")]
+    pub(super) cert: Option<RawFileRef>,
+    /// Its private key, in PEM.
+    #[schemars(with = "SecretRef")]
+    pub(super) key: Option<SecretRef>,
+}
+
+/// Permissions of a file: three octal digits, with or without a 0 in front.
+#[derive(Debug, Deserialize, JsonSchema)]
+pub(super) struct RawMode(#[schemars(regex(pattern = "^0?[0-7]{3}$"))] pub(super) String);
 
 /// The interception CA: a directory that tokenward keeps, or a certificate and key of your own.
 #[derive(Debug, Deserialize, JsonSchema)]

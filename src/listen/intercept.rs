@@ -30,7 +30,7 @@ use crate::vocab::{Authority, Code, Host, Scheme};
 
 /// How long a TLS handshake may take, from the opening of the tunnel to its end: a tunnel in which the server should
 /// speak first ends here, and so does one that brings its ClientHello byte by byte.
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a handshake waits for its turn where its agent asks for too many certificates at once.
 const MINT_PATIENCE: Duration = Duration::from_secs(2);
 /// Flow-control windows towards the agent: what an upload may have waiting for a slow API, on one stream and on one

@@ -37,6 +37,8 @@ mod issuer;
 #[cfg(test)]
 mod limits;
 #[cfg(test)]
+mod listeners;
+#[cfg(test)]
 mod parent;
 #[cfg(test)]
 mod refusals;

@@ -14,7 +14,7 @@ const OK: &str = "services: {ok: {hosts: [ok.example], rules: [{allow: GET /}]}}
 
 fn run(cases: &[Case]) {
     for (name, yaml, expected) in cases {
-        let found = problems(yaml.replace("<OK>", OK));
+        let found = problems(yaml.replace("<OK>", OK).replace("<LONG>", &"x".repeat(120)));
         let lines: Vec<_> = found.iter().map(|p| (p.line, p.key.as_str())).collect();
         let wanted: Vec<_> = expected
             .iter()
@@ -109,11 +109,10 @@ const NOT_BUILT_YET: &[Case] = &[
     ),
     (
         "listeners and stores",
-        "listen:\n  proxy:\n    - unix:/run/p.sock\n    - {address: 127.0.0.1:1, tls: {}}\nstore: {file: {path: x}}\n<OK>",
+        "listen: {proxy: 127.0.0.1:1}\nhealth: unix:/run/h.sock\nstore: {file: {path: x}}\n<OK>",
         &[
-            (3, "listen.proxy[0]", "not supported yet"),
-            (4, "listen.proxy[1].tls", "not supported yet"),
-            (5, "store.file", "not supported yet"),
+            (2, "health", "not supported yet"),
+            (3, "store.file", "not supported yet"),
         ],
     ),
     (
@@ -202,6 +201,35 @@ const LISTENERS: &[Case] = &[
         &[
             (1, "listen.proxy[1]", "another port"),
             (2, "health", "another port"),
+        ],
+    ),
+    (
+        "one socket twice, one without a path, one too long",
+        "listen:\n  proxy:\n    - unix:/run/p.sock\n    - unix:/run/p.sock\n    - \"unix:\"\n    - unix:/run/<LONG>\n<OK>",
+        &[
+            (4, "listen.proxy[1]", "another port or path"),
+            (5, "listen.proxy[2]", "name a path"),
+            (6, "listen.proxy[3]", "at most 107 bytes"),
+        ],
+    ),
+    (
+        "modes",
+        "listen:\n  proxy:\n    - {address: unix:/a, mode: 999}\n    - {address: unix:/b, mode: rw}\n    - {address: 127.0.0.1:1, mode: 0600}\n    - {address: unix:/c, plaintext: true}\n<OK>",
+        &[
+            (3, "listen.proxy[0].mode", ""),
+            (4, "listen.proxy[1].mode", ""),
+            (5, "listen.proxy[2].mode", "remove it"),
+            (6, "listen.proxy[3].plaintext", "remove it"),
+        ],
+    ),
+    (
+        "certificates",
+        "listen:\n  proxy:\n    - {address: 127.0.0.1:1, tls: {cert: {file: leaf.pem}}}\n    - {address: 127.0.0.1:2, tls: {cert: {file: not-pem}, key: {file: client.pem}}}\n    - {address: 127.0.0.1:3, tls: {cert: {file: leaf.pem}, key: {file: ca-key.pem}}}\n    - {address: 127.0.0.1:4, plaintext: true, tls: {cert: {file: leaf.pem}, key: {file: client.pem}}}\n<OK>",
+        &[
+            (3, "listen.proxy[0].tls.key", "add this key"),
+            (4, "listen.proxy[1].tls.cert.file", "BEGIN CERTIFICATE"),
+            (5, "listen.proxy[2].tls.key", "the key of `cert`"),
+            (6, "listen.proxy[3].plaintext", "remove it"),
         ],
     ),
     (

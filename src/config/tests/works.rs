@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::audit::{SinkSettings, WhenFull};
-use crate::config::{CaPlan, schema};
+use crate::config::{CaPlan, ProxyAt, schema};
 use crate::credential::{PlaceholderMode, Shape, Slot};
 use crate::proof::HtuProfile;
 use crate::tokens::{AssertionAudience, ClientAuth, CredentialSettings};
@@ -74,7 +74,10 @@ fn accepted(yaml: &str) -> Plan {
 #[test]
 fn the_example_of_the_product_page_compiles() {
     let plan = accepted(EXAMPLE);
-    assert_eq!(plan.listen.proxy[0].addr, "127.0.0.1:8080".parse().unwrap());
+    assert_eq!(
+        plan.listen.proxy[0].at,
+        ProxyAt::Tcp("127.0.0.1:8080".parse().unwrap())
+    );
     assert_eq!(plan.health, Some("127.0.0.1:9091".parse().unwrap()));
     assert_eq!(plan.runtime_dir, Path::new("/run/tokenward"));
     assert!(matches!(&plan.ca, CaPlan::Dir(dir) if dir == Path::new("/var/lib/tokenward/ca")));
@@ -123,7 +126,10 @@ fn the_example_of_the_product_page_compiles() {
 #[test]
 fn the_smallest_file_has_every_default() {
     let plan = accepted("services: {web: {hosts: [web.example], rules: [{allow: GET /}]}}");
-    assert_eq!(plan.listen.proxy[0].addr, "127.0.0.1:8080".parse().unwrap());
+    assert_eq!(
+        plan.listen.proxy[0].at,
+        ProxyAt::Tcp("127.0.0.1:8080".parse().unwrap())
+    );
     assert_eq!(plan.health, None);
     assert!(matches!(plan.ca, CaPlan::Memory));
     assert_eq!(plan.audit.sink, SinkSettings::Stdout);
@@ -187,7 +193,7 @@ services:
 tunnel: [blind.example:443]
 "#,
     );
-    assert!(plan.listen.proxy[1].plaintext && plan.listen.proxy.len() == 3);
+    assert_eq!(plan.listen.proxy.len(), 3);
     assert!(matches!(&plan.ca, CaPlan::Given { cert_pem, .. } if !cert_pem.is_empty()));
     assert_eq!(plan.audit.when_full, WhenFull::Count);
     assert_eq!(
@@ -387,4 +393,28 @@ fn a_parent_proxy_is_read() {
     assert_eq!(clear("http://127.0.0.1:3128"), 0);
     assert_eq!(clear("https://proxy.corp"), 0);
     assert!(accepted(EXAMPLE).parent.is_none());
+}
+
+#[test]
+fn listeners_may_be_sockets_and_may_speak_tls() {
+    let plan = accepted(
+        "listen:\n  proxy:\n    - unix:/run/p.sock\n    - {address: unix:q.sock, mode: 0660}\n    - {address: 0.0.0.0:8443, tls: {cert: {file: leaf.pem}, key: {file: client.pem}}}\n\
+         agents: {a: {auth: {token: {env: CODER_TOKEN}}}}\ntunnel: [\"a.example:443\"]\n",
+    );
+    let [first, second, third] = plan.listen.proxy.as_slice() else {
+        panic!("not three");
+    };
+    let socket = |path: &Path, mode| ProxyAt::Unix {
+        path: path.to_owned(),
+        mode,
+    };
+    assert_eq!(first.at, socket(Path::new("/run/p.sock"), 0o600));
+    let ProxyAt::Unix { path, mode } = &second.at else {
+        panic!("not a socket");
+    };
+    assert!(path.is_absolute() && path.ends_with("q.sock") && *mode == 0o660);
+    let tls = third.tls.as_ref().unwrap();
+    assert_eq!(tls.hosts, [crate::vocab::Host::parse("leaf.test").unwrap()]);
+    assert!(first.tls.is_none() && second.tls.is_none());
+    assert!(plan.warnings.is_empty(), "{:?}", plan.warnings);
 }
