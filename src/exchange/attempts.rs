@@ -318,9 +318,9 @@ impl Round<'_> {
         let headers = reply.response.headers();
         self.note_date(headers, false);
         let fresh = self.note_nonce(status, headers);
-        if status == StatusCode::EXPECTATION_FAILED && self.bare.body.waits() && !spent.expectation
-        {
-            // RFC 9110 §10.1.1: once more, without the expectation. Nothing of the body has gone out.
+        let unasked = status == StatusCode::EXPECTATION_FAILED && !self.bare.expects;
+        if unasked && self.bare.body.waits() && !spent.expectation {
+            // RFC 9110 §10.1.1: once more, without the expectation, which was ours alone. Nothing of the body has gone out.
             spent.expectation = true;
             return Ok(Next::AgainWithoutWaiting);
         }

@@ -143,6 +143,6 @@ impl Body for Held {
 
     fn size_hint(&self) -> SizeHint {
         let flowing = self.flowing.as_ref();
-        flowing.map_or_else(|| self.hint.clone(), Body::size_hint)
+        flowing.map_or(self.hint, Body::size_hint)
     }
 }

@@ -92,6 +92,9 @@ impl Pool {
         need: Protocol,
         deadline: Duration,
     ) -> Result<Connection, UpstreamError> {
+        if need == Protocol::Http2 && key.authority.scheme() == Scheme::Http {
+            return Err(UpstreamError::NoHttp2);
+        }
         let progress = Progress::default();
         let found = timeout(deadline, async {
             let mut may_wait = true;
@@ -120,9 +123,6 @@ impl Pool {
         if self.closing.is_cancelled() {
             return Err(UpstreamError::Draining);
         }
-        if need == Protocol::Http2 && key.authority.scheme() == Scheme::Http {
-            return Err(UpstreamError::NoHttp2);
-        }
         let endpoint = if broken(Variant::PoolUnkeyed) {
             1
         } else {
@@ -149,9 +149,8 @@ impl Pool {
         if let Some(line) = multiplexed.then(|| shelf.http2_line()).flatten() {
             return Ok(Taken::Line(Line::Http2(line)));
         }
-        while let Some(idle) = (need != Protocol::Http2)
-            .then(|| shelf.http1.pop())
-            .flatten()
+        while need != Protocol::Http2
+            && let Some(idle) = shelf.http1.pop()
         {
             kept.idle -= 1;
             let fresh = now.since(idle.since) < self.limits.idle_for;
