@@ -73,7 +73,15 @@ impl Nonces {
 
     /// The server took a proof, and gave no nonce. One that it gave before is kept.
     pub fn note_none(&self, origin: &str, thumbprint: &str, now: Moment) {
-        self.keep(origin, thumbprint, None, now);
+        // Most servers, at every answer: they wait for nobody's lock.
+        if !self.knows(origin, thumbprint) {
+            self.keep(origin, thumbprint, None, now);
+        }
+    }
+
+    fn knows(&self, origin: &str, thumbprint: &str) -> bool {
+        let of_key = self.known.get(thumbprint);
+        of_key.is_some_and(|of_key| of_key.iter().any(|known| *known.origin == *origin))
     }
 
     fn keep(&self, origin: &str, thumbprint: &str, nonce: Option<Nonce>, now: Moment) {

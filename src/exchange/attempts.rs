@@ -168,9 +168,11 @@ async fn attempt(
     let settings = &service.settings;
     let connection = connect(exchange, crossing, needed(bare), line).await?;
     let progress = line.progress();
-    let origin = permit.authority().origin();
     // The nonce of a challenge answers that challenge: of one that is good once, another request may have had the use.
-    let nonce = demanded.or_else(|| exchange.nonces.current(&origin, lease.thumbprint()?));
+    let nonce = demanded.or_else(|| {
+        let key = lease.thumbprint()?;
+        exchange.nonces.current(&permit.authority().origin(), key)
+    });
     let wait = wait(exchange, crossing, bare, lease, connection.version());
     let (cancel, patience) = (&lease.facts().cancel, bare.patience);
     let body = bare.body.take(cancel, patience, &progress, wait);
@@ -224,16 +226,19 @@ fn wait(
     lease: &Lease,
     version: Version,
 ) -> Option<Wait> {
-    let http2 = version == Version::HTTP_2;
-    let origin = crossing.permit.authority().origin();
-    let now = exchange.clock.now();
-    let doubtful = |key: &str| exchange.nonces.doubtful(&origin, key, now);
-    let wanted = (bare.expects && !http2) || lease.thumbprint().is_some_and(doubtful);
     // A conversation may be silent from its start, and its first word must not be late.
-    let can = bare.may_wait && !bare.patience.unhurried && bare.body.can_wait();
+    if !bare.may_wait || bare.patience.unhurried || !bare.body.can_wait() {
+        return None;
+    }
+    let http2 = version == Version::HTTP_2;
+    let doubtful = |key: &str| {
+        let origin = crossing.permit.authority().origin();
+        exchange.nonces.doubtful(&origin, key, exchange.clock.now())
+    };
+    let wanted = (bare.expects && !http2) || lease.thumbprint().is_some_and(doubtful);
     let most = if http2 { ANSWERED_WITHIN } else { ASKED_WITHIN };
     let patience = most.min(crossing.service.settings.timeouts.first_byte / 2);
-    (wanted && can).then_some(Wait { patience, version })
+    wanted.then_some(Wait { patience, version })
 }
 
 /// What can carry a request: a WebSocket takes over a connection of HTTP/1.1, and gRPC says its outcome in trailers that

@@ -96,10 +96,8 @@ impl Parent {
             }
         };
         let basic = |credential: &Secret<String>| {
-            Zeroizing::new(format!(
-                "Proxy-Authorization: Basic {}\r\n",
-                STANDARD.encode(credential.expose())
-            ))
+            let encoded = Zeroizing::new(STANDARD.encode(credential.expose()));
+            Zeroizing::new(format!("Proxy-Authorization: Basic {}\r\n", *encoded))
         };
         Ok(Self {
             host: authority.host().clone(),

@@ -84,7 +84,7 @@ fn one(
         (full.tls, full.mode, full.plaintext)
     });
     let at = match text.strip_prefix("unix:") {
-        Some(path) => unix(address_key, path, mode.as_ref(), it)?,
+        Some(path) => unix((key, address_key), path, mode.as_ref(), it)?,
         None => {
             if mode.is_some() {
                 let what = "only a unix socket has a mode";
@@ -118,12 +118,17 @@ fn one(
     Some((address_key.to_owned(), ProxyAddress { at, tls }))
 }
 
-fn unix(key: &str, path: &str, mode: Option<&RawMode>, it: &mut Context<'_>) -> Option<ProxyAt> {
-    let path: PathBuf = it.path(key, path);
+fn unix(
+    (key, address_key): (&str, &str),
+    path: &str,
+    mode: Option<&RawMode>,
+    it: &mut Context<'_>,
+) -> Option<ProxyAt> {
+    let path: PathBuf = it.path(address_key, path);
     if path.as_os_str().len() > SOCKET_PATH_MAX {
         let what = "too long for the path of a unix socket";
         let remedy = "write unix:PATH with at most 107 bytes";
-        it.findings.error(key, what, remedy);
+        it.findings.error(address_key, what, remedy);
         return None;
     }
     let mode = mode.map_or(Some(MODE), |RawMode(text)| {
@@ -133,7 +138,8 @@ fn unix(key: &str, path: &str, mode: Option<&RawMode>, it: &mut Context<'_>) -> 
     });
     if mode.is_none() {
         let remedy = "write three octal digits, such as 0660";
-        it.findings.error(key, "the mode is none", remedy);
+        let key = format!("{key}.mode");
+        it.findings.error(&key, "the mode is none", remedy);
     }
     Some(ProxyAt::Unix { path, mode: mode? })
 }
