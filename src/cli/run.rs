@@ -15,7 +15,7 @@ use super::serve::{close_process, config_path, data_runtime};
 use super::{Failure, env, out};
 use crate::app::{self, Running};
 use crate::audit::SinkSettings;
-use crate::config::{self, Plan, ProxyAddress, SecretReading};
+use crate::config::{self, Plan, ProxyAddress, ProxyAt, SecretReading};
 use crate::vocab::Clock;
 
 /// We ourselves failed.
@@ -65,8 +65,8 @@ fn attempt(args: &Args, agent: Option<&str>, command: &[OsString]) -> Result<u8,
 /// The proxy of one command: a port of its own, no health listener, an audit file in the state directory.
 fn make_private(plan: &mut Plan, dir: &Path) -> Result<(), Failure> {
     plan.listen.proxy = vec![ProxyAddress {
-        addr: (std::net::Ipv4Addr::LOCALHOST, 0).into(),
-        plaintext: false,
+        at: ProxyAt::Tcp((std::net::Ipv4Addr::LOCALHOST, 0).into()),
+        tls: None,
     }];
     plan.health = None;
     plan.runtime_dir = dir.to_path_buf();

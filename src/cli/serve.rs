@@ -31,8 +31,7 @@ pub(super) fn serve(args: &Args) -> Result<ExitCode, Failure> {
             .await
             .map_err(Failure::of)?;
         write_environments(&running, &runtime_dir)?;
-        let addresses: Vec<String> = running.proxies().iter().map(ToString::to_string).collect();
-        tracing::info!(proxy = addresses.join(","), "listening");
+        tracing::info!(proxy = running.listening().join(","), "listening");
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}

@@ -7,6 +7,7 @@ mod carriage;
 mod credentials;
 mod issuers;
 mod listeners;
+mod parent;
 mod pem;
 mod rules;
 mod services;
@@ -81,6 +82,7 @@ pub(super) fn compile(
     };
     rules::check(&policy, &services, &agents, &tunnel_lines, it);
     authority::check(&ca, &policy, &services.origins, it);
+    let parent = parent::compile(raw.parent_proxy, it);
     let limits = limits(raw.limits, it);
     let drain = drain(raw.drain, it);
     let runtime_dir = match raw.runtime_dir {
@@ -98,6 +100,7 @@ pub(super) fn compile(
         proxy_tokens: agents.proxy_tokens,
         services: services.exchange,
         tokens: services.tokens,
+        parent,
         limits,
         drain,
         secret_variables: context.variables.into_iter().collect(),

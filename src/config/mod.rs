@@ -33,7 +33,9 @@ use std::path::Path;
 use serde::Deserialize;
 
 pub use env::{Environment, environment};
-pub use plan::{CaPlan, DrainPlan, LimitsPlan, ListenPlan, Plan, ProxyAddress};
+pub use plan::{
+    CaPlan, DrainPlan, LimitsPlan, ListenPlan, ListenerTls, Plan, ProxyAddress, ProxyAt,
+};
 pub use problem::{Problem, Problems};
 pub use schema::schema;
 

@@ -35,7 +35,8 @@ pub(super) struct RawFile {
     pub(super) store: Option<RawStore>,
     /// The audit file; absent: standard output of `serve`.
     pub(super) audit: Option<RawAudit>,
-    /// Who may call; absent: one agent named `default` with all services, on loopback listeners only.
+    /// Who may call; absent: one agent named `default` with all services, on loopback and unix listeners
+    /// only.
     pub(super) agents: Option<Named<RawAgent>>,
     /// What metadata cannot tell about authorization servers.
     pub(super) issuers: Option<Named<RawIssuer>>,
@@ -43,10 +44,27 @@ pub(super) struct RawFile {
     pub(super) services: Option<Named<RawService>>,
     /// `host:port` of destinations passed through blind: never a credential, never a wildcard.
     pub(super) tunnel: Option<List<String>>,
+    /// The proxy through which everything leaves; absent: the network is reached directly.
+    pub(super) parent_proxy: Option<RawParentProxy>,
     /// Upper bounds.
     pub(super) limits: Option<RawLimits>,
     /// What happens between SIGTERM and the end.
     pub(super) drain: Option<RawDrain>,
+}
+
+/// The proxy through which everything leaves, by CONNECT.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawParentProxy {
+    /// `http://host:port`, or `https://host:port` where it is spoken to in TLS.
+    #[schemars(with = "String")]
+    pub(super) url: Option<String>,
+    /// `user:password` for Basic.
+    pub(super) auth: Option<SecretRef>,
+    /// Destinations that are dialled directly: a host and what is below it, an address, a network such as 10.0.0.0/8.
+    pub(super) except: Option<List<String>>,
+    /// Roots to trust for its own certificate, in addition to the system's.
+    pub(super) ca: Option<RawFileRef>,
 }
 
 /// Addresses on which agents reach the proxy.
@@ -71,22 +89,42 @@ pub(super) enum OneOrMany<T> {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(untagged)]
 pub(super) enum RawListener {
-    /// `host:port` with an IP address.
+    /// `host:port` with an IP address, or `unix:PATH`.
     Address(String),
     /// The address with its settings.
-    Full(RawFullListener),
+    Full(Box<RawFullListener>),
 }
 
 /// An address of the proxy with its settings.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawFullListener {
-    /// `host:port` with an IP address.
+    /// `host:port` with an IP address, or `unix:PATH`.
     #[schemars(with = "String")]
     pub(super) address: Option<String>,
+    /// Speaks TLS with this certificate; `https://` is then the scheme of the proxy's URL.
+    pub(super) tls: Option<RawListenerTls>,
+    /// Mode of a unix socket, in octal. Default: 0600.
+    pub(super) mode: Option<RawMode>,
     /// Accepts that agents send their proxy tokens in clear text; needed where the address is not loopback.
     pub(super) plaintext: Option<bool>,
 }
+
+/// The certificate of a listener.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawListenerTls {
+    /// The certificate and what is above it, in PEM. Agents must trust it; it is not made by tokenward.
+    #[schemars(with = "RawFileRef")]
+    pub(super) cert: Option<RawFileRef>,
+    /// Its private key, in PEM.
+    #[schemars(with = "SecretRef")]
+    pub(super) key: Option<SecretRef>,
+}
+
+/// Permissions of a file: three octal digits, with or without a 0 in front.
+#[derive(Debug, Deserialize, JsonSchema)]
+pub(super) struct RawMode(#[schemars(regex(pattern = "^0?[0-7]{3}$"))] pub(super) String);
 
 /// The interception CA: a directory that tokenward keeps, or a certificate and key of your own.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -205,12 +243,24 @@ pub(super) struct RawService {
     pub(super) rules: Option<List<RawRule>>,
     /// How the service compares the `htu` of proofs. Default: as_sent.
     pub(super) htu: Option<RawHtu>,
+    /// What it takes `%2F` in a path for. Default: refuse.
+    pub(super) escaped_slashes: Option<RawEscapedSlashes>,
     /// How long to wait for it.
     pub(super) timeouts: Option<RawTimeouts>,
     /// Longest life of one exchange; 0s: no limit.
     pub(super) max_stream_age: Option<RawDuration>,
     /// Largest request body that is kept for a second attempt. Default: 64KiB.
     pub(super) replay_buffer: Option<RawSize>,
+}
+
+/// What becomes of paths with `%2F`.
+#[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum RawEscapedSlashes {
+    /// They are sent: the service takes it for a part of its segment. A `deny` holds for both readings.
+    Literal,
+    /// They are refused: whether it divides the path cannot be known.
+    Refuse,
 }
 
 /// How to reach a service.

@@ -48,6 +48,8 @@ pub struct Wire<'a> {
     pub htu: &'a HtuProfile,
     /// Our name in `Via` (RFC 9110 §7.6.3).
     pub pseudonym: &'a str,
+    /// Whether the body waits to be asked for (RFC 9110 §10.1.1).
+    pub expects: bool,
 }
 
 /// What makes one proof unlike every other; used once, and needed by leases that sign alone.
@@ -98,6 +100,13 @@ impl<C> Armed<C> {
     #[must_use]
     pub fn nonce(&self) -> Option<&Nonce> {
         self.nonce.as_ref()
+    }
+
+    /// The same with something that only the sender sees, and that is not written.
+    #[must_use]
+    pub fn noting(mut self, note: impl Clone + Send + Sync + 'static) -> Self {
+        self.request.extensions_mut().insert(note);
+        self
     }
 
     /// Takes it apart, for the sender.
@@ -222,6 +231,9 @@ fn hop_fields(
         if !h2 {
             headers.insert(header::CONNECTION, HeaderValue::from_static("te"));
         }
+    }
+    if wire.expects {
+        headers.insert(header::EXPECT, HeaderValue::from_static("100-continue"));
     }
     if head.intent == Intent::WebSocket {
         headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));

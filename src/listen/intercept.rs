@@ -30,7 +30,7 @@ use crate::vocab::{Authority, Code, Host, Scheme};
 
 /// How long a TLS handshake may take, from the opening of the tunnel to its end: a tunnel in which the server should
 /// speak first ends here, and so does one that brings its ClientHello byte by byte.
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a handshake waits for its turn where its agent asks for too many certificates at once.
 const MINT_PATIENCE: Duration = Duration::from_secs(2);
 /// Flow-control windows towards the agent: what an upload may have waiting for a slow API, on one stream and on one
@@ -51,18 +51,34 @@ const PING_EVERY: Duration = Duration::from_secs(30);
 const PING_TIMEOUT: Duration = Duration::from_secs(30);
 
 impl Doors {
-    /// Serves the requests of one tunnel.
+    /// Serves the requests of one tunnel: behind TLS that ends here, or in clear where the service is plain HTTP. Node's
+    /// `fetch` opens tunnels for those too.
     pub(super) async fn intercept<I>(self: Arc<Self>, io: I, caller: Caller, authority: Authority)
     where
         I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
         // In boxes, so that a tunnel that is open for hours does not hold room for what it did in its first milliseconds,
         // or for the protocol that it does not speak.
+        if authority.scheme() == Scheme::Http {
+            return Box::pin(self.serve_tunnel(io, false, caller, authority)).await;
+        }
         let greeted = Box::pin(self.handshake(io, &caller, &authority));
         let Some(Some(stream)) = self.draining.run_until_cancelled(greeted).await else {
             return;
         };
         let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+        self.serve_tunnel(stream, h2, caller, authority).await;
+    }
+
+    async fn serve_tunnel<I>(
+        self: Arc<Self>,
+        stream: I,
+        h2: bool,
+        caller: Caller,
+        authority: Authority,
+    ) where
+        I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
         let doors = self.clone();
         #[cfg(feature = "variants")]
         let ride = crate::exchange::Ride::default();

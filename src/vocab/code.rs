@@ -217,6 +217,7 @@ codes! {
     BodyNotInspectable "body-not-inspectable" 413 "A rule must read this body and cannot" HttpRequestDenied false None Agent;
     RequestTimeout "request-timeout" 408 "The agent was too slow" HttpRequestError true Retry Agent;
     UpstreamProtocolError "upstream-protocol-error" 502 "The API broke the rules of HTTP" HttpProtocolError false AskOperator Service;
+    UpstreamNoHttp2 "upstream-protocol-error" 502 "The API does not speak HTTP/2, which gRPC needs" ProxyConfigurationError false FixConfig Service;
     ResponseUnscannable "response-unscannable" 502 "The API's answer cannot be searched for the credential" ProxyInternalResponse false AskOperator Service;
     TokenResponseWithheld "token-response-withheld" 502 "The API's answer carries tokens" ProxyInternalResponse false AskOperator Service;
     IssuerNotForAgents "issuer-not-for-agents" 403 "Agents do not talk to the issuer" HttpRequestDenied false None Agent;

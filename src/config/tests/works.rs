@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::audit::{SinkSettings, WhenFull};
-use crate::config::{CaPlan, schema};
+use crate::config::{CaPlan, ProxyAt, schema};
 use crate::credential::{PlaceholderMode, Shape, Slot};
 use crate::proof::HtuProfile;
 use crate::tokens::{AssertionAudience, ClientAuth, CredentialSettings};
@@ -74,7 +74,10 @@ fn accepted(yaml: &str) -> Plan {
 #[test]
 fn the_example_of_the_product_page_compiles() {
     let plan = accepted(EXAMPLE);
-    assert_eq!(plan.listen.proxy[0].addr, "127.0.0.1:8080".parse().unwrap());
+    assert_eq!(
+        plan.listen.proxy[0].at,
+        ProxyAt::Tcp("127.0.0.1:8080".parse().unwrap())
+    );
     assert_eq!(plan.health, Some("127.0.0.1:9091".parse().unwrap()));
     assert_eq!(plan.runtime_dir, Path::new("/run/tokenward"));
     assert!(matches!(&plan.ca, CaPlan::Dir(dir) if dir == Path::new("/var/lib/tokenward/ca")));
@@ -123,7 +126,10 @@ fn the_example_of_the_product_page_compiles() {
 #[test]
 fn the_smallest_file_has_every_default() {
     let plan = accepted("services: {web: {hosts: [web.example], rules: [{allow: GET /}]}}");
-    assert_eq!(plan.listen.proxy[0].addr, "127.0.0.1:8080".parse().unwrap());
+    assert_eq!(
+        plan.listen.proxy[0].at,
+        ProxyAt::Tcp("127.0.0.1:8080".parse().unwrap())
+    );
     assert_eq!(plan.health, None);
     assert!(matches!(plan.ca, CaPlan::Memory));
     assert_eq!(plan.audit.sink, SinkSettings::Stdout);
@@ -168,6 +174,7 @@ services:
   items:
     hosts: ["**.items.example"]
     htu: {strip_prefix: /gw}
+    escaped_slashes: literal
     timeouts: {connect: 1s, first_byte: 2s, idle: 3s}
     max_stream_age: 1h
     replay_buffer: 1MiB
@@ -190,7 +197,7 @@ services:
 tunnel: [blind.example:443]
 "#,
     );
-    assert!(plan.listen.proxy[1].plaintext && plan.listen.proxy.len() == 3);
+    assert_eq!(plan.listen.proxy.len(), 3);
     assert!(matches!(&plan.ca, CaPlan::Given { cert_pem, .. } if !cert_pem.is_empty()));
     assert_eq!(plan.audit.when_full, WhenFull::Count);
     assert_eq!(
@@ -351,4 +358,71 @@ fn the_schema_lists_what_works_and_only_that() {
         "{:?}",
         undescribed(&schema)
     );
+}
+
+#[test]
+fn a_parent_proxy_is_read() {
+    use crate::upstream::Except;
+
+    let yaml = "parent_proxy: {url: \"https://proxy.corp:3128/\", auth: {env: CORP}, except: [internal.example, .x.example, 10.0.0.0/8, \"::1\"], ca: {file: internal-ca.pem}}\ntunnel: [\"a.example:443\"]\n";
+    let place = Place::new();
+    let variables = Environment::of([("CORP", "user:pass word")]);
+    place.write("tokenward.yaml", yaml);
+    let plan = load_in(
+        &place.path().join("tokenward.yaml"),
+        SecretReading::Resolve,
+        &variables,
+    );
+    let plan = plan.unwrap_or_else(|problems| panic!("{problems}"));
+    let parent = plan.parent.unwrap();
+    assert_eq!(parent.authority.origin(), "https://proxy.corp:3128");
+    assert_eq!(parent.credential.unwrap().expose(), "user:pass word");
+    assert_eq!(parent.extra_roots.len(), 1);
+    let host = |name: &str| Except::Host(crate::vocab::Host::parse(name).unwrap());
+    let network = |ip: &str, bits| Except::Network(ip.parse().unwrap(), bits);
+    assert_eq!(
+        parent.except,
+        [
+            host("internal.example"),
+            host("x.example"),
+            network("10.0.0.0", 8),
+            network("::1", 128)
+        ]
+    );
+    assert_eq!(plan.secret_variables, ["CORP"]);
+    // In clear beyond this machine, the credential deserves a word.
+    let clear = |url: &str| {
+        let yaml = format!(
+            "parent_proxy: {{url: \"{url}\", auth: {{exec: [printf, \"a:b\"]}}}}\ntunnel: [\"a.example:443\"]\n"
+        );
+        accepted(&yaml).warnings.len()
+    };
+    assert_eq!(clear("http://proxy.corp:3128"), 1);
+    assert_eq!(clear("http://127.0.0.1:3128"), 0);
+    assert_eq!(clear("https://proxy.corp"), 0);
+    assert!(accepted(EXAMPLE).parent.is_none());
+}
+
+#[test]
+fn listeners_may_be_sockets_and_may_speak_tls() {
+    let plan = accepted(
+        "listen:\n  proxy:\n    - unix:/run/p.sock\n    - {address: unix:q.sock, mode: 0660}\n    - {address: 0.0.0.0:8443, tls: {cert: {file: leaf.pem}, key: {file: client.pem}}}\n\
+         agents: {a: {auth: {token: {env: CODER_TOKEN}}}}\ntunnel: [\"a.example:443\"]\n",
+    );
+    let [first, second, third] = plan.listen.proxy.as_slice() else {
+        panic!("not three");
+    };
+    let socket = |path: &Path, mode| ProxyAt::Unix {
+        path: path.to_owned(),
+        mode,
+    };
+    assert_eq!(first.at, socket(Path::new("/run/p.sock"), 0o600));
+    let ProxyAt::Unix { path, mode } = &second.at else {
+        panic!("not a socket");
+    };
+    assert!(path.is_absolute() && path.ends_with("q.sock") && *mode == 0o660);
+    let tls = third.tls.as_ref().unwrap();
+    assert_eq!(tls.hosts, [crate::vocab::Host::parse("leaf.test").unwrap()]);
+    assert!(first.tls.is_none() && second.tls.is_none());
+    assert!(plan.warnings.is_empty(), "{:?}", plan.warnings);
 }

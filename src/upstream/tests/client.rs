@@ -42,6 +42,7 @@ fn arm(connection: Connection, authority: &Authority) -> Armed<Connection> {
         authority,
         htu: &HtuProfile::default(),
         pseudonym: "tokenward-1",
+        expects: false,
     };
     let stamp = Stamp {
         nonce: None,
