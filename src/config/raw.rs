@@ -223,6 +223,9 @@ pub(super) struct RawUpstream {
     pub(super) connect: Option<String>,
     /// Admits RFC 1918, CGNAT, unique-local and loopback addresses.
     pub(super) allow_private: Option<bool>,
+    /// Sends credentials to loopback in clear text. Only builds for tests have this key.
+    #[cfg(feature = "danger-plain-http")]
+    pub(super) danger_plain_http: Option<bool>,
 }
 
 /// How a credential is had.

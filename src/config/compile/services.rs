@@ -60,6 +60,7 @@ fn service(
     let credential = credentials::compile(&key, raw.credential.take(), issuers, it);
     let credentialed = credential.binding != Binding::None;
     let port = raw.port.unwrap_or(443);
+    let clear = port == 80 || dangerous(&raw);
     let (hosts, host_places) = hosts(&key, raw.hosts.take(), it);
     let (rules, rule_places) = rules(&key, raw.rules.take().unwrap_or_default(), it);
     services.origins.insert(format!("{key}.hosts"), host_places);
@@ -67,11 +68,7 @@ fn service(
     services.policy.push(policy::ServiceSettings {
         name: name.clone(),
         hosts,
-        scheme: if port == 80 {
-            Scheme::Http
-        } else {
-            Scheme::Https
-        },
+        scheme: if clear { Scheme::Http } else { Scheme::Https },
         port,
         credentialed,
         oauth: matches!(credential.settings, CredentialSettings::Oauth(_)),
@@ -85,6 +82,18 @@ fn service(
     services.tokens.services.push((name.clone(), settings));
     let carried = carriage::compile(name, raw, slot, binding, it);
     services.exchange.push(carried);
+}
+
+/// Whether the service is reached in clear text on any port; policy says to which hosts.
+#[cfg(feature = "danger-plain-http")]
+fn dangerous(raw: &RawService) -> bool {
+    let upstream = raw.upstream.as_ref();
+    upstream.and_then(|up| up.danger_plain_http) == Some(true)
+}
+
+#[cfg(not(feature = "danger-plain-http"))]
+fn dangerous(_: &RawService) -> bool {
+    false
 }
 
 fn hosts(
