@@ -57,12 +57,14 @@ fn service(
     it: &mut Context<'_>,
 ) {
     let key = format!("services.{name}");
-    let credential = credentials::compile(&key, raw.credential.take(), issuers, it);
+    let (rules, rule_places) = rules(&key, raw.rules.take().unwrap_or_default(), it);
+    let wanted = rules.iter().flat_map(|rule| rule.scopes().iter().cloned());
+    let wanted = ScopeSet::of(wanted);
+    let credential = credentials::compile(&key, raw.credential.take(), &wanted, issuers, it);
     let credentialed = credential.binding != Binding::None;
     let port = raw.port.unwrap_or(443);
     let clear = port == 80 || dangerous(&raw);
     let (hosts, host_places) = hosts(&key, raw.hosts.take(), it);
-    let (rules, rule_places) = rules(&key, raw.rules.take().unwrap_or_default(), it);
     services.origins.insert(format!("{key}.hosts"), host_places);
     services.origins.insert(format!("{key}.rules"), rule_places);
     services.policy.push(policy::ServiceSettings {
