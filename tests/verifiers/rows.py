@@ -2,7 +2,7 @@
 of its own, so that no row knows the token, key or nonce of another.
 
 `agent` is what the agent is told: a status, and the code where the answer is tokenward's. `api` and `issuer` are what they
-saw, in order: a status and its error each; `*` before one means any number of them. Where the verifiers rightly differ,
+saw, in order: a status and its error each; `*` before one means any number of them, `?` that there may be none. Where the verifiers rightly differ,
 the second is Auth0's.
 """
 
@@ -49,6 +49,9 @@ ROWS = [
     Row("nonceMode: rotating, 10 at once", settings={"nonceMode": "rotating"}, times=10, side_by_side=True,
         api=", ".join([OK] * 10)),
     Row("nonceMode: single-use, 10 in a row", settings={"nonceMode": "single-use"}, times=10, api=", ".join([OK] * 10)),
+    Row("nonceMode: single-use, 10 at once", settings={"nonceMode": "single-use"}, times=10, side_by_side=True,
+        agent=f"*{OK}, ?502 dpop-nonce-loop", api=f"*{OK}, ?{CHALLENGE}",
+        why="several challenges carry one nonce, and one request can use it"),
     Row("rotate-nonce", do=[("rotate-nonce", {})]),
     Row("expire-nonces", do=[("expire-nonces", {})], api=f"{CHALLENGE}, {OK}"),
     Row("expire-nonces, POST with a small body", do=[("expire-nonces", {})], path="/upload",
@@ -115,7 +118,7 @@ ROWS = [
     cold("asDelay: 11000", settings={"asDelay": 11000}, agent="504 as-unavailable", api="", issuer=""),
     cold("fail 503 at the issuer, once", do=fails(503, service="as"), agent="503 as-unavailable", api="", issuer="",
          why="metadata or token; the next ask goes out after a rest"),
-    *(cold(f"fail {status} {error} at the token endpoint", do=fails(status, error, 9, "as", path="/token"), agent=agent, api="",
+    *(cold(f"fail {status}{' ' + error if error else ''} at the token endpoint", do=fails(status, error, 9, "as", path="/token"), agent=agent, api="",
            issuer=f"{status}")
       for status, error, agent in [
           (400, "invalid_grant", "403 reauthorization-required"), (401, "invalid_client", "403 client-misconfigured"),

@@ -112,14 +112,12 @@ def short(told):
 
 
 def fits(told, wanted):
-    """Whether what was told is what is wanted; `*x` stands for one or more x, in any place among other starred ones."""
+    """Whether what was told is what is wanted; `*x` stands for one or more x anywhere, `?x` for any number."""
     pattern = wanted.split(", ") if wanted else []
-    loose = {what[1:] for what in pattern if what.startswith("*")}
-    strict = [what for what in pattern if not what.startswith("*")]
-    if loose:
-        rest = [what for what in told if what not in loose]
-        return loose <= set(told) and rest == [what for what in strict if what not in loose]
-    return told == strict
+    needed, allowed = ({what[1:] for what in pattern if what[0] == sign} for sign in "*?")
+    strict = [what for what in pattern if what[0] not in "*?"]
+    loose = needed | allowed
+    return needed <= set(told) and [t for t in told if t not in loose] == [s for s in strict if s not in loose]
 
 
 class Game:
@@ -190,12 +188,9 @@ class Game:
             as_entries = [e for e in as_entries if key(e) in keys]
         api_told, issuer_told = seen(api), seen(as_entries)
         wanted = of(row.agent)
-        good = set(told) == {wanted} if "," not in wanted else told == wanted.split(", ")
-        # Where a fault is told by a status alone, the API may have been asked as often as tokenward may ask.
-        good &= row.agent in ("502", "cut") or fits(api_told, of(row.api))
+        good = set(told) == {wanted} if "," not in wanted else fits(told, wanted)
+        good &= fits(api_told, of(row.api))
         good &= not row.issuer or fits(issuer_told, row.issuer)
-        if not row.warm and not row.issuer and not row.api:
-            good &= not api_told
         self.world.do("reset")
         verifier = VERIFIERS[prefix][0]
         self.note(row.name, verifier, short(told), short(api_told), short(issuer_told), good, row.why)
@@ -292,6 +287,20 @@ class Game:
         self.note(what, VERIFIERS[prefix][0], told, short(api), issuer_told, told == wanted)
 
 
+def markdown(table):
+    """One row for both verifiers where they saw the same."""
+    lines = ["| setting | verifier | the agent saw | the API saw | the token endpoint saw | as expected |", "|---|---|---|---|---|---|"]
+    rest = list(table)
+    while rest:
+        what, verifier, *came = rest.pop(0)
+        if rest and rest[0][0] == what and rest[0][1] in ("Auth0", verifier) and list(rest[0][2:]) == came:
+            verifier = "both"
+            rest.pop(0)
+        told, api, issuer_told, good, why = came
+        lines.append(f"| {what} | {verifier} | {told} | {api} | {issuer_told} | {'yes' if good else '**no**'}{'; ' + why if why else ''} |")
+    return "\n".join(lines)
+
+
 class Mended(World):
     def __init__(self, source, dir):
         copy = dir / "mended"
@@ -327,9 +336,7 @@ def judge(binary, source, dir, started, options):
         game.login("app-public", "/v1", "deny", "125: items: the issuer refused: access_denied")
         game.login("app-public", "/v1", "approve", "125: items: scope-denied", [("rejectScopes", ["items:read"])])
     if options.markdown:
-        print("\n| setting | verifier | the agent saw | the API saw | the token endpoint saw | as expected |\n|---|---|---|---|---|---|")
-        for what, verifier, told, api, issuer_told, good, why in game.table:
-            print(f"| {what} | {verifier} | {told} | {api} | {issuer_told} | {'yes' if good else '**no**'}{'; ' + why if why else ''} |")
+        print("\n" + markdown(game.table))
     print(f"\n{len(game.table) - game.wrong} as expected, {game.wrong} not, in {time.monotonic() - begun:.0f} s", flush=True)
     return not game.wrong
 
