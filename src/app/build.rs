@@ -337,7 +337,7 @@ fn seats(
         let access = Access {
             proxy: *proxy,
             credential,
-            bundle: &trust.bundle,
+            trust,
         };
         Seat {
             agent: agent.clone(),

@@ -4,6 +4,7 @@
 use std::net::SocketAddr;
 use std::path::Path;
 
+use crate::ca::TrustFiles;
 use crate::vocab::{AgentName, Secret};
 
 /// Variables that name the proxy.
@@ -32,8 +33,8 @@ pub struct Access<'a> {
     pub proxy: SocketAddr,
     /// The agent's name and proxy token, where agents are named.
     pub credential: Option<(&'a AgentName, &'a Secret<String>)>,
-    /// The public bundle: system roots and ours.
-    pub bundle: &'a Path,
+    /// The public files: system roots and ours.
+    pub trust: &'a TrustFiles,
 }
 
 /// The variables, in the order in which they are printed.
@@ -51,18 +52,50 @@ pub fn environment(
     // Empty, not unset: an inherited exception would be a way around the proxy.
     set("NO_PROXY", "");
     set("no_proxy", "");
-    let bundle = access.bundle.to_string_lossy();
+    let bundle = access.trust.bundle.to_string_lossy();
     for name in TRUST {
         set(name, &bundle);
     }
+    set("WGETRC", &access.trust.wget.to_string_lossy());
     set("NODE_USE_ENV_PROXY", "1");
+    set("JAVA_TOOL_OPTIONS", &java(access));
     variables.extend(placeholders.iter().cloned());
     variables
 }
 
+/// Options that every Java machine reads. Its own trust store is replaced, its exceptions for loopback are off, and Basic
+/// towards the proxy is allowed in tunnels, for programs that set an `Authenticator`: Java has no property for the proxy
+/// token. The password is no secret, see [`TrustFiles::java`].
+fn java(access: &Access<'_>) -> String {
+    let address = dialled(access.proxy);
+    let (host, port) = (address.ip(), address.port());
+    let store = quoted(&access.trust.java);
+    [
+        format!("-Dhttps.proxyHost={host} -Dhttps.proxyPort={port}"),
+        format!("-Dhttp.proxyHost={host} -Dhttp.proxyPort={port} -Dhttp.nonProxyHosts="),
+        format!("-Djavax.net.ssl.trustStore={store}"),
+        "-Djavax.net.ssl.trustStoreType=PKCS12".to_owned(),
+        "-Djavax.net.ssl.trustStorePassword=changeit".to_owned(),
+        "-Djdk.http.auth.tunneling.disabledSchemes=".to_owned(),
+    ]
+    .join(" ")
+}
+
+/// A path in the options of Java, which are split at spaces outside quotes. It knows no escapes: a path with quotes of
+/// both kinds cannot be said.
+fn quoted(path: &Path) -> String {
+    let path = path.to_string_lossy();
+    if !path.contains([' ', '\t', '\n', '"', '\'']) {
+        path.into_owned()
+    } else if path.contains('"') {
+        format!("'{path}'")
+    } else {
+        format!("\"{path}\"")
+    }
+}
+
 /// The proxy's address as agents on this machine dial it. A wildcard listener is reached on loopback.
-fn proxy_url(access: &Access<'_>) -> String {
-    let mut address = access.proxy;
+fn dialled(mut address: SocketAddr) -> SocketAddr {
     if address.ip().is_unspecified() {
         let loopback = match address {
             SocketAddr::V4(_) => std::net::Ipv4Addr::LOCALHOST.into(),
@@ -70,6 +103,11 @@ fn proxy_url(access: &Access<'_>) -> String {
         };
         address.set_ip(loopback);
     }
+    address
+}
+
+fn proxy_url(access: &Access<'_>) -> String {
+    let address = dialled(access.proxy);
     match access.credential {
         Some((name, token)) => format!("http://{name}:{}@{address}", percent(token.expose())),
         None => format!("http://{address}"),
@@ -95,10 +133,19 @@ mod tests {
     fn a_named_agent_gets_its_credential_in_the_proxy_url() {
         let name = AgentName::new("coder").unwrap();
         let token = Secret::new("a/b:c".to_owned());
+        let file = |name: &str| Path::new("/run/token ward").join(name);
+        let trust = TrustFiles {
+            ca: file("ca.pem"),
+            bundle: file("bundle.pem"),
+            java: file("trust.p12"),
+            wget: file("wgetrc"),
+            system_roots: 0,
+            others_may_write: false,
+        };
         let access = Access {
             proxy: "0.0.0.0:8080".parse().unwrap(),
             credential: Some((&name, &token)),
-            bundle: Path::new("/run/tokenward/bundle.pem"),
+            trust: &trust,
         };
         let variables = environment(&access, &[("ITEMS_TOKEN".into(), "tw-x".into())]);
         let value = |name: &str| {
@@ -111,7 +158,12 @@ mod tests {
             value("https_proxy"),
             Some("http://coder:a%2Fb%3Ac@127.0.0.1:8080")
         );
-        assert_eq!(value("SSL_CERT_FILE"), Some("/run/tokenward/bundle.pem"));
+        assert_eq!(value("SSL_CERT_FILE"), Some("/run/token ward/bundle.pem"));
+        assert_eq!(value("WGETRC"), Some("/run/token ward/wgetrc"));
+        let java = value("JAVA_TOOL_OPTIONS").unwrap();
+        assert!(java.contains("-Dhttps.proxyHost=127.0.0.1 -Dhttps.proxyPort=8080 "));
+        assert!(java.contains(" -Djavax.net.ssl.trustStore=\"/run/token ward/trust.p12\" "));
+        assert!(!java.contains("a/b") && !java.contains("coder"));
         assert_eq!(value("NO_PROXY"), Some(""));
         assert_eq!(value("ITEMS_TOKEN"), Some("tw-x"));
     }
