@@ -243,8 +243,14 @@ def run(it):
 
 # ---- Python
 
-for name in ("requests", "httpx", "openai", "anthropic", "mcp", "websockets", "websocket-client"):
+for name in ("requests", "openai", "anthropic", "mcp", "websockets", "websocket-client"):
     row(f"{name}", "Python")(lambda it, name=name: it.python(name))
+@row("httpx", "Python")
+def run(it):
+    it.python("httpx, http2=True")
+    it.python("httpx")
+
+
 row("urllib.request", "Python")(lambda it: it.python("urllib"))
 
 
@@ -280,8 +286,9 @@ for name in ("fetch", "https", "axios", "got", "node-fetch", "openai", "@anthrop
     row(name, "Node 24")(lambda it, name=name: it.js("node24", name))
 
 
-@row("undici", "Node 24", "no", "`EnvHttpProxyAgent`, which reads the environment")
+@row("undici", "Node 24")
 def run(it):
+    it.js("node24", "undici, EnvHttpProxyAgent")
     it.js("node24", "undici")
 
 
@@ -328,23 +335,9 @@ for name in ("openai", "@modelcontextprotocol/sdk"):
 
 # ---- other runtimes
 
-row("fetch", "deno")(lambda it: it.js("deno", "fetch"))
-
-
-@row("node:https", "deno", "no", "use fetch")
-def run(it):
-    it.js("deno", "https", closed=True)
-    it.js("deno", "fetch")
-
-
-for name in ("fetch", "axios"):
-    row(name, "bun")(lambda it, name=name: it.js("bun", name))
-
-
-@row("node:https", "bun", "no", "use fetch")
-def run(it):
-    it.js("bun", "https", closed=True)
-    it.js("bun", "fetch")
+for name in ("fetch", "node:https", "axios"):
+    row(name, "deno")(lambda it, name=name: it.js("deno", name.removeprefix("node:")))
+    row(name, "bun")(lambda it, name=name: it.js("bun", name.removeprefix("node:")))
 
 
 for name in ("HttpClient", "HttpURLConnection"):

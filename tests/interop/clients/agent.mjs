@@ -177,10 +177,11 @@ const clients = {
     const { NodeHttpHandler } = await import("@smithy/node-http-handler");
     await byS3(new NodeHttpHandler({ httpsAgent: await proxyAgent() }));
   },
-  undici: async () => {
+  "undici, EnvHttpProxyAgent": async () => {
     const { fetch: own, EnvHttpProxyAgent } = await import("undici");
     await byFetch(own, { dispatcher: new EnvHttpProxyAgent() });
   },
+  undici: async () => byFetch((await import("undici")).fetch),
   "fetch, global dispatcher": async () => {
     await envAgent();
     await byFetch(fetch);
