@@ -63,6 +63,7 @@ fn measure(rules: &[String], path: &str) -> Duration {
         scheme: Scheme::Https,
         port: 443,
         credentialed: true,
+        escaped_slashes: false,
         oauth: true,
         rules: rules
             .iter()

@@ -24,7 +24,7 @@ pub(super) fn explain(
     let bad = || Failure("the URL is not one; write it like https://api.example/v1/items".into());
     let uri: Uri = url.parse().map_err(|_| bad())?;
     let authority = absolute_authority(&uri).map_err(|_| bad())?;
-    let path = RequestPath::parse(uri.path()).map_err(Failure::of)?;
+    let path = RequestPath::of_request(uri.path()).map_err(Failure::of)?;
     let snapshot = super::check::snapshot(&plan)?;
     let explanation = snapshot.explain(&Facts {
         agent: &agent,

@@ -205,12 +205,24 @@ pub(super) struct RawService {
     pub(super) rules: Option<List<RawRule>>,
     /// How the service compares the `htu` of proofs. Default: as_sent.
     pub(super) htu: Option<RawHtu>,
+    /// What it takes `%2F` in a path for. Default: refuse.
+    pub(super) escaped_slashes: Option<RawEscapedSlashes>,
     /// How long to wait for it.
     pub(super) timeouts: Option<RawTimeouts>,
     /// Longest life of one exchange; 0s: no limit.
     pub(super) max_stream_age: Option<RawDuration>,
     /// Largest request body that is kept for a second attempt. Default: 64KiB.
     pub(super) replay_buffer: Option<RawSize>,
+}
+
+/// What becomes of paths with `%2F`.
+#[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum RawEscapedSlashes {
+    /// They are sent: the service takes it for a part of its segment. A `deny` holds for both readings.
+    Literal,
+    /// They are refused: whether it divides the path cannot be known.
+    Refuse,
 }
 
 /// How to reach a service.

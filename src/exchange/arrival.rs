@@ -106,7 +106,7 @@ pub(super) fn judge(
         }
     }
     let target = parts.uri.path_and_query().ok_or(Code::BadRequest)?;
-    let path = RequestPath::parse(target.path()).map_err(|e| match e {
+    let path = RequestPath::of_request(target.path()).map_err(|e| match e {
         PathError::TooLong => Code::UriTooLong,
         PathError::Ambiguous | PathError::Malformed => Code::BadRequest,
     })?;

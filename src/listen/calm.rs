@@ -17,16 +17,16 @@ use tokio::time::{Sleep, sleep};
 
 use super::bucket::{Bucket, Rate};
 use crate::vocab::Clock;
+use crate::wire::Underway;
 
 /// GOAWAY (RFC 9113 §6.8) that admits nothing more, with ENHANCE_YOUR_CALM.
 const GOAWAY: [u8; 17] = [
     0, 0, 8, 7, 0, 0, 0, 0, 0, 0x7f, 0xff, 0xff, 0xff, 0, 0, 0, 11,
 ];
 
-/// The preface and the head of the SETTINGS frame behind it (RFC 9113 §3.4).
-const OPENING: usize = 24 + 9;
-/// How long they may take: until then the library neither pings nor waits with a limit.
-const OPENING_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the opening, a frame that is not DATA and a header block may take, each from its first byte: as long as a head of
+/// HTTP/1. The library waits for them without a limit, and while it does, it answers pings.
+const UNFINISHED_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What one connection has taken back.
 pub(super) struct Withdrawals {
@@ -88,8 +88,10 @@ pub(super) struct Calm<I> {
     io: I,
     withdrawals: Arc<Withdrawals>,
     written: usize,
-    /// Bytes of the opening so far, and when it must be whole.
-    opening: Option<(usize, Pin<Box<Sleep>>)>,
+    underway: Underway,
+    /// What is unfinished, and when it must be whole.
+    due: Option<(u64, Pin<Box<Sleep>>)>,
+    patience: Duration,
 }
 
 impl<I> Calm<I> {
@@ -98,27 +100,40 @@ impl<I> Calm<I> {
             io,
             withdrawals,
             written: 0,
-            opening: Some((0, Box::pin(sleep(OPENING_TIMEOUT)))),
+            underway: Underway::default(),
+            due: None,
+            patience: UNFINISHED_TIMEOUT,
         }
     }
 }
 
 impl<I: AsyncRead + Unpin> Calm<I> {
-    /// Reads what the agent opens with, while there is time.
-    fn poll_opening(
+    /// Reads, while what has begun may still be finished.
+    fn poll_underway(
         &mut self,
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         let read = Pin::new(&mut self.io).poll_read(cx, buffer);
-        let Some((so_far, end)) = &mut self.opening else {
+        self.underway.feed(&buffer.filled()[before..]);
+        let Some(unfinished) = self.underway.unfinished() else {
+            self.due = None;
             return read;
         };
-        *so_far += buffer.filled().len() - before;
-        if *so_far >= OPENING {
-            self.opening = None;
-        } else if end.as_mut().poll(cx).is_ready() {
+        let patience = self.patience;
+        if self
+            .due
+            .as_ref()
+            .is_none_or(|(what, _)| *what != unfinished)
+        {
+            self.due = Some((unfinished, Box::pin(sleep(patience))));
+        }
+        // Only when the agent has nothing to say: bytes that waited for us are not its delay.
+        if read.is_pending()
+            && let Some((_, due)) = &mut self.due
+        {
+            ready!(due.as_mut().poll(cx));
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
         read
@@ -132,7 +147,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> AsyncRead for Calm<I> {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         if !self.withdrawals.were_too_many() {
-            return self.poll_opening(cx, buffer);
+            return self.poll_underway(cx, buffer);
         }
         while self.written < GOAWAY.len() {
             let rest = &GOAWAY[self.written..];
@@ -211,14 +226,16 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_opening_that_is_not_finished_is_not_waited_for() {
-        for (opening, ends) in [
-            (&b"PRI * HTTP/2"[..], true),
-            (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", true),
-            (
-                b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0",
-                false,
-            ),
+    async fn what_is_begun_and_not_finished_is_not_waited_for() {
+        const OPENING: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+        let opened = |rest: &[u8]| [OPENING, rest].concat();
+        for (sent, ends) in [
+            (b"PRI * HTTP/2".to_vec(), true),
+            (OPENING[..24].to_vec(), true),
+            (OPENING.to_vec(), false),
+            (opened(b"\0\0\x08\x06\0\0\0\0\0...."), true),
+            (opened(b"\0\0\x05\x01\x01\0\0\0\x01....."), true),
+            (opened(b"\0\0\x05\x00\x00\0\0\0\x01..."), false),
         ] {
             let rate = Rate {
                 per_second: 1,
@@ -227,15 +244,14 @@ mod tests {
             let clock = Clock::manual(crate::vocab::WallTime(0));
             let (ours, mut agent) = duplex(64);
             let mut stream = Calm::new(ours, Withdrawals::new(rate, clock));
-            let soon = Duration::from_millis(50);
-            stream.opening = Some((0, Box::pin(sleep(soon))));
-            agent.write_all(opening).await.unwrap();
-            let mut got = vec![0; opening.len()];
+            stream.patience = Duration::from_millis(50);
+            agent.write_all(&sent).await.unwrap();
+            let mut got = vec![0; sent.len()];
             stream.read_exact(&mut got).await.unwrap();
-            let next = tokio::time::timeout(soon * 10, stream.read_u8()).await;
+            let next = tokio::time::timeout(stream.patience * 10, stream.read_u8()).await;
             let ended = next
                 .is_ok_and(|read| read.is_err_and(|error| error.kind() == io::ErrorKind::TimedOut));
-            assert_eq!(ended, ends, "{opening:?}");
+            assert_eq!(ended, ends, "{sent:?}");
         }
     }
 }

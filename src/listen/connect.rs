@@ -15,7 +15,7 @@ use super::quota::Guest;
 use crate::exchange::{AgentBody, Door, Refusal};
 use crate::policy::Admission;
 use crate::vocab::variant::{Variant, broken};
-use crate::vocab::{Authority, Code};
+use crate::vocab::{Authority, Code, Scheme};
 
 /// How long the tunnel may take to open after its answer was written.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
@@ -84,8 +84,17 @@ impl Doors {
     ) -> Result<(Caller, Authority, Admission), Refusal> {
         let caller = caller?;
         let authority = authority.map_err(Clone::clone)?;
-        let admission = self.exchange.admits(&caller.agent, authority)?;
-        Ok((caller, authority.clone(), admission))
+        match self.exchange.admits(&caller.agent, authority) {
+            Ok(admission) => Ok((caller, authority.clone(), admission)),
+            Err(refusal) => {
+                // A service of plain HTTP: some clients open a tunnel to it all the same, and speak in clear inside.
+                let plain = authority.with_scheme(Scheme::Http);
+                match self.exchange.admits(&caller.agent, &plain) {
+                    Ok(admission) => Ok((caller, plain, admission)),
+                    Err(_) => Err(refusal),
+                }
+            }
+        }
     }
 
     /// A host that the configuration passes through blind: never a credential, and still checked and recorded.

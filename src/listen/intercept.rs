@@ -51,16 +51,32 @@ const PING_EVERY: Duration = Duration::from_secs(30);
 const PING_TIMEOUT: Duration = Duration::from_secs(30);
 
 impl Doors {
-    /// Serves the requests of one tunnel.
+    /// Serves the requests of one tunnel: behind TLS that ends here, or in clear where the service is plain HTTP. Node's
+    /// `fetch` opens tunnels for those too.
     pub(super) async fn intercept<I>(self: Arc<Self>, io: I, caller: Caller, authority: Authority)
     where
         I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
+        if authority.scheme() == Scheme::Http {
+            return self.serve_tunnel(io, false, caller, authority).await;
+        }
         let greeted = self.handshake(io, &caller, &authority);
         let Some(Some(stream)) = self.draining.run_until_cancelled(greeted).await else {
             return;
         };
         let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+        self.serve_tunnel(stream, h2, caller, authority).await;
+    }
+
+    async fn serve_tunnel<I>(
+        self: Arc<Self>,
+        stream: I,
+        h2: bool,
+        caller: Caller,
+        authority: Authority,
+    ) where
+        I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
         let doors = self.clone();
         #[cfg(feature = "variants")]
         let ride = crate::exchange::Ride::default();

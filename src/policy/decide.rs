@@ -148,6 +148,8 @@ pub(super) enum Verdict<'a> {
     Silent(&'a Service),
     /// It is passed through blind, so there is no request to judge.
     Tunnel,
+    /// The path has an escaped slash, and the service is not known to take it for a part of its segment.
+    TwoPaths(&'a Service),
     /// The path is too long for the rules that it would have to be compared with.
     Unfinished(&'a Service),
     /// The destination is refused before any rule is asked.
@@ -206,6 +208,7 @@ impl Snapshot {
             }
             Verdict::NeverCarried(service) => (Code::MethodNotSupported, service, None),
             Verdict::Silent(service) => (Code::PolicyDenied, Some(service), None),
+            Verdict::TwoPaths(service) => (Code::BadRequest, Some(service), None),
             Verdict::Unfinished(service) => (Code::UriTooLong, Some(service), None),
             // Bytes that we can read do not belong to a tunnel that we must not look into.
             Verdict::Tunnel => (Code::DestinationDenied, None, None),
@@ -238,6 +241,11 @@ impl Snapshot {
             });
         }
         match found {
+            Ok(Found::Service(service))
+                if facts.path.has_escaped_slash() && !service.settings.escaped_slashes =>
+            {
+                Verdict::TwoPaths(service)
+            }
             Ok(Found::Service(service)) => match service.judge(facts.method, facts.path) {
                 Judgement::Allowed(at) => Verdict::Allowed(service, at),
                 Judgement::Denied(at) => Verdict::Denied(service, at),

@@ -78,6 +78,8 @@ pub enum Fix {
         /// The rule.
         rule: RuleName,
     },
+    /// Say that the service takes an escaped slash for a part of its segment.
+    AdmitSlashes(ServiceName),
     /// Use https.
     UseTls,
 }
@@ -105,6 +107,10 @@ impl fmt::Display for Fix {
                     "remove or narrow `{rule}` in the `rules` of service {service}"
                 )
             }
+            Self::AdmitSlashes(service) => write!(
+                f,
+                "set `escaped_slashes: literal` in service {service}, if it takes `%2F` for a part of a name"
+            ),
             Self::UseTls => f.write_str("use https and the port of the service"),
         }
     }
@@ -171,6 +177,10 @@ impl Snapshot {
                     line,
                 });
                 (Some(service), refused(Code::PolicyDenied, None, fix))
+            }
+            Verdict::TwoPaths(service) => {
+                let fix = Fix::AdmitSlashes(service.settings.name.clone());
+                (Some(service), refused(Code::BadRequest, None, Some(fix)))
             }
             Verdict::Unfinished(service) => (Some(service), refused(Code::UriTooLong, None, None)),
             Verdict::Tunnel => (None, Outcome::Tunnelled),
@@ -249,7 +259,8 @@ fn allow_line(method: &str, path: &RequestPath) -> Option<String> {
     if !is_token(method) || method.contains(['|', '*']) {
         return None;
     }
-    let mut rule = format!("{method} {}", path.compared());
+    // A rule cannot say an escaped slash; a `*` in its segment matches it.
+    let mut rule = format!("{method} {}", path.compared().replace("%2F", "*"));
     // A path may hold `**` literally, which a rule cannot say; one `*` matches it.
     while rule.contains("**") {
         rule = rule.replace("**", "*");

@@ -43,7 +43,7 @@ impl fmt::Display for Effect {
 pub enum RuleError {
     /// The path could be read as two paths.
     #[error(
-        "the path has an empty segment, a dot segment, a backslash or an escaped slash, and such requests are always refused; write the path as it is after resolution"
+        "the path has an empty segment, a dot segment, a backslash or an escaped slash, which rules cannot say; write the path as it is after resolution, and `*` for what has an escaped slash in it"
     )]
     AmbiguousPath,
     /// `**` somewhere else than as the last segment.

@@ -54,15 +54,15 @@ impl Order {
         let folded = atoms(path.compared());
         let inside = segments(&folded);
         // A server may cut parameters and a last slash off before it looks: a deny must not be evaded by them.
-        let loose = path.loose();
-        let loose = loose.as_deref().map(atoms);
-        let loose = loose.as_deref().map(segments);
+        let careless = path.careless();
+        let careless: Vec<_> = careless.iter().map(|path| atoms(path)).collect();
+        let careless: Vec<_> = careless.iter().map(|path| segments(path)).collect();
         let mut effort = Effort::new();
         let deny = self.denies.iter().find(|&&at| {
             let path = rules[at].path();
             let mut meant = |path_seen: &[&str]| path.matches(path_seen, &mut effort);
             rules[at].mention(method).is_some()
-                && (meant(&inside) || loose.as_deref().is_some_and(meant))
+                && (meant(&inside) || careless.iter().any(|path| meant(path)))
         });
         if let Some(&at) = deny {
             return Judgement::Denied(at);

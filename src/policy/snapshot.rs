@@ -45,6 +45,8 @@ pub struct ServiceSettings {
     pub credentialed: bool,
     /// Whether that credential is an OAuth token, so that scopes mean something.
     pub oauth: bool,
+    /// Whether it takes an escaped slash for a part of its segment; otherwise such paths are refused.
+    pub escaped_slashes: bool,
     /// Its rules. Their order means nothing.
     pub rules: Vec<Rule>,
 }

@@ -163,6 +163,7 @@ fn permit() -> Permit {
         scheme: Scheme::Https,
         port: 443,
         credentialed: true,
+        escaped_slashes: false,
         oauth: true,
         rules: vec![Rule::parse(Effect::Allow, "GET /x", scopes).unwrap()],
     };

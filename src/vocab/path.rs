@@ -1,8 +1,9 @@
 //! A request's path: the bytes that go out and the form that rules compare, made together and never apart.
 //!
 //! What an upstream might read differently from us is refused rather than normalised: dot segments (also escaped),
-//! escaped slashes and back-slashes, empty segments, double escapes, control characters. What remains is sent byte
-//! for byte, so the DPoP `htu` and the wire agree.
+//! escaped back-slashes, empty segments, double escapes, control characters. What remains is sent byte for byte, so the
+//! DPoP `htu` and the wire agree. An escaped slash makes two paths of one: it passes only to a service that is known to
+//! take it for a part of its segment, and never where the other reading would be one of those refused here.
 
 use std::borrow::Cow;
 
@@ -31,14 +32,29 @@ pub struct RequestPath {
     wire: Box<str>,
     /// Only where it differs from `wire`.
     compared: Option<Box<str>>,
+    /// The compared form as a server sees it that takes an escaped slash for a slash; only where there is one.
+    slashed: Option<Box<str>>,
 }
 
 impl RequestPath {
-    /// Reads the path of a request target, without its query.
+    /// Reads a path without its query, such as a rule's or an endpoint's.
     ///
     /// # Errors
     /// [`PathError`] where it is malformed, ambiguous or too long.
     pub fn parse(raw: &str) -> Result<Self, PathError> {
+        let path = Self::of_request(raw)?;
+        match path.slashed {
+            None => Ok(path),
+            Some(_) => Err(PathError::Ambiguous),
+        }
+    }
+
+    /// Reads the path of a request target. Other than [`Self::parse`] it lets escaped slashes stand, for the service's
+    /// settings to decide about.
+    ///
+    /// # Errors
+    /// [`PathError`] where it is malformed, ambiguous in another way or too long.
+    pub fn of_request(raw: &str) -> Result<Self, PathError> {
         if raw.len() > PATH_MAX {
             return Err(PathError::TooLong);
         }
@@ -53,20 +69,18 @@ impl RequestPath {
             return Ok(Self {
                 wire: raw.into(),
                 compared: None,
+                slashed: None,
             });
         }
         if raw.contains('\\') {
             return Err(PathError::Ambiguous);
         }
         let compared = decode_unreserved(raw)?;
-        let mut segments = compared[1..].split('/').peekable();
-        while let Some(segment) = segments.next() {
-            // `..;x` is a dot segment to servers that cut path parameters first, `..%20` to some that trim.
-            let bare = without_parameters(segment);
-            let empty_inside = segment.is_empty() && segments.peek().is_some();
-            if empty_inside || bare == "." || bare == ".." {
-                return Err(PathError::Ambiguous);
-            }
+        let slashed = compared
+            .contains("%2F")
+            .then(|| compared.replace("%2F", "/").into_boxed_str());
+        if resolvable(&compared) || slashed.as_deref().is_some_and(resolvable) {
+            return Err(PathError::Ambiguous);
         }
         let compared = match compared {
             Cow::Borrowed(_) => None,
@@ -75,6 +89,7 @@ impl RequestPath {
         Ok(Self {
             wire: raw.into(),
             compared,
+            slashed,
         })
     }
 
@@ -84,18 +99,24 @@ impl RequestPath {
         &self.wire
     }
 
-    /// The path as a server might see it that cuts path parameters, outer spaces and a last slash; `None` where that
-    /// changes nothing. Only for refusing: what is sent stays as it is.
+    /// Whether it has an escaped slash.
     #[must_use]
-    pub fn loose(&self) -> Option<String> {
-        let compared = self.compared();
-        let cut: Vec<&str> = compared.split('/').map(without_parameters).collect();
-        let cut = cut.join("/");
-        let trimmed = cut
-            .strip_suffix('/')
-            .filter(|rest| !rest.is_empty())
-            .unwrap_or(&cut);
-        (trimmed != compared).then(|| trimmed.to_owned())
+    pub fn has_escaped_slash(&self) -> bool {
+        self.slashed.is_some()
+    }
+
+    /// The path as servers might see it that are less careful: that cut path parameters, outer spaces and a last slash,
+    /// or take an escaped slash for one. At most three, none equal to [`Self::compared`]. Only for refusing: what is
+    /// sent stays as it is.
+    #[must_use]
+    pub fn careless(&self) -> Vec<Cow<'_, str>> {
+        let mut readings = Vec::new();
+        readings.extend(loose(self.compared()).map(Cow::Owned));
+        if let Some(slashed) = self.slashed.as_deref() {
+            readings.extend(loose(slashed).map(Cow::Owned));
+            readings.push(Cow::Borrowed(slashed));
+        }
+        readings
     }
 
     /// The form that rules compare: escapes of unreserved characters decoded (RFC 3986 §6.2.2.2), others in upper case.
@@ -103,6 +124,31 @@ impl RequestPath {
     pub fn compared(&self) -> &str {
         self.compared.as_deref().unwrap_or(&self.wire)
     }
+}
+
+/// Whether somebody could take a segment away or resolve it: an empty one inside the path, or a dot segment.
+fn resolvable(path: &str) -> bool {
+    let mut segments = path[1..].split('/').peekable();
+    while let Some(segment) = segments.next() {
+        // `..;x` is a dot segment to servers that cut path parameters first, `..%20` to some that trim.
+        let bare = without_parameters(segment);
+        let empty_inside = segment.is_empty() && segments.peek().is_some();
+        if empty_inside || bare == "." || bare == ".." {
+            return true;
+        }
+    }
+    false
+}
+
+/// A path without parameters, outer spaces and a last slash; `None` where that changes nothing.
+fn loose(path: &str) -> Option<String> {
+    let cut: Vec<&str> = path.split('/').map(without_parameters).collect();
+    let cut = cut.join("/");
+    let trimmed = cut
+        .strip_suffix('/')
+        .filter(|rest| !rest.is_empty())
+        .unwrap_or(&cut);
+    (trimmed != path).then(|| trimmed.to_owned())
 }
 
 /// A segment up to its first parameter (also behind an escaped semicolon), without escaped spaces at its end.
@@ -137,7 +183,7 @@ fn decode_unreserved(raw: &str) -> Result<Cow<'_, str>, PathError> {
             return Err(PathError::Ambiguous);
         }
         match value {
-            b'/' | b'\\' | 0x00..=0x1f | 0x7f => return Err(PathError::Ambiguous),
+            b'\\' | 0x00..=0x1f | 0x7f => return Err(PathError::Ambiguous),
             _ if value.is_ascii_alphanumeric() || matches!(value, b'-' | b'.' | b'_' | b'~') => {
                 out.push(char::from(value))
             }
@@ -249,18 +295,48 @@ mod tests {
     }
 
     #[test]
-    fn the_loose_form_is_what_a_careless_server_sees() {
-        for (raw, loose) in [
-            ("/a/b", None),
-            ("/", None),
-            ("/a/b/", Some("/a/b")),
-            ("/a/b;x=1", Some("/a/b")),
-            ("/a;y/b%3bz", Some("/a/b")),
-            ("/a/b%20", Some("/a/b")),
-            ("/a/b;/", Some("/a/b")),
+    fn careless_servers_see_other_paths() {
+        for (raw, readings) in [
+            ("/a/b", &[][..]),
+            ("/", &[]),
+            ("/a/b/", &["/a/b"]),
+            ("/a/b;x=1", &["/a/b"]),
+            ("/a;y/b%3bz", &["/a/b"]),
+            ("/a/b%20", &["/a/b"]),
+            ("/a/b;/", &["/a/b"]),
+            ("/@a%2fb", &["/@a/b"]),
+            ("/a%3b%2Fb;c", &["/a", "/a/b", "/a%3B/b;c"]),
         ] {
-            let path = RequestPath::parse(raw).unwrap();
-            assert_eq!(path.loose().as_deref(), loose, "{raw}");
+            let path = RequestPath::of_request(raw).unwrap();
+            assert_eq!(path.careless(), readings, "{raw}");
+        }
+    }
+
+    #[test]
+    fn an_escaped_slash_stands_in_requests_unless_its_other_reading_is_refused() {
+        for raw in ["/@scope%2fname", "/a%2Fb/c", "/a%2F"] {
+            let path = RequestPath::of_request(raw).unwrap();
+            assert!(path.has_escaped_slash(), "{raw}");
+            assert_eq!(path.wire(), raw);
+            assert_eq!(RequestPath::parse(raw), Err(PathError::Ambiguous), "{raw}");
+        }
+        for raw in [
+            "/a/..%2fb",
+            "/a%2f../b",
+            "/a%2f%2e%2e%2fb",
+            "/%2fevil.test",
+            "/a%2f%2fb",
+            "/a/%2fb",
+            "/a%2f/b",
+            "/a%252fb",
+            "/a%2f.;x%2fb",
+            "/a/..%c0%afb",
+        ] {
+            assert_eq!(
+                RequestPath::of_request(raw),
+                Err(PathError::Ambiguous),
+                "{raw}"
+            );
         }
     }
 

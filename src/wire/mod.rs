@@ -16,7 +16,7 @@ mod head;
 mod request;
 mod response;
 
-pub use frames::Frames;
+pub use frames::{Frames, Underway};
 pub use head::Fault;
 pub use request::{Requests, Stop, Verdict};
 pub use response::{Asked, Came, Responses};

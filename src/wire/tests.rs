@@ -333,3 +333,42 @@ fn field_sections_of_one_stream_are_bounded() {
         assert!(frames.feed(&[frame(1, 4, 3, 2), frame(3, 0, 3, 4)].concat()));
     }
 }
+
+#[test]
+fn what_an_agent_has_begun_is_known_until_it_is_finished() {
+    const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    let settings = frame(4, 0, 0, 6);
+    let opened = [PREFACE, &settings].concat();
+    let unfinished = |bytes: &[u8]| {
+        in_any_pieces(bytes, |pieces| {
+            let mut underway = Underway::default();
+            pieces.iter().for_each(|piece| underway.feed(piece));
+            underway.unfinished()
+        })
+    };
+    assert_eq!(unfinished(b""), Some(0));
+    assert_eq!(unfinished(PREFACE), Some(0));
+    assert_eq!(unfinished(&opened[..opened.len() - 1]), Some(0));
+    assert_eq!(unfinished(&opened), None);
+    for (next, open) in [
+        (frame(6, 0, 0, 8), None),
+        (frame(6, 0, 0, 8)[..16].to_vec(), Some(1)),
+        (frame(1, 4, 1, 8), None),
+        (frame(1, 4, 1, 8)[..10].to_vec(), Some(1)),
+        // A block without END_HEADERS is one thing, whatever it consists of; what comes behind it is the next.
+        (frame(1, 0, 1, 8), Some(1)),
+        ([frame(1, 0, 1, 8), frame(9, 0, 1, 8)].concat(), Some(1)),
+        ([frame(1, 0, 1, 8), frame(9, 4, 1, 8)].concat(), None),
+        (
+            [frame(1, 0, 1, 8), frame(9, 4, 1, 8), vec![0]].concat(),
+            Some(2),
+        ),
+        // A body may come slowly; the head of its frame may not.
+        (frame(0, 0, 1, 200)[..20].to_vec(), None),
+        (frame(0, 0, 1, 200)[..8].to_vec(), Some(1)),
+        ([frame(0, 0, 1, 200), frame(1, 0, 1, 0)].concat(), Some(2)),
+    ] {
+        let all = [opened.as_slice(), &next].concat();
+        assert_eq!(unfinished(&all), open, "{next:?}");
+    }
+}

@@ -678,3 +678,76 @@ async fn the_host_field_stands_once_on_the_proxy_port_too() {
     nobody_heard(&house);
     house.end().await;
 }
+
+/// Node's `fetch` opens a tunnel for `http://` too. What is spoken inside is judged as everywhere.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tunnel_to_a_service_of_plain_http_is_served_in_clear() {
+    let origin = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut plain = Svc::keys();
+    plain.name = "clear";
+    plain.host = "clear.rehearsal.test".into();
+    plain.credential = Credential::Nothing;
+    plain.rules = vec![r#"{allow: "GET /open"}"#.into()];
+    plain.more = vec!["port: 80".into()];
+    let address = origin.local_addr().unwrap();
+    plain.upstream = Some(format!("{{connect: \"{address}\", allow_private: true}}"));
+    let house = Setup::of([Svc::items(), plain]).start().await;
+    let heard = tokio::spawn(async move {
+        let (mut stream, _) = origin.accept().await.unwrap();
+        let head = read_head(&mut stream).await;
+        let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\nok";
+        stream.write_all(answer).await.unwrap();
+        head.text()
+    });
+    let tunnel =
+        "CONNECT clear.rehearsal.test:80 HTTP/1.1\r\nhost: clear.rehearsal.test:80\r\n\r\n";
+    let ask = |path: &str| {
+        format!("GET {path} HTTP/1.1\r\nhost: clear.rehearsal.test\r\nconnection: close\r\n\r\n")
+    };
+    let open = exchange(house.tunnel_by(tunnel).await, ask("/open").as_bytes()).await;
+    assert_eq!(open.status(), 200, "{}", open.text());
+    let heard = heard.await.unwrap();
+    assert!(heard.starts_with("GET /open HTTP/1.1\r\n"), "{heard}");
+    let shut = exchange(house.tunnel_by(tunnel).await, ask("/shut").as_bytes()).await;
+    assert_eq!(
+        (shut.status(), shut.code().as_str()),
+        (403, "policy-denied")
+    );
+    // TLS is nothing that such a service speaks, and no way to it for another host.
+    let hello = exchange(
+        house.tunnel_by(tunnel).await,
+        b"\x16\x03\x01\x02\x00\x01\x00\r\n\r\n",
+    )
+    .await;
+    assert_eq!(hello.status(), 400, "{}", hello.text());
+    let other = exchange(
+        house.tunnel_by(tunnel).await,
+        format!("GET /open HTTP/1.1\r\nhost: {API}\r\nconnection: close\r\n\r\n").as_bytes(),
+    )
+    .await;
+    assert_eq!(other.status(), 421, "{}", other.text());
+    house.end().await;
+}
+
+/// One path or two: the service's settings say how it reads an escaped slash.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_escaped_slash_passes_where_the_service_takes_it_literally() {
+    for (line, status) in [
+        ("escaped_slashes: literal", 404),
+        ("escaped_slashes: refuse", 400),
+        ("max_stream_age: 0s", 400),
+    ] {
+        let house = Setup::of([Svc::keys().line(line)]).start().await;
+        let bytes = format!("GET /@a%2fb HTTP/1.1\r\nhost: {KEYS}\r\nconnection: close\r\n\r\n");
+        let answer = house.speak_inside(KEYS, &bytes).await;
+        assert_eq!(answer.status(), status, "{line}: {}", answer.text());
+        let bytes = format!("GET /a/..%2fb HTTP/1.1\r\nhost: {KEYS}\r\nconnection: close\r\n\r\n");
+        let answer = house.speak_inside(KEYS, &bytes).await;
+        assert_eq!(
+            (answer.status(), answer.code().as_str()),
+            (400, "bad-request"),
+            "{line}"
+        );
+        house.end().await;
+    }
+}

@@ -6,7 +6,7 @@ use super::agents::Agents;
 use super::credentials::{self, Credential};
 use super::issuers::Issuers;
 use super::{Context, Origins, carriage};
-use crate::config::raw::{List, Named, RawRule, RawService};
+use crate::config::raw::{List, Named, RawEscapedSlashes, RawRule, RawService};
 use crate::exchange;
 use crate::policy::{self, Effect, HostPattern, Rule};
 use crate::tokens::{self, CredentialSettings};
@@ -74,6 +74,10 @@ fn service(
         },
         port,
         credentialed,
+        escaped_slashes: match raw.escaped_slashes.take() {
+            Some(RawEscapedSlashes::Literal) => true,
+            None | Some(RawEscapedSlashes::Refuse) => false,
+        },
         oauth: matches!(credential.settings, CredentialSettings::Oauth(_)),
         rules,
     });

@@ -164,6 +164,7 @@ services:
   items:
     hosts: ["**.items.example"]
     htu: {strip_prefix: /gw}
+    escaped_slashes: literal
     timeouts: {connect: 1s, first_byte: 2s, idle: 3s}
     max_stream_age: 1h
     replay_buffer: 1MiB

@@ -51,6 +51,7 @@ fn service(name: &str, hosts: &[&str], rules: &[&str]) -> ServiceSettings {
         scheme: Scheme::Https,
         port: 443,
         credentialed: true,
+        escaped_slashes: false,
         oauth: true,
         rules: rules.iter().map(|text| rule(text)).collect(),
     }

@@ -243,3 +243,34 @@ fn one_decision_has_a_bound() {
         "policy-denied by deny GET /*abab7*x/*end7"
     );
 }
+
+#[test]
+fn an_escaped_slash_needs_the_services_word_and_gets_past_no_deny() {
+    let rules = ["allow GET /*", "allow GET /**", "deny GET /a/secret/**"];
+    for (literal, path, outcome) in [
+        (false, "/a%2Fb", Err(Code::BadRequest)),
+        (true, "/a%2Fb", Ok("allow GET /*")),
+        (true, "/a/b%2fc", Ok("allow GET /**")),
+        (true, "/a%2fsecret", Err(Code::PolicyDenied)),
+        (true, "/a%2Fsecret%2Fx", Err(Code::PolicyDenied)),
+        (true, "/a/secret%2Fx", Err(Code::PolicyDenied)),
+        (true, "/a%2fsecret;x/y", Err(Code::PolicyDenied)),
+    ] {
+        let mut service = service("items", &["api.test"], &rules);
+        service.escaped_slashes = literal;
+        let snapshot = snapshot(vec![service]);
+        let path = RequestPath::of_request(path).unwrap();
+        let facts = Facts {
+            agent: &agent("default"),
+            authority: &https("api.test"),
+            method: "GET",
+            path: &path,
+        };
+        let decided = match snapshot.decide(&facts) {
+            Decision::Permit(permit) => Ok(permit.rule().to_string()),
+            Decision::Denied(denial) => Err(denial.code),
+            Decision::NeedsBody(pending) => match pending {},
+        };
+        assert_eq!(decided, outcome.map(str::to_owned), "{path:?}");
+    }
+}
