@@ -112,7 +112,9 @@ class Bench:
         for name, (host, rules, variable) in OWN.items():
             text = service(name, host, 443, self.own_ca, f"{{bearer: {{env: {name.upper()}_KEY}}}}", variable, "{random:32}",
                            [(rule, "") for rule in rules])
-            services.append(text.replace("connect: 127.0.0.1,", f'connect: "127.0.0.1:{self.port(name)}",'))
+            # npm's registry asks for `/@scope%2fname`, and takes that for one segment.
+            more = "    escaped_slashes: literal\n" if name == "npm" else ""
+            services.append(text.replace("connect: 127.0.0.1,", f'connect: "127.0.0.1:{self.port(name)}",') + more)
         values = {"WORLD_KEY": world.api_keys[0], **{f"{name.upper()}_KEY": key for name, key in self.keys.items()}}
         agents = ""
         if agent != "open":

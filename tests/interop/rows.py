@@ -231,7 +231,7 @@ def run(it):
         raise Wrong("the package's dependency is not there")
 
 
-@row("npm: scoped names", "packages")
+@row("npm: scoped names", "packages", otherwise="the registry's service needs `escaped_slashes: literal`")
 def run(it):
     # The registry's protocol asks for `/@scope%2fname`.
     it.number(it.tools.node24, it.tools.npm, "--version")
