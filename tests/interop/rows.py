@@ -201,7 +201,7 @@ def run(it):
 
 @row("cargo", "packages")
 def run(it):
-    cargo = it.tools.cargo
+    cargo = program(it.tools.cargo)
     it.number(cargo, "--version")
     for folder in ("src", ".cargo"):
         (it.dir / folder).mkdir()

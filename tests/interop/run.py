@@ -128,9 +128,10 @@ def equip(cache, python, dir, more):
     shutil.copytree(HERE / "clients", scripts, ignore=shutil.ignore_patterns("__pycache__"))
     (scripts / "node_modules").symlink_to(node)
     # rustup's `cargo` asks for its settings in HOME; the real one does not.
-    cargo = Path(shutil.which("cargo") or "/nonexistent")
+    cargo = shutil.which("cargo")
     if shutil.which("rustup"):
-        cargo = Path(subprocess.run(["rustup", "which", "cargo"], capture_output=True, text=True, check=True, cwd=ROOT).stdout.strip())
+        cargo = subprocess.run(["rustup", "which", "cargo"], capture_output=True, text=True, cwd=ROOT).stdout.strip()
+    cargo = Path(cargo or "/nonexistent")
     path = os.pathsep.join([str(cargo.parent), "/usr/local/bin", "/usr/bin", "/bin"])
     return Tools(python, scripts, node / "node-20" / "bin" / "node", node / "node-24" / "bin" / "node", node / "npm" / "bin" / "npm-cli.js",
                  runtimes / "@deno" / "linux-x64-glibc" / "deno", runtimes / "@oven" / "bun-linux-x64" / "bin" / "bun", cargo, path)
