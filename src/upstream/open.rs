@@ -23,8 +23,8 @@ use crate::wire::{Frames, Responses};
 
 /// Largest head of a reply.
 const HEAD_MAX: u32 = 64 * 1024;
-/// Largest buffer of an HTTP/1.1 connection.
-const HTTP1_BUFFER_MAX: usize = 256 * 1024;
+/// Largest buffer of an HTTP/1.1 connection: a head must fit. An answer that a slow agent does not take pins several.
+const HTTP1_BUFFER_MAX: usize = HEAD_MAX as usize + 8 * 1024;
 /// Flow-control window of one stream: what an answer may have waiting for a slow agent. 25 MB/s at 10 ms.
 const STREAM_WINDOW: u32 = 256 * 1024;
 /// That of a connection: of all streams that a server usually admits, so that slow ones do not stop the others.
