@@ -68,7 +68,7 @@ interop *FLAGS:
     cargo build --locked --release
     tests/interop/run.py --bin target/release/tokenward --json tests/interop/results.json --table README.md {{ FLAGS }}
 
-# The same without deno, bun and Java, held against the README's table
+# The same without Node 22, deno, bun and Java, held against the README's table
 interop-quick:
     cargo build --locked --release
     tests/interop/run.py --bin target/release/tokenward --quick

@@ -9,7 +9,7 @@ import subprocess
 from pathlib import Path
 
 ALL = []
-FULL = {"Java", "deno", "bun"}  # large to install: not part of the quick run
+FULL = {"Java", "deno", "bun", "Node 22"}  # large to install: not part of the quick run
 
 
 class Wrong(Exception):
@@ -88,7 +88,8 @@ class Run:
         self.script([self.tools.python, self.tools.scripts / "agent.py", client, json.dumps(self.facts)], closed)
 
     def js(self, runtime, client, *, closed=False):
-        command = {"node20": [self.tools.node20], "node24": [self.tools.node24], "bun": [self.tools.bun, "run"],
+        command = {"node20": [self.tools.node20], "node22": [self.tools.node22], "node24": [self.tools.node24],
+                   "bun": [self.tools.bun, "run"],
                    "deno": [self.tools.deno, "run", "-A", "--quiet", "--no-lock", "--node-modules-dir=manual"]}[runtime]
         self.script([*command, self.tools.scripts / "agent.mjs", client, json.dumps(self.facts)], closed)
 
@@ -130,6 +131,9 @@ def run(it):
         it.do(*start, "-X", "POST", "-T", "bulk", it.items + "/v1/upload", wanted='"bytes":300000')
         it.do(*start, "-X", "POST", "-T", "-", it.items + "/v1/upload", wanted='"bytes":5000', stdin=b"x" * 5000)
         it.do(*start, "-N", it.items + "/v1/stream?n=3&ms=20", wanted="id: 2")
+        # Where the agent puts its placeholder is not where the credential goes.
+        key = f"X-Api-Key: {it.bench.coder.environment['LLM_API_KEY']}"
+        it.do(curl, "-sS", "--fail", "--max-time", "30", protocol, "-H", key, it.facts["llm"] + "/v1/models", wanted="tiny")
 
 
 @row("wget", "programs")
@@ -274,6 +278,15 @@ def run(it):
     it.python("urllib3, ProxyManager")
 
 
+row("httplib2 with PySocks", "Python")(lambda it: it.python("httplib2"))
+
+
+@row("pycurl from a wheel", "Python", "no", "`setopt(CAINFO, os.environ[\"CURL_CA_BUNDLE\"])`; it finds the proxy by itself")
+def run(it):
+    it.python("pycurl", closed=True)
+    it.python("pycurl, CAINFO")
+
+
 @row("boto3", "Python", "refused", "403 `placeholder-required`: SigV4 signs, so there is no placeholder to exchange")
 def run(it):
     it.expected = {"placeholder-required"}
@@ -335,6 +348,8 @@ for name in ("openai", "@modelcontextprotocol/sdk"):
 
 # ---- other runtimes
 
+for name in ("fetch", "https"):
+    row(name, "Node 22")(lambda it, name=name: it.js("node22", name))
 for name in ("fetch", "node:https", "axios"):
     row(name, "deno")(lambda it, name=name: it.js("deno", name.removeprefix("node:")))
     row(name, "bun")(lambda it, name=name: it.js("bun", name.removeprefix("node:")))

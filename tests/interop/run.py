@@ -5,7 +5,7 @@ that alone, what needs a setting in code, what cannot.
     tests/interop/run.py [--bin PATH] [--only NAME,…] [--quick] [--json FILE] [--table FILE] [--cache DIR]
     tests/interop/run.py --check      the README's table is that of the last full run
 
---only takes clients or kinds (`curl`, `Java`). --quick leaves out deno, bun and Java and holds the rest against the last full
+--only takes clients or kinds (`curl`, `Java`). --quick leaves out Node 22, deno, bun and Java and holds the rest against the last full
 run. --table writes between the markers of a file that has them. The clients are installed once, into the cache. $TOKENWARD_WORLD
 is the folder of the world's servers. Needs Node.js 20, npm, git, curl, openssl; gh, wget, cargo and Java 17 are used where they
 are. Ends with 1 where a row is not as it should be, also where a request that should have passed was refused.
@@ -38,6 +38,7 @@ class Tools:
     python: Path
     scripts: Path
     node20: Path
+    node22: Path
     node24: Path
     npm: Path
     deno: Path
@@ -133,8 +134,9 @@ def equip(cache, python, dir, more):
         cargo = subprocess.run(["rustup", "which", "cargo"], capture_output=True, text=True, cwd=ROOT).stdout.strip()
     cargo = Path(cargo or "/nonexistent")
     path = os.pathsep.join([str(cargo.parent), "/usr/local/bin", "/usr/bin", "/bin"])
-    return Tools(python, scripts, node / "node-20" / "bin" / "node", node / "node-24" / "bin" / "node", node / "npm" / "bin" / "npm-cli.js",
-                 runtimes / "@deno" / "linux-x64-glibc" / "deno", runtimes / "@oven" / "bun-linux-x64" / "bin" / "bun", cargo, path)
+    return Tools(python=python, scripts=scripts, node20=node / "node-20" / "bin" / "node", node22=runtimes / "node-22" / "bin" / "node",
+                 node24=node / "node-24" / "bin" / "node", npm=node / "npm" / "bin" / "npm-cli.js", cargo=cargo, path=path,
+                 deno=runtimes / "@deno" / "linux-x64-glibc" / "deno", bun=runtimes / "@oven" / "bun-linux-x64" / "bin" / "bun")
 
 
 def one(bench, tools, name, kind, alone, otherwise, function):

@@ -96,6 +96,34 @@ def proxied_urllib3():
                                       proxy_headers=urllib3.make_headers(proxy_basic_auth=address.auth)))
 
 
+def with_httplib2():
+    """It finds the proxy by the environment where PySocks is there to talk to it."""
+    import httplib2
+    client = httplib2.Http(timeout=20)
+
+    def ask(method, path, headers, body):
+        head, content = client.request(ITEMS + path, method, body, headers)
+        return head.status, content
+    four_requests(ask)
+
+
+def with_pycurl(ca=None):
+    """A wheel's libcurl looks for roots where its builder had them."""
+    import io
+    import pycurl
+    curl = pycurl.Curl()
+
+    def ask(method, path, headers, body):
+        said = io.BytesIO()
+        curl.reset()
+        for option, value in ((curl.URL, ITEMS + path), (curl.HTTPHEADER, [f"{n}: {v}" for n, v in headers.items()]), (curl.TIMEOUT, 20),
+                              (curl.WRITEDATA, said), *([(curl.CAINFO, ca)] if ca else []), *([(curl.POSTFIELDS, body)] if body else [])):
+            curl.setopt(option, value)
+        curl.perform()
+        return curl.getinfo(curl.RESPONSE_CODE), said.getvalue()
+    four_requests(ask)
+
+
 def with_openai():
     import openai
     client = openai.OpenAI(api_key=os.environ["LLM_API_KEY"], base_url=LLM + "/v1", max_retries=0)
@@ -238,10 +266,12 @@ CLIENTS = {
     "urllib": with_urllib, "requests": with_requests, "httpx": with_httpx, "aiohttp": with_aiohttp, "openai": with_openai,
     "anthropic": with_anthropic, "mcp": with_mcp, "websockets": with_websockets, "websocket-client": with_websocket_client,
     "grpcio": with_grpcio, "boto3": with_boto3, "urllib3": bare_urllib3,
+    "httplib2": with_httplib2, "pycurl": with_pycurl,
 }
 VARIANTS = {
     "httpx, http2=True": ("httpx", lambda: with_httpx(http2=True)), "aiohttp, trust_env": ("aiohttp", lambda: with_aiohttp(trust_env=True)),
-    "urllib3, ProxyManager": ("urllib3", proxied_urllib3), "grpcio, denied": ("grpcio", refused_grpcio),
+    "urllib3, ProxyManager": ("urllib3", proxied_urllib3), "pycurl, CAINFO": ("pycurl", lambda: with_pycurl(os.environ["CURL_CA_BUNDLE"])),
+    "grpcio, denied": ("grpcio", refused_grpcio),
 }
 
 if __name__ == "__main__":
