@@ -26,8 +26,8 @@ pub(super) struct RawFile {
     pub(super) listen: Option<RawListen>,
     /// Address of /livez, /readyz and /metrics; absent: off.
     pub(super) health: Option<String>,
-    /// Directory of what is public: `ca.pem` and `bundle.pem`. Default: `/run/tokenward` for root, otherwise
-    /// `$XDG_RUNTIME_DIR/tokenward`.
+    /// Directory of what is public: `ca.pem`, `bundle.pem`, `trust.p12` for Java and `wgetrc`. Default: `/run/tokenward` for
+    /// root, otherwise `$XDG_RUNTIME_DIR/tokenward`.
     pub(super) runtime_dir: Option<String>,
     /// The interception CA; absent: one that lives in memory and is new at each start.
     pub(super) ca: Option<RawCa>,
