@@ -108,7 +108,7 @@ class World:
 class Proxy:
     """`tokenward serve`."""
 
-    def __init__(self, binary, config, secrets, dir, log):
+    def __init__(self, binary, config, secrets, dir, log, patience=20):
         self.binary, self.config, self.dir = binary, config, dir
         self.out, self.log = dir / "serve.out", dir / "serve.log"
         self.environment = {"PATH": os.environ["PATH"], "HOME": str(dir), **secrets}
@@ -116,7 +116,7 @@ class Proxy:
             [binary, "--config", config, "--log", log, "serve"],
             env=self.environment, stdout=self.out.open("wb"), stderr=self.log.open("wb"))
         try:
-            wait_until("tokenward serve is ready", self.ready, 20)
+            wait_until("tokenward serve is ready", self.ready, patience)
         except BaseException:
             self.process.kill()
             raise
