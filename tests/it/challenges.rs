@@ -241,10 +241,11 @@ async fn where_a_third_reason_comes_the_answer_is_about_that_one() {
     house.rehearsal.revoke_tokens();
     let controls = house.rehearsal.controls();
     controls.site(Service::Api, |site| site.clock_skew = 120);
-    house.rehearsal.expire_nonces(Service::Api);
+    controls.api(|api| api.always_challenge = true);
     // The token, then the proof's time, then its nonce. The token has been replaced: it is not what is wrong.
     refused(&house.get("/v1/items").await, 503, "dpop-nonce-retry");
     assert_eq!((house.at_api().len(), house.token_requests().len()), (3, 1));
+    controls.api(|api| api.always_challenge = false);
     assert_eq!(house.get("/v1/items").await.status, 200);
     assert_eq!(house.at_api().len(), 4);
     distinct_proofs(&house.rehearsal.seen());
