@@ -386,7 +386,7 @@ fn seats(
         let access = Access {
             proxy,
             credential,
-            bundle: &trust.bundle,
+            trust,
         };
         Seat {
             agent: agent.clone(),

@@ -4,6 +4,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 
+use crate::ca::TrustFiles;
 use crate::vocab::{AgentName, Host, Scheme, Secret};
 
 /// Variables that name the proxy.
@@ -64,8 +65,8 @@ pub struct Access<'a> {
     pub proxy: Option<&'a ProxyName>,
     /// The agent's name and proxy token, where agents are named.
     pub credential: Option<(&'a AgentName, &'a Secret<String>)>,
-    /// The public bundle: system roots and ours.
-    pub bundle: &'a Path,
+    /// The public files: system roots and ours.
+    pub trust: &'a TrustFiles,
 }
 
 /// The variables, in the order in which they are printed.
@@ -85,13 +86,52 @@ pub fn environment(
     // Empty, not unset: an inherited exception would be a way around the proxy.
     set("NO_PROXY", "");
     set("no_proxy", "");
-    let bundle = access.bundle.to_string_lossy();
+    let bundle = access.trust.bundle.to_string_lossy();
     for name in TRUST {
         set(name, &bundle);
     }
+    set("WGETRC", &access.trust.wget.to_string_lossy());
     set("NODE_USE_ENV_PROXY", "1");
+    set("JAVA_TOOL_OPTIONS", &java(access));
     variables.extend(placeholders.iter().cloned());
     variables
+}
+
+/// Options that every Java machine reads. Its own trust store is replaced, its exceptions for loopback are off, and Basic
+/// towards the proxy is allowed in tunnels, for programs that set an `Authenticator`: Java has no property for the proxy
+/// token. The password is no secret, see [`TrustFiles::java`]. A proxy that speaks TLS is named all the same: Java knows
+/// none of that kind and fails there, rather than go past it.
+fn java(access: &Access<'_>) -> String {
+    let mut options = Vec::new();
+    if let Some(ProxyName { host, port, .. }) = access.proxy {
+        // Without brackets: Java takes the address as it is.
+        let host = host
+            .ip()
+            .map_or_else(|| host.to_string(), |ip| ip.to_string());
+        options.push(format!("-Dhttps.proxyHost={host} -Dhttps.proxyPort={port}"));
+        options.push(format!(
+            "-Dhttp.proxyHost={host} -Dhttp.proxyPort={port} -Dhttp.nonProxyHosts="
+        ));
+    }
+    let store = quoted(&access.trust.java);
+    options.push(format!("-Djavax.net.ssl.trustStore={store}"));
+    options.push("-Djavax.net.ssl.trustStoreType=PKCS12".to_owned());
+    options.push("-Djavax.net.ssl.trustStorePassword=changeit".to_owned());
+    options.push("-Djdk.http.auth.tunneling.disabledSchemes=".to_owned());
+    options.join(" ")
+}
+
+/// A path in the options of Java, which are split at spaces outside quotes. It knows no escapes: a path with quotes of
+/// both kinds cannot be said.
+fn quoted(path: &Path) -> String {
+    let path = path.to_string_lossy();
+    if !path.contains([' ', '\t', '\n', '"', '\'']) {
+        path.into_owned()
+    } else if path.contains('"') {
+        format!("'{path}'")
+    } else {
+        format!("\"{path}\"")
+    }
 }
 
 /// The proxy's URL, with an agent's credential.
@@ -124,14 +164,27 @@ fn percent(text: &str) -> String {
 mod tests {
     use super::*;
 
+    fn trust() -> TrustFiles {
+        let file = |name: &str| Path::new("/run/token ward").join(name);
+        TrustFiles {
+            ca: file("ca.pem"),
+            bundle: file("bundle.pem"),
+            java: file("trust.p12"),
+            wget: file("wgetrc"),
+            system_roots: 0,
+            others_may_write: false,
+        }
+    }
+
     #[test]
     fn a_named_agent_gets_its_credential_in_the_proxy_url() {
         let name = AgentName::new("coder").unwrap();
         let token = Secret::new("a/b:c".to_owned());
+        let trust = trust();
         let access = Access {
             proxy: Some(&ProxyName::of("0.0.0.0:8080".parse().unwrap(), None)),
             credential: Some((&name, &token)),
-            bundle: Path::new("/run/tokenward/bundle.pem"),
+            trust: &trust,
         };
         let variables = environment(&access, &[("ITEMS_TOKEN".into(), "tw-x".into())]);
         let value = |name: &str| {
@@ -144,10 +197,16 @@ mod tests {
             value("https_proxy"),
             Some("http://coder:a%2Fb%3Ac@127.0.0.1:8080")
         );
-        assert_eq!(value("SSL_CERT_FILE"), Some("/run/tokenward/bundle.pem"));
+        assert_eq!(value("SSL_CERT_FILE"), Some("/run/token ward/bundle.pem"));
+        assert_eq!(value("WGETRC"), Some("/run/token ward/wgetrc"));
+        let java = value("JAVA_TOOL_OPTIONS").unwrap();
+        assert!(java.contains("-Dhttps.proxyHost=127.0.0.1 -Dhttps.proxyPort=8080 "));
+        assert!(java.contains(" -Djavax.net.ssl.trustStore=\"/run/token ward/trust.p12\" "));
+        assert!(!java.contains("a/b") && !java.contains("coder"));
         assert_eq!(value("NO_PROXY"), Some(""));
         assert_eq!(value("ITEMS_TOKEN"), Some("tw-x"));
     }
+
     #[test]
     fn a_proxy_that_speaks_tls_is_called_what_its_certificate_says() {
         let hosts = |names: &[&str]| -> Vec<Host> {
@@ -192,7 +251,7 @@ mod tests {
         let access = Access {
             proxy: None,
             credential: None,
-            bundle: Path::new("/b"),
+            trust: &trust(),
         };
         let variables = environment(&access, &[]);
         assert!(
@@ -201,5 +260,10 @@ mod tests {
                 .any(|(name, _)| PROXY.contains(&name.as_str()))
         );
         assert!(variables.contains(&("NO_PROXY".into(), String::new())));
+        assert!(
+            !variables
+                .iter()
+                .any(|(_, value)| value.contains("proxyHost"))
+        );
     }
 }

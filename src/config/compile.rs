@@ -86,7 +86,11 @@ pub(super) fn compile(
     let limits = limits(raw.limits, it);
     let drain = drain(raw.drain, it);
     let runtime_dir = match raw.runtime_dir {
-        Some(dir) => it.path("runtime_dir", &dir),
+        // Agents are told paths in it, and look from folders of their own.
+        Some(dir) => {
+            let dir = it.path("runtime_dir", &dir);
+            std::path::absolute(&dir).unwrap_or(dir)
+        }
         None => environment.runtime_dir(),
     };
     Plan {

@@ -308,7 +308,24 @@ fn one_meaning(
     if came_through(fields, bench.pseudonym) {
         return Err(StripError(Code::ProxyLoop));
     }
+    if *bench.slot != Slot::Nothing && is_signed(fields) {
+        return Err(StripError(Code::SignedRequest));
+    }
     Ok(())
+}
+
+/// Whether the request carries a signature over itself in place of a credential (AWS Signature Version 4 and 4A). Such a
+/// client has no placeholder to exchange and expects an API that verifies signatures; ours in its place would only fail
+/// further on, without a reason that anybody could read.
+fn is_signed(fields: &HeaderMap) -> bool {
+    let lines = fields.get_all(header::AUTHORIZATION).iter();
+    lines.filter_map(|line| line.to_str().ok()).any(|line| {
+        let scheme = line.trim_start().get(..5);
+        scheme.is_some_and(|scheme| scheme.eq_ignore_ascii_case("AWS4-"))
+            && ["Credential=", "SignedHeaders=", "Signature="]
+                .iter()
+                .all(|part| line.contains(part))
+    })
 }
 
 /// Strips a head.

@@ -184,6 +184,9 @@ fn detail(code: Code) -> &'static str {
         Code::PlaceholderRequired => {
             "Send the placeholder from the environment that `tokenward env` prints."
         }
+        Code::SignedRequest => {
+            "A signature (AWS Signature Version 4) cannot be exchanged for a credential, and tokenward does not sign for this service."
+        }
         Code::DpopNonceRetry => {
             "The body was streamed and not kept, so only the caller can send it again."
         }

@@ -20,7 +20,6 @@ use zeroize::Zeroizing;
 use super::error::{EndpointError, UpstreamError};
 use super::tls::{self, Roots};
 use super::way::{Road, Way};
-use crate::vocab::variant::overhear;
 use crate::vocab::{Authority, Host, Scheme, Secret};
 use crate::wire::{TunnelAnswer, tunnel_answer};
 
@@ -154,7 +153,6 @@ async fn opened(road: &mut Road) -> Result<Bytes, UpstreamError> {
             TunnelAnswer::Broken => return Err(UpstreamError::Protocol),
             TunnelAnswer::Is { status, length } => (status, length),
         };
-        overhear(|| String::from_utf8_lossy(&came).into_owned());
         if (200..=299).contains(&status) {
             return Ok(came.split_off(length).freeze());
         }

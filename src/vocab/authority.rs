@@ -331,7 +331,12 @@ mod tests {
             "[::1]:8443",
             "[::1]",
         ];
-        for own in ["api.test:443", "api.test:8443", "192.0.2.7:8443", "[::1]:443"] {
+        for own in [
+            "api.test:443",
+            "api.test:8443",
+            "192.0.2.7:8443",
+            "[::1]:443",
+        ] {
             let own = Authority::parse_connect(own).unwrap();
             for text in texts {
                 let parsed = Authority::parse(own.scheme(), text).map(|named| named == own);

@@ -208,6 +208,7 @@ codes! {
     IdentityUnavailable "identity-unavailable" 503 "The workload identity cannot be read" ProxyConfigurationError true Retry Tokenward;
     PlaceholderMismatch "placeholder-mismatch" 403 "This placeholder belongs to another service or agent" HttpRequestDenied false AskOperator Agent;
     PlaceholderRequired "placeholder-required" 403 "The service's placeholder is missing" HttpRequestDenied false FixConfig Agent;
+    SignedRequest "placeholder-required" 403 "The request is signed instead of carrying the service's placeholder" HttpRequestError false FixConfig Agent;
     TlsRequired "tls-required" 403 "This service is reached by https only" HttpRequestDenied false None Agent;
     MethodOverride "method-override" 403 "A header tries to change the method" HttpRequestDenied false None Agent;
     UpgradeNotSupported "upgrade-not-supported" 501 "This upgrade or transfer coding is not carried" HttpRequestError false None Agent;

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::credential::BoxFuture;
-use crate::tokens::settings::{AssertionAudience, ClientAuth, OauthSettings};
+use crate::tokens::settings::{AssertionAudience, ClientAuth, Grant, OauthSettings};
 use crate::upstream::{IssuerError, TargetSettings};
 use crate::vocab::{AgentName, Binding, ScopeSet, Secret, WallTime};
 
@@ -224,6 +224,7 @@ pub(in crate::tokens) fn oauth() -> OauthSettings {
         issuer: Arc::new(issuer),
         client_id: "agent-proxy".into(),
         client_auth: ClientAuth::Nothing,
+        grant: Grant::ClientCredentials,
         resource: None,
         audience: None,
         parameters: Vec::new(),
@@ -232,15 +233,15 @@ pub(in crate::tokens) fn oauth() -> OauthSettings {
     }
 }
 
-struct Bench {
-    fake: Arc<FakeIssuer>,
-    client: Client,
+pub(super) struct Bench {
+    pub(super) fake: Arc<FakeIssuer>,
+    pub(super) client: Client,
     clock: Clock,
-    notes: Notebook,
+    pub(super) notes: Notebook,
 }
 
 impl Bench {
-    fn new(change: impl FnOnce(&mut OauthSettings)) -> Self {
+    pub(super) fn new(change: impl FnOnce(&mut OauthSettings)) -> Self {
         let mut settings = oauth();
         change(&mut settings);
         let fake = FakeIssuer::new();
@@ -256,14 +257,14 @@ impl Bench {
         }
     }
 
-    async fn obtain(&self, scopes: &str) -> Result<Obtained, Failure> {
+    pub(super) async fn obtain(&self, scopes: &str) -> Result<Obtained, Failure> {
         let scopes = ScopeSet::parse(scopes).unwrap();
         self.client
             .obtain(&AgentName::fallback(), &scopes, &self.notes)
             .await
     }
 
-    async fn fails(&self, scopes: &str) -> Failure {
+    pub(super) async fn fails(&self, scopes: &str) -> Failure {
         self.obtain(scopes).await.err().unwrap()
     }
 }
