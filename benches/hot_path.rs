@@ -113,6 +113,7 @@ fn decide(c: &mut Criterion) {
         port: 443,
         credentialed: true,
         oauth: true,
+        escaped_slashes: false,
         rules: ["GET|HEAD /v1/items/**", "POST /v1/items", "GET /v1/users/*"]
             .map(|rule| Rule::parse(Effect::Allow, rule, ScopeSet::default()).expect("a rule"))
             .into(),
@@ -160,6 +161,7 @@ fn strip_and_attach(c: &mut Criterion) {
             authority: &authority,
             htu: &HtuProfile::AsSent,
             pseudonym: "tokenward-bench",
+            expects: false,
         };
         let stamp = || Stamp {
             nonce: None,
