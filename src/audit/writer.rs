@@ -23,9 +23,6 @@ use crate::vocab::Clock;
 
 /// Most lines that are written in one go.
 const BATCH: usize = 256;
-/// How long a line waits for others that go with it: a batch costs a lock and a look at the file, whatever is in it, and
-/// a thread that is woken for each line takes the processor from the next request.
-const GATHER: Duration = Duration::from_millis(20);
 /// Between two attempts after an error.
 const RETRY: Duration = Duration::from_secs(1);
 /// Between two attempts while another process writes, or while a pipe is full.
@@ -142,26 +139,8 @@ impl Pen {
             tokio::select! {
                 biased;
                 _ = &mut *stopped => return,
-                () = self.gather() => {}
-            }
-            tokio::select! {
-                biased;
-                _ = &mut *stopped => return,
                 () = self.flush() => {}
             }
-        }
-    }
-
-    /// Waits a moment for more, where there is room; what came is taken at once, so that nobody is woken for each.
-    async fn gather(&mut self) {
-        if self.waiting.len() >= BATCH {
-            return;
-        }
-        sleep(GATHER).await;
-        while self.waiting.len() < BATCH
-            && let Ok(entry) = self.queue.try_recv()
-        {
-            self.waiting.push(entry);
         }
     }
 
