@@ -158,7 +158,10 @@ impl Doors {
                 tracing::info!(agent = %agent, %error, "a TLS handshake with an agent failed");
                 None
             }
-            Err(_) => None,
+            Err(_) => {
+                tracing::info!(agent = %agent, "a TLS handshake with an agent took too long");
+                None
+            }
         }
     }
 

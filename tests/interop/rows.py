@@ -58,19 +58,19 @@ class Run:
         except subprocess.TimeoutExpired:
             raise Wrong(f"{command[:3]} was not done after {timeout} s") from None
 
-    def do(self, *command, wanted="", agent="coder", cwd=None, stdin=None, timeout=90):
+    def do(self, *command, wanted="", agent="coder", cwd=None, stdin=None, timeout=180):
         """A run that must succeed, with `wanted` in what it says."""
         done = self.start(command, agent, cwd, stdin, timeout)
         said = (done.stdout + done.stderr).decode(errors="replace")
         if done.returncode or wanted not in said:
-            raise Wrong(f"{shown(command)} ended with {done.returncode}: …{said[-700:]}")
+            raise Wrong(f"{shown(command)} ended with {done.returncode}: {said[:700]} … {said[-400:]}")
         return done.stdout.decode(errors="replace")
 
     def closed(self, *command, agent="coder"):
         """A run that must fail, and reach nothing."""
         self.settle()
         mark = self.bench.mark()
-        done = self.start(command, agent, None, None, 60)
+        done = self.start(command, agent, None, None, 120)
         if not done.returncode:
             raise Wrong(f"{shown(command)} succeeded: the row says that the environment alone does not do it")
         lines = self.bench.lines()
@@ -94,8 +94,10 @@ class Run:
         self.script([*command, self.tools.scripts / "agent.mjs", client, json.dumps(self.facts)], closed)
 
     def java(self, client, *, closed=False, agent="coder"):
-        java = program("java")
-        self.script([java, self.tools.scripts / "Agent.java", client, self.items], closed, agent)
+        java, javac = program("java"), program("javac")
+        if not (self.tools.scripts / "Agent.class").exists():
+            subprocess.run([javac, "-d", self.tools.scripts, self.tools.scripts / "Agent.java"], check=True, capture_output=True, timeout=300)
+        self.script([java, "-cp", self.tools.scripts, "Agent", client, self.items], closed, agent)
 
     def script(self, command, closed, agent="coder"):
         if not Path(command[0]).exists():

@@ -5,7 +5,7 @@ that alone, what needs a setting in code, what cannot.
     tests/interop/run.py [--bin PATH] [--only NAME,…] [--quick] [--json FILE] [--table FILE] [--cache DIR]
     tests/interop/run.py --check      the README's table is that of the last full run
 
---only takes clients or kinds (`curl`, `Java`). --quick leaves out Node 22, deno, bun and Java and holds the rest against the last full
+--only takes clients or kinds (`curl`, `Java`); of a file that --json names it replaces those rows alone. --quick leaves out Node 22, deno, bun and Java and holds the rest against the last full
 run. --table writes between the markers of a file that has them. The clients are installed once, into the cache. $TOKENWARD_WORLD
 is the folder of the world's servers. Needs Node.js 20, npm, git, curl, openssl; gh, wget, cargo and Java 17 are used where they
 are. Ends with 1 where a row is not as it should be, also where a request that should have passed was refused.
@@ -102,7 +102,7 @@ def play(given, source, cache, python, dir):
     print(f"installed after {time.monotonic() - begun:.0f} s", flush=True)
     bench = Bench((given.bin or built()).resolve(), source, cache, dir)
     try:
-        results = [one(bench, tools, *r) for r in chosen]
+        results = played = [one(bench, tools, *r) for r in chosen]
     finally:
         bench.stop()
     bad = sum(r["result"] == "FAILED" for r in results)
@@ -110,14 +110,15 @@ def play(given, source, cache, python, dir):
     if missing:
         print("not on this machine:", ", ".join(missing))
     if given.json:
+        results = joined(given.json, results, rows.ALL) if wanted else results
         given.json.write_text(json.dumps(results, indent=1) + "\n")
     if given.table:
         table.put(given.table, results)
     if given.quick and not wanted:
-        bad += differs(results)
-    print(f"{sum(r['requests'] for r in results)} requests, {sum(r['refused'] for r in results)} refused that should have passed;"
+        bad += differs(played)
+    print(f"{sum(r['requests'] for r in played)} requests, {sum(r['refused'] for r in played)} refused that should have passed;"
           f" {time.monotonic() - begun:.0f} s")
-    print(f"{len(results) - bad - len(missing)} passed, {bad} failed, {len(missing)} skipped", flush=True)
+    print(f"{len(played) - bad - len(missing)} passed, {bad} failed, {len(missing)} skipped", flush=True)
     return bad == 0
 
 
@@ -176,6 +177,13 @@ def one(bench, tools, name, kind, alone, otherwise, function):
         print("       ", what)
     return {"client": name, "kind": kind, "version": it.version, "alone": alone, "otherwise": otherwise, "result": result,
             "requests": len(lines), "refused": len(refused)}
+
+
+def joined(file, results, rows):
+    """A file that has all rows, with these in place of older ones."""
+    key = lambda r: (r["kind"], r["client"])
+    known = {key(r): r for r in [*(json.loads(file.read_text()) if file.exists() else []), *results]}
+    return [known[kind, name] for name, kind, *_ in rows if (kind, name) in known]
 
 
 def differs(results):
