@@ -121,11 +121,11 @@ impl Parent {
         port: u16,
     ) -> Result<Way, UpstreamError> {
         let mut road = match &self.tls {
-            None => Road::Tcp(stream),
+            None => Road::Left(stream),
             Some((name, config)) => {
                 let connector = TlsConnector::from(config.clone());
                 let connected = connector.connect(name.clone(), stream).await;
-                Road::Tls(Box::new(connected.map_err(tls::failure)?))
+                Road::Right(Box::new(connected.map_err(tls::failure)?))
             }
         };
         let authorization = self.authorization.as_ref().map_or("", |line| line.as_str());

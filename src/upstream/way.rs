@@ -8,6 +8,7 @@ use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
+use tokio_util::either::Either;
 
 /// A byte stream to a destination.
 pub struct Way {
@@ -16,16 +17,12 @@ pub struct Way {
     ahead: Bytes,
 }
 
-/// What carries it.
-pub(super) enum Road {
-    Tcp(TcpStream),
-    /// TLS to the parent proxy.
-    Tls(Box<TlsStream<TcpStream>>),
-}
+/// What carries it: TCP, or TLS to the parent proxy.
+pub(super) type Road = Either<TcpStream, Box<TlsStream<TcpStream>>>;
 
 impl From<TcpStream> for Way {
     fn from(stream: TcpStream) -> Self {
-        Self::new(Road::Tcp(stream), Bytes::new())
+        Self::new(Road::Left(stream), Bytes::new())
     }
 }
 
@@ -37,8 +34,8 @@ impl Way {
     #[cfg(test)]
     pub(super) fn tcp(&self) -> &TcpStream {
         match &self.road {
-            Road::Tcp(stream) => stream,
-            Road::Tls(stream) => stream.get_ref().0,
+            Road::Left(stream) => stream,
+            Road::Right(stream) => stream.get_ref().0,
         }
     }
 }
@@ -78,10 +75,7 @@ impl AsyncWrite for Way {
     }
 
     fn is_write_vectored(&self) -> bool {
-        match &self.road {
-            Road::Tcp(stream) => stream.is_write_vectored(),
-            Road::Tls(stream) => stream.is_write_vectored(),
-        }
+        self.road.is_write_vectored()
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -90,56 +84,5 @@ impl AsyncWrite for Way {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.get_mut().road).poll_shutdown(cx)
-    }
-}
-
-impl AsyncRead for Road {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buffer),
-            Self::Tls(stream) => Pin::new(stream).poll_read(cx, buffer),
-        }
-    }
-}
-
-impl AsyncWrite for Road {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_write(cx, bytes),
-            Self::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
-        }
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        slices: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
-            Self::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
-        }
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_flush(cx),
-            Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
-        }
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
-            Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
-        }
     }
 }

@@ -2,7 +2,6 @@
 
 import socket
 import ssl
-from pathlib import Path
 
 import cases
 

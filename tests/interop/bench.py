@@ -7,10 +7,8 @@ received, so that a row can be held to its word: the real credential arrived and
 import json
 import secrets
 import socket
-import ssl
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,7 +16,7 @@ HERE = Path(__file__).resolve().parent
 for folder in ("world", "corpus"):
     sys.path.insert(0, str(HERE.parent / folder))
 
-from stage import HOSTS, PLACEHOLDER, Proxy, World, fail_unless, free_port  # noqa: E402
+from stage import HOSTS, Proxy, World, fail_unless, free_port  # noqa: E402
 
 WORLD_HOSTS = {**HOSTS, "GIT": "git.world.test"}
 # Our own: host, rules, variable of the placeholder.

@@ -23,10 +23,13 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import install
-import table
-
 HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent / "world"))
+
+import install  # noqa: E402
+import table  # noqa: E402
+from stage import built, world_folder  # noqa: E402
+
 ROOT = HERE.parents[1]
 RESULTS = HERE / "results.json"
 README = ROOT / "README.md"
@@ -64,12 +67,8 @@ def main():
     given = arguments()
     if given.check:
         sys.exit(check())
-    source = Path(os.environ.get("TOKENWARD_WORLD") or ROOT.parent / "shared" / "world")
-    if not (source / "world.js").exists():
-        missing = f"there is no world.js in {source}; set TOKENWARD_WORLD to the folder that holds the world"
-        if os.environ.get("CI"):
-            sys.exit(f"interop: {missing}")
-        print(f"skipped: {missing}")
+    source = world_folder("interop")
+    if not source:
         return
     cache = (given.cache or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tokenward-interop").resolve()
     cache.mkdir(parents=True, exist_ok=True)
@@ -207,14 +206,6 @@ def check():
         print(f"the table in {README.name} is not that of {RESULTS.name}: run `just interop`")
         return 1
     return 1 if bad else 0
-
-
-def built():
-    """The release binary, built if it is missing."""
-    binary = Path(os.environ.get("CARGO_TARGET_DIR") or ROOT / "target") / "release" / "tokenward"
-    if not binary.exists():
-        subprocess.run(["cargo", "build", "--locked", "--release"], cwd=ROOT, check=True)
-    return binary
 
 
 if __name__ == "__main__":

@@ -9,19 +9,13 @@ written to. Needs Node.js 20, npm, curl with HTTP/2, openssl, and Python's venv.
 """
 
 import argparse
-import os
-import shutil
-import signal
-import subprocess
-import sys
-import tempfile
 import time
 import traceback
 from pathlib import Path
 
 import checks
 import configuration
-from stage import Agent, Proxy, World, python_with_clients
+from stage import Agent, Proxy, World, perform, python_with_clients
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -33,38 +27,7 @@ def main():
     options.add_argument("--load", type=int, default=1000, help="requests of the load check [default: 1000]")
     options.add_argument("--minutes", type=float, default=0, help="go on with load and faults for so long [default: not]")
     options = options.parse_args()
-    source = Path(os.environ.get("TOKENWARD_WORLD") or ROOT.parent / "shared" / "world")
-    if not (source / "world.js").exists():
-        missing = f"there is no world.js in {source}; set TOKENWARD_WORLD to the folder that holds the world"
-        if os.environ.get("CI"):
-            sys.exit(f"world: {missing}")
-        print(f"skipped: {missing}")
-        return
-    for program in ("node", "npm", "curl", "openssl"):
-        if not shutil.which(program):
-            sys.exit(f"world: {program} is needed and not installed")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    binary = (options.bin or built()).resolve()
-    dir = Path(tempfile.mkdtemp(prefix="tokenward-world-"))
-    started = []
-    try:
-        judged = judge(binary, source, dir, started, options)
-    finally:
-        for part in reversed(started):
-            part.stop()
-    if options.keep or not judged:
-        print(f"logs: {dir}")
-    else:
-        shutil.rmtree(dir)
-    sys.exit(0 if judged else 1)
-
-
-def built():
-    """The release binary, built if it is missing."""
-    binary = Path(os.environ.get("CARGO_TARGET_DIR") or ROOT / "target") / "release" / "tokenward"
-    if not binary.exists():
-        subprocess.run(["cargo", "build", "--locked", "--release"], cwd=ROOT, check=True)
-    return binary
+    perform("world", options, judge)
 
 
 def judge(binary, source, dir, started, options):

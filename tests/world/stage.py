@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import urllib.request
@@ -14,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
 PLACEHOLDER = "world-ph-"
 HOSTS = {"AS": "as.world.test", "DPOP": "api.world.test", "PLAIN": "plain.world.test"}
 CURL = shutil.which("curl") or "curl"
@@ -39,6 +41,50 @@ def wait_until(what, test, seconds=10):
         fail_unless(time.monotonic() < end, "not within", seconds, "s:", what)
         time.sleep(0.02)
     return answer
+
+
+def built():
+    """The release binary, built if it is missing."""
+    binary = Path(os.environ.get("CARGO_TARGET_DIR") or ROOT / "target") / "release" / "tokenward"
+    if not binary.exists():
+        subprocess.run(["cargo", "build", "--locked", "--release"], cwd=ROOT, check=True)
+    return binary
+
+
+def world_folder(name):
+    """Where the world is; none, and said so, where there is none. CI must have it."""
+    source = Path(os.environ.get("TOKENWARD_WORLD") or ROOT.parent / "shared" / "world")
+    if (source / "world.js").exists():
+        return source
+    missing = f"there is no world.js in {source}; set TOKENWARD_WORLD to the folder that holds the world"
+    if os.environ.get("CI"):
+        sys.exit(f"{name}: {missing}")
+    print(f"skipped: {missing}")
+    return None
+
+
+def perform(name, options, judge):
+    """Runs `judge(binary, source, dir, started, options)`, stops what it put into `started`, and ends with its verdict."""
+    source = world_folder(name)
+    if not source:
+        return
+    for program in ("node", "npm", "curl", "openssl"):
+        if not shutil.which(program):
+            sys.exit(f"{name}: {program} is needed and not installed")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    binary = (options.bin or built()).resolve()
+    dir = Path(tempfile.mkdtemp(prefix=f"tokenward-{name}-"))
+    started = []
+    try:
+        judged = judge(binary, source, dir, started, options)
+    finally:
+        for part in reversed(started):
+            part.stop()
+    if options.keep or not judged:
+        print(f"logs: {dir}")
+    else:
+        shutil.rmtree(dir)
+    sys.exit(0 if judged else 1)
 
 
 class World:
