@@ -64,18 +64,22 @@ fn answer() -> http::HeaderMap {
     response.body(()).expect("an answer").into_parts().0.headers
 }
 
-fn stripped() -> Stripped {
+/// Work where heads are stripped.
+fn at_the_bench<T>(work: impl FnOnce(&Bench<'_>) -> T) -> T {
     let (agent, service) = (AgentName::fallback(), service());
-    let placeholders = Placeholders::default();
-    let bench = Bench {
+    work(&Bench {
         agent: &agent,
         service: &service,
         slot: &Slot::Authorization,
         mode: PlaceholderMode::Optional,
-        placeholders: &placeholders,
+        placeholders: &Placeholders::default(),
         pseudonym: "tokenward-bench",
-    };
-    strip(&request(), path(), None, Intent::Plain, &bench).expect("nothing to refuse")
+    })
+}
+
+fn stripped() -> Stripped {
+    at_the_bench(|bench| strip(&request(), path(), None, Intent::Plain, bench))
+        .expect("nothing to refuse")
 }
 
 fn lease(binding: Binding) -> Lease {
@@ -137,22 +141,15 @@ fn decide(c: &mut Criterion) {
 }
 
 fn strip_and_attach(c: &mut Criterion) {
-    let (agent, service, parts) = (AgentName::fallback(), service(), request());
-    let placeholders = Placeholders::default();
-    let bench = Bench {
-        agent: &agent,
-        service: &service,
-        slot: &Slot::Authorization,
-        mode: PlaceholderMode::Optional,
-        placeholders: &placeholders,
-        pseudonym: "tokenward-bench",
-    };
-    c.bench_function("strip", |b| {
-        b.iter_batched(
-            path,
-            |path| strip(black_box(&parts), path, None, Intent::Plain, &bench),
-            BatchSize::SmallInput,
-        );
+    let parts = request();
+    at_the_bench(|bench| {
+        c.bench_function("strip", |b| {
+            b.iter_batched(
+                path,
+                |path| strip(black_box(&parts), path, None, Intent::Plain, bench),
+                BatchSize::SmallInput,
+            );
+        });
     });
     let (head, authority) = (stripped().head, authority());
     for binding in [Binding::Bearer, Binding::Dpop] {

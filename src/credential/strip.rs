@@ -10,6 +10,13 @@ use super::placeholder::{PlaceholderMode, Placeholders};
 use super::slot::Slot;
 use crate::vocab::variant::{Variant, broken};
 use crate::vocab::{AgentName, Code, RequestPath, ServiceName};
+use lists::{
+    CODINGS, CREDENTIAL_ENDS, CREDENTIALS, HOP_FIELDS, METHOD_OVERRIDES, METHOD_PARAMETERS,
+    QUERY_CREDENTIALS, ROLE_BEGINNINGS, ROLE_FIELDS, SECRET_PROTOCOLS, TOKENS_OF_OTHER_KINDS,
+    TRAILERS,
+};
+
+mod lists;
 
 /// What a request wants to become.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -114,183 +121,6 @@ pub struct Bench<'a> {
     /// Our own name in `Via`.
     pub pseudonym: &'a str,
 }
-
-/// Fields that carry credentials by standard or custom; removed from every request, whatever the service. Names that
-/// say so themselves are recognised by [`sounds_like_a_credential`].
-const CREDENTIALS: [&str; 17] = [
-    "api-key",
-    "apikey",
-    "authorization",
-    "cf-access-client-id",
-    "cookie2",
-    "dd-application-key",
-    "dpop",
-    "ocp-apim-subscription-key",
-    "x-amz-security-token",
-    "x-api-key",
-    "x-apikey",
-    "x-auth",
-    "x-authorization",
-    "x-functions-key",
-    "x-goog-iap-jwt-assertion",
-    "x-rapidapi-key",
-    "x-token",
-];
-
-/// Ends of names that carry credentials (`x-vault-token`, `xi-api-key`, `cf-access-client-secret`).
-const CREDENTIAL_ENDS: [&str; 6] = [
-    "-access-key",
-    "-api-key",
-    "-apikey",
-    "-auth-key",
-    "-secret",
-    "-token",
-];
-
-/// Words in names that end in `-token` and are no credentials: positions in lists, proofs against forged forms.
-const TOKENS_OF_OTHER_KINDS: [&str; 6] = [
-    "continuation",
-    "csrf",
-    "idempotency",
-    "page",
-    "sync",
-    "xsrf",
-];
-
-/// Fields by which somebody in between tells a server who the caller is or what was really asked: an agent that sets
-/// them speaks for a proxy that it is not (RFC 9700 §4.13).
-const ROLE_FIELDS: [&str; 37] = [
-    "alt-used",
-    "cf-access-jwt-assertion",
-    "cf-connecting-ip",
-    "cf-connecting-ipv6",
-    "client-cert",
-    "client-cert-chain",
-    "client-ip",
-    "dpop-nonce",
-    "fastly-client-ip",
-    "forwarded",
-    // Read as the variable HTTP_PROXY by programs behind CGI (CVE-2016-5385 and its kin).
-    "proxy",
-    "front-end-https",
-    "http2-settings",
-    "max-forwards",
-    "remote-addr",
-    "remote-user",
-    "true-client-ip",
-    "x-arr-clientcert",
-    "x-client-dn",
-    "x-client-ip",
-    "x-client-verify",
-    "x-cluster-client-ip",
-    "x-forwarded",
-    "x-host",
-    "x-http-host-override",
-    "x-override-url",
-    "x-proxyuser-ip",
-    "x-real-ip",
-    "x-remote-addr",
-    "x-remote-ip",
-    "x-remote-user",
-    "x-rewrite-uri",
-    "x-rewrite-url",
-    "x-scheme",
-    "x-url-scheme",
-    "x-user-dn",
-    "x-verified-user",
-];
-
-/// Beginnings of such names.
-const ROLE_BEGINNINGS: [&str; 18] = [
-    "proxy-",
-    "ssl-client-",
-    "tls-client-",
-    "x-amzn-mtls-",
-    "x-amzn-oidc-",
-    "x-appengine-",
-    "x-auth-request-",
-    "x-authenticated-",
-    "x-client-cert",
-    "x-envoy-",
-    "x-forwarded-",
-    "x-goog-authenticated-user-",
-    "x-ms-client-principal",
-    "x-original-",
-    "x-ssl-",
-    "x-tls-client-",
-    "x-tokenward",
-    "x-webauth-",
-];
-
-/// Trailers that an agent may send: digests of the body (RFC 9530).
-const TRAILERS: [&str; 2] = ["content-digest", "repr-digest"];
-
-/// Hop-by-hop fields (RFC 9110 §7.6.1), framing, and what we write ourselves.
-const HOP_FIELDS: [&str; 8] = [
-    "connection",
-    "content-length",
-    "expect",
-    "host",
-    "keep-alive",
-    "te",
-    "transfer-encoding",
-    "upgrade",
-];
-
-/// Fields that make a server act on another method than the one that policy judged. The same names count in queries.
-const METHOD_OVERRIDES: [&str; 4] = [
-    "http-method-override",
-    "x-http-method",
-    "x-http-method-override",
-    "x-method-override",
-];
-
-/// Query parameters that do the same (Rails, Laravel and Express; Salesforce), in the form of [`parameter_name`].
-const METHOD_PARAMETERS: [&str; 2] = ["_httpmethod", "_method"];
-
-/// Query parameters that carry credentials (RFC 6750 §2.3 and custom), in the form of [`parameter_name`]; they would
-/// also end in every log on the way. Signatures of presigned URLs count: they are keys to what they name.
-const QUERY_CREDENTIALS: [&str; 32] = [
-    "access_key",
-    "access_token",
-    "accesskey",
-    "accesstoken",
-    "api_key",
-    "api_token",
-    "apikey",
-    "apitoken",
-    "auth",
-    "auth_key",
-    "auth_token",
-    "authkey",
-    "authorization",
-    "authtoken",
-    "bearer",
-    "bearer_token",
-    "client_assertion",
-    "client_secret",
-    "id_token",
-    "jwt",
-    "oauth_token",
-    "personal_access_token",
-    "private_token",
-    "refresh_token",
-    "session_token",
-    "subscription_key",
-    "token",
-    "x_amz_credential",
-    "x_amz_security_token",
-    "x_amz_signature",
-    "x_api_key",
-    "x_goog_signature",
-];
-
-/// Codings of content that are offered to an API to which a credential of ours goes: what comes back in any other could
-/// not be read on the way (RFC 9110 §8.4.1, RFC 7932, RFC 8878).
-const CODINGS: [&str; 6] = ["br", "deflate", "gzip", "identity", "x-gzip", "zstd"];
-
-/// Words in WebSocket subprotocols by which browsers send credentials for want of a field.
-const SECRET_PROTOCOLS: [&str; 5] = ["api-key", "apikey", "authorization", "bearer", "token"];
 
 /// Refuses what would make another request of this one: a method beside the method, or a way that leads back here.
 fn one_meaning(
