@@ -130,10 +130,10 @@ pub(super) const METHOD_OVERRIDES: [&str; 4] = [
     "x-method-override",
 ];
 
-/// Query parameters that do the same (Rails, Laravel and Express; Salesforce), in the form of [`parameter_name`].
+/// Query parameters that do the same (Rails, Laravel and Express; Salesforce), in the form of [`parameter_name`](super::parameter_name).
 pub(super) const METHOD_PARAMETERS: [&str; 2] = ["_httpmethod", "_method"];
 
-/// Query parameters that carry credentials (RFC 6750 §2.3 and custom), in the form of [`parameter_name`]; they would
+/// Query parameters that carry credentials (RFC 6750 §2.3 and custom), in the form of [`parameter_name`](super::parameter_name); they would
 /// also end in every log on the way. Signatures of presigned URLs count: they are keys to what they name.
 pub(super) const QUERY_CREDENTIALS: [&str; 32] = [
     "access_key",
