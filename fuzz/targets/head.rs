@@ -92,6 +92,7 @@ fuzz_target!(|data: &[u8]| {
         authority: &authority,
         htu: &htu,
         pseudonym: "us",
+        expects: false,
     };
     let stamp = Stamp {
         nonce: None,
