@@ -58,6 +58,10 @@ const EXPOSE: &Exceptions = &[
     ),
     ("proof/key.rs", "a DPoP key is parsed"),
     (
+        "store/seal.rs",
+        "the operator's key is parsed, and a file's key is derived from it",
+    ),
+    (
         "tokens/issuer/",
         "client secrets, keys and tokens as the issuer's protocol has them",
     ),
