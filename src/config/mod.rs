@@ -33,7 +33,7 @@ use std::path::Path;
 use serde::Deserialize;
 
 pub use env::{Environment, environment};
-pub use plan::{CaPlan, DrainPlan, LimitsPlan, ListenPlan, Plan, ProxyAddress};
+pub use plan::{CaPlan, DrainPlan, LimitsPlan, ListenPlan, Plan, ProxyAddress, StorePlan};
 pub use problem::{Problem, Problems};
 pub use schema::schema;
 

@@ -365,6 +365,7 @@ fn on_a_small_disk() {
     let (mut store, lost) = Store::open(settings(dir)).unwrap();
     assert!(lost.is_empty());
     assert_eq!(contents(&store), kept);
+    drop(other);
     fs::remove_file(dir.join("filler")).unwrap();
     store.put(&id("a/x"), b"four", true).unwrap();
 }

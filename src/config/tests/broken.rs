@@ -110,11 +110,11 @@ const NOT_BUILT_YET: &[Case] = &[
     ),
     (
         "listeners and stores",
-        "listen:\n  proxy:\n    - unix:/run/p.sock\n    - {address: 127.0.0.1:1, tls: {}}\nstore: {file: {path: x}}\n<OK>",
+        "listen:\n  proxy:\n    - unix:/run/p.sock\n    - {address: 127.0.0.1:1, tls: {}}\nstore: {postgres: {url: {env: X}}}\n<OK>",
         &[
             (3, "listen.proxy[0]", "not supported yet"),
             (4, "listen.proxy[1].tls", "not supported yet"),
-            (5, "store.file", "not supported yet"),
+            (5, "store.postgres", "not supported yet"),
         ],
     ),
     (
