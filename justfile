@@ -8,7 +8,7 @@ default:
     @just --list --unsorted
 
 # What CI runs
-check: test demo fmt lint doc deny corpus variants differential fuzz world
+check: test demo fmt lint doc deny corpus variants conformance differential fuzz world verifiers
 
 # All tests
 test:
@@ -58,15 +58,20 @@ world DIR="../shared/world":
     cargo build --locked --release
     TOKENWARD_WORLD="{{ DIR }}" tests/world/run.py
 
-# The same, with load and faults going on for MINUTES
+# Every fault of the foreign servers against both of their DPoP verifiers; `just verifiers ../shared/world --markdown` prints the table
+verifiers DIR="../shared/world" *FLAGS:
+    cargo build --locked --release
+    TOKENWARD_WORLD="{{ DIR }}" tests/verifiers/run.py {{ FLAGS }}
+
+# The DPoP scenarios of the MCP conformance suite; a debug build, for its servers speak plain HTTP
+conformance *FLAGS:
+    cargo build --locked --features danger-plain-http
+    tests/conformance/run.py --bin target/debug/tokenward {{ FLAGS }}
+
+# The foreign servers with load and faults going on for MINUTES
 soak MINUTES="60" DIR="../shared/world":
     cargo build --locked --release
     TOKENWARD_WORLD="{{ DIR }}" tests/world/run.py --minutes {{ MINUTES }}
-
-# Generated requests through tokenward to nginx, Node and h11, which must all see the same; needs nginx and pip
-differential CASES="20000":
-    cargo build --locked --release
-    tests/differential/run.py --cases {{ CASES }}
 
 # Every fuzz target for SECONDS; needs g++
 fuzz SECONDS="20" *TARGETS:

@@ -110,3 +110,54 @@ fn page(status: StatusCode, text: &'static str) -> Response<Full<Bytes>> {
     }
     response
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn only_the_awaited_answer_ends_the_wait() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let judge = |query: &str| query.strip_prefix("code=").map(str::to_owned);
+        let waiting = tokio::spawn(redirected(listener, "/callback".to_owned(), judge));
+        let ask = async |line: &str| {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            let head = format!("{line} HTTP/1.1\r\nHost: {address}\r\n\r\n");
+            stream.write_all(head.as_bytes()).await.unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await.unwrap();
+            answer
+        };
+        // Browsers open connections that they never use.
+        let _idle = TcpStream::connect(address).await.unwrap();
+        for (line, status) in [
+            ("GET /", "404"),
+            ("GET /favicon.ico", "404"),
+            ("GET /callback/", "404"),
+            ("POST /callback?code=x", "404"),
+            ("GET /callback", "400"),
+            ("GET /callback?state=canary", "400"),
+        ] {
+            let answer = ask(line).await;
+            assert!(
+                answer.starts_with(&format!("HTTP/1.1 {status} ")),
+                "{line}: {answer}"
+            );
+            assert!(!answer.contains("canary"), "{answer}");
+            assert!(!waiting.is_finished(), "{line}");
+        }
+        assert!(
+            ask("GET /callback?code=x")
+                .await
+                .starts_with("HTTP/1.1 200 ")
+        );
+        assert_eq!(waiting.await.unwrap().as_deref(), Some("x"));
+        assert!(
+            TcpStream::connect(address).await.is_err(),
+            "the place is still open"
+        );
+    }
+}

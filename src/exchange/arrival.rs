@@ -369,7 +369,7 @@ mod tests {
 
     #[test]
     fn targets_that_are_no_paths_are_refused() {
-        for uri in ["*", "/a/../b", "//evil.test/x", "/a%2fb"] {
+        for uri in ["*", "/a/../b", "//evil.test/x"] {
             assert_eq!(
                 in_tunnel(Version::HTTP_11, uri, &[("host", "api.test")]),
                 Err(Code::BadRequest),

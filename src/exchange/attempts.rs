@@ -66,7 +66,8 @@ struct Spent {
 
 /// What to do with an attempt's outcome.
 enum Next {
-    Again,
+    /// The same once more; where it may not go out again, the answer is this refusal.
+    Again(Code),
     Done(Box<Reply>),
     FreshLease,
     FreshNonce(Nonce),
@@ -90,6 +91,7 @@ pub(super) async fn run(
     } else {
         ROUNDS
     };
+    let mut last = Code::UpstreamRejectedCredential;
     for _ in 0..rounds {
         let (sent_nonce, outcome) =
             attempt(exchange, crossing, &mut bare, &lease, demanded.take(), line).await?;
@@ -111,12 +113,19 @@ pub(super) async fn run(
                     },
                 ));
             }
-            Next::FreshLease => lease = lend(exchange, crossing, line).await?,
-            Next::FreshNonce(nonce) => demanded = Some(nonce),
-            Next::Again => {}
+            Next::FreshLease => {
+                last = Code::UpstreamRejectedCredential;
+                lease = lend(exchange, crossing, line).await?;
+            }
+            Next::FreshNonce(nonce) => {
+                // The agent's own retry will carry it.
+                last = Code::DpopNonceRetry;
+                demanded = Some(nonce);
+            }
+            Next::Again(code) => last = code,
         }
     }
-    Err(Code::UpstreamRejectedCredential.into())
+    Err(last.into())
 }
 
 async fn lend(
@@ -294,7 +303,7 @@ impl Round<'_> {
         let safe = error.unprocessed || (error.reused_idle_died && idempotent);
         if safe && !spent.unprocessed && self.bare.body.can_be_sent() {
             spent.unprocessed = true;
-            return Ok(Next::Again);
+            return Ok(Next::Again(error.code()));
         }
         Err(error.code().into())
     }
@@ -328,7 +337,7 @@ impl Round<'_> {
             spent.proof = true;
             self.note_date(reply.response.headers(), true);
             return if again {
-                Ok(Next::Again)
+                Ok(Next::Again(Code::DpopProofRejected))
             } else {
                 refuse(Code::DpopProofRejected)
             };

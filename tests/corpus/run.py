@@ -23,14 +23,11 @@ import net  # noqa: E402
 from cases import ARGUED, OPEN, TABLE, WAITING  # noqa: E402
 from house import House, Oracles  # noqa: E402
 
-CLASSES = "names addresses fronting framing http2 headers paths redirects upgrades tls oauth identity operators settings"
-# Tried only when asked for (`--only R`): some of these still fail, and they need a quiet machine.
-BY_HAND = "exhaustion"
+CLASSES = "names addresses fronting framing http2 headers paths redirects upgrades tls oauth identity operators settings exhaustion"
 
 
 def load(only):
-    by_hand = BY_HAND.split() if only else []
-    for name in [*CLASSES.split(), *by_hand]:
+    for name in CLASSES.split():
         if (Path(__file__).resolve().parent / f"cases_{name}.py").exists():
             __import__(f"cases_{name}")
 

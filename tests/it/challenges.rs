@@ -231,6 +231,22 @@ async fn proofs_that_are_never_taken_end_after_two_attempts() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn where_a_third_reason_comes_the_answer_is_about_that_one() {
+    let house = warm().await;
+    house.rehearsal.revoke_tokens();
+    let controls = house.rehearsal.controls();
+    controls.site(Service::Api, |site| site.clock_skew = 120);
+    house.rehearsal.expire_nonces(Service::Api);
+    // The token, then the proof's time, then its nonce. The token has been replaced: it is not what is wrong.
+    refused(&house.get("/v1/items").await, 503, "dpop-nonce-retry");
+    assert_eq!((house.at_api().len(), house.token_requests().len()), (3, 1));
+    assert_eq!(house.get("/v1/items").await.status, 200);
+    assert_eq!(house.at_api().len(), 4);
+    distinct_proofs(&house.rehearsal.seen());
+    house.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_api_with_another_clock_is_followed() {
     for skew in [-120, 120] {
         let house = House::start().await;

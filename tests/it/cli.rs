@@ -653,6 +653,30 @@ async fn serve_says_why_it_cannot_start() {
     );
 }
 
+/// A login belongs to `run` so far; and where the issuer offers none, the command does not begin.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_grant_that_needs_a_person_is_not_served_without_one() {
+    let (folder, _rehearsal) = prepared(Setup::usual()).await;
+    let file = folder.path().join("tokenward.yaml");
+    let text = fs::read_to_string(&file).unwrap();
+    let by_login = text.replace("grant: client_credentials", "grant: authorization_code");
+    assert_ne!(text, by_login);
+    fs::write(&file, by_login).unwrap();
+    let failed = run(tokenward(folder.path()).arg("serve")).await;
+    assert_eq!(code(&failed), 1);
+    assert!(
+        err(&failed).contains("not supported yet"),
+        "{}",
+        err(&failed)
+    );
+    let mut command = tokenward(folder.path());
+    let failed = run(command.args(["run", "--", "touch", "begun"])).await;
+    assert_eq!(code(&failed), 125, "{}", err(&failed));
+    let why = "the issuer offers no authorization endpoint";
+    assert!(err(&failed).contains(why), "{}", err(&failed));
+    assert!(!folder.path().join("begun").exists());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_issuer_that_is_down_does_not_keep_serve_from_starting() {
     let mut served = Served::start(Setup::usual(), "info").await;

@@ -419,6 +419,27 @@ const OAUTH_AND_FILES: &[Case] = &[
         ],
     ),
     (
+        "a redirect without a login",
+        "services:\n  a:\n    hosts: [a.example]\n    credential:\n      oauth:\n        issuer: https://as.example\n        client_id: c\n        client_auth: none\n        grant: client_credentials\n        redirect_uri: http://127.0.0.1/callback\n",
+        &[(
+            10,
+            "services.a.credential.oauth.redirect_uri",
+            "grant: authorization_code",
+        )],
+    ),
+    (
+        "redirects to elsewhere",
+        "services:\n  a: {hosts: [a.example], credential: {oauth: {issuer: https://as.example, client_id: c, client_auth: none, grant: authorization_code,\n    redirect_uri: https://127.0.0.1/callback}}}\n  b: {hosts: [b.example], credential: {oauth: {issuer: https://as.example, client_id: c, client_auth: none, grant: authorization_code,\n    redirect_uri: http://localhost/callback}}}\n  c: {hosts: [c.example], credential: {oauth: {issuer: https://as.example, client_id: c, client_auth: none, grant: authorization_code,\n    redirect_uri: http://10.0.0.1/callback}}}\n  d: {hosts: [d.example], credential: {oauth: {issuer: https://as.example, client_id: c, client_auth: none, grant: authorization_code,\n    redirect_uri: 'http://127.0.0.1/callback?x=y'}}}\n  e: {hosts: [e.example], credential: {oauth: {issuer: https://as.example, client_id: c, client_auth: none, grant: authorization_code,\n    redirect_uri: 'http://127.0.0.1'}}}\n  f: {hosts: [f.example], credential: {oauth: {issuer: https://as.example, client_id: c, client_auth: none, grant: authorization_code,\n    redirect_uri: 'http://u@127.0.0.1/callback'}}}\n",
+        &[
+            (3, "services.a.credential.oauth.redirect_uri", "loopback"),
+            (5, "services.b.credential.oauth.redirect_uri", "loopback"),
+            (7, "services.c.credential.oauth.redirect_uri", "loopback"),
+            (9, "services.d.credential.oauth.redirect_uri", "loopback"),
+            (11, "services.e.credential.oauth.redirect_uri", "loopback"),
+            (13, "services.f.credential.oauth.redirect_uri", "loopback"),
+        ],
+    ),
+    (
         "roots",
         "services:\n  a: {hosts: [a.example], upstream: {ca: {file: not-pem}}}\n  b: {hosts: [b.example], upstream: {ca: {file: absent.pem}}}\n",
         &[

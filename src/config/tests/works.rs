@@ -7,7 +7,7 @@ use crate::audit::{SinkSettings, WhenFull};
 use crate::config::{CaPlan, schema};
 use crate::credential::{PlaceholderMode, Shape, Slot};
 use crate::proof::HtuProfile;
-use crate::tokens::{AssertionAudience, ClientAuth, CredentialSettings};
+use crate::tokens::{AssertionAudience, ClientAuth, CredentialSettings, Grant};
 use crate::vocab::{Binding, Scheme};
 
 /// The example of the product page, without what is not built yet.
@@ -255,6 +255,43 @@ fn services_that_name_one_issuer_share_it() {
         _ => panic!("not OAuth"),
     };
     assert!(std::sync::Arc::ptr_eq(&issuer(0), &issuer(1)));
+}
+
+#[test]
+fn a_login_asks_for_everything_that_any_rule_wants() {
+    let file = |redirect: &str| {
+        format!(
+            "services:\n  a: {{hosts: [a.example], rules: [{{allow: GET /, scopes: [r, x]}}, {{allow: POST /, scopes: [w]}}, {{deny: PUT /}}], credential: {{oauth: {{issuer: https://as.example, client_id: c, client_auth: none, grant: authorization_code{redirect}}}}}}}\n"
+        )
+    };
+    for (given, port, uri) in [
+        ("", None, "http://127.0.0.1:9/callback"),
+        (
+            ", redirect_uri: 'http://127.0.0.1:7001/'",
+            Some(7001),
+            "http://127.0.0.1:9/",
+        ),
+        (
+            ", redirect_uri: 'http://[::1]/a/b'",
+            None,
+            "http://[::1]:9/a/b",
+        ),
+    ] {
+        let plan = accepted(&file(given));
+        assert_eq!(
+            plan.tokens.needs_login().map(ToString::to_string),
+            Some("a".into())
+        );
+        let CredentialSettings::Oauth(oauth) = &plan.tokens.services[0].1 else {
+            panic!("not OAuth");
+        };
+        let Grant::AuthorizationCode { redirect, scopes } = &oauth.grant else {
+            panic!("another grant");
+        };
+        assert_eq!((redirect.port, redirect.uri(9).as_str()), (port, uri));
+        assert_eq!(scopes.to_string(), "r w x");
+    }
+    assert_eq!(accepted(EXAMPLE).tokens.needs_login(), None);
 }
 
 #[test]

@@ -239,3 +239,6 @@ fn unguessable() -> Result<Secret<String>, LoginError> {
     rand::fill(&mut bytes).map_err(|_| Code::Internal)?;
     Ok(Secret::new(URL_SAFE_NO_PAD.encode(bytes)))
 }
+
+#[cfg(test)]
+mod tests;

@@ -233,15 +233,15 @@ pub(in crate::tokens) fn oauth() -> OauthSettings {
     }
 }
 
-struct Bench {
-    fake: Arc<FakeIssuer>,
-    client: Client,
+pub(super) struct Bench {
+    pub(super) fake: Arc<FakeIssuer>,
+    pub(super) client: Client,
     clock: Clock,
-    notes: Notebook,
+    pub(super) notes: Notebook,
 }
 
 impl Bench {
-    fn new(change: impl FnOnce(&mut OauthSettings)) -> Self {
+    pub(super) fn new(change: impl FnOnce(&mut OauthSettings)) -> Self {
         let mut settings = oauth();
         change(&mut settings);
         let fake = FakeIssuer::new();
@@ -257,14 +257,14 @@ impl Bench {
         }
     }
 
-    async fn obtain(&self, scopes: &str) -> Result<Obtained, Failure> {
+    pub(super) async fn obtain(&self, scopes: &str) -> Result<Obtained, Failure> {
         let scopes = ScopeSet::parse(scopes).unwrap();
         self.client
             .obtain(&AgentName::fallback(), &scopes, &self.notes)
             .await
     }
 
-    async fn fails(&self, scopes: &str) -> Failure {
+    pub(super) async fn fails(&self, scopes: &str) -> Failure {
         self.obtain(scopes).await.err().unwrap()
     }
 }
