@@ -60,7 +60,7 @@ impl ProofKey {
         Self::from_secret(&secret)
     }
 
-    /// Reads a key that [`ProofKey::kept`] wrote.
+    /// Reads a key that [`ProofKey::sealable`] wrote.
     ///
     /// # Errors
     /// [`ProofError::Key`] where the bytes are no private key.
@@ -74,7 +74,7 @@ impl ProofKey {
     ///
     /// # Errors
     /// [`ProofError::Key`] where the library does not give it out.
-    pub fn kept(&self) -> Result<Secret<[u8; 32]>, ProofError> {
+    pub fn sealable(&self) -> Result<Secret<[u8; 32]>, ProofError> {
         let scalar: EcPrivateKeyBin<'_> = self
             .pair
             .private_key()

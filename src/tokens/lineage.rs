@@ -134,7 +134,7 @@ impl Lineages {
         refresh: Secret<String>,
         key: Option<Arc<ProofKey>>,
     ) -> Result<(), Failure> {
-        let kept = key.as_ref().map(|key| key.kept()).transpose();
+        let kept = key.as_ref().map(|key| key.sealable()).transpose();
         let bytes = {
             let mut all = self.lock();
             // A request under way for the old lineage has lost its turn with it.

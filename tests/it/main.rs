@@ -35,4 +35,6 @@ mod limits;
 #[cfg(test)]
 mod refusals;
 #[cfg(test)]
+mod store;
+#[cfg(test)]
 mod story;

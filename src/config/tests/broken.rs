@@ -86,6 +86,16 @@ const KEYS: &[Case] = &[
         ],
     ),
     (
+        "a store without its parts",
+        "store: {file: {}}\n<OK>",
+        &[(1, "store.file.path", ""), (1, "store.file.key", "")],
+    ),
+    (
+        "a store key that is none",
+        "store: {file: {path: s, key: {file: not-pem}}}\n<OK>",
+        &[(1, "store.file.key", "openssl rand -hex 32")],
+    ),
+    (
         "nothing to reach",
         "store: memory\n",
         &[(1, "services", "name at least one service")],
