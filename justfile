@@ -8,7 +8,7 @@ default:
     @just --list --unsorted
 
 # What CI runs
-check: test demo fmt lint doc deny corpus variants conformance differential fuzz world verifiers
+check: test demo fmt lint doc deny corpus variants conformance differential fuzz interop-quick world verifiers
 
 # All tests
 test:
@@ -73,9 +73,28 @@ soak MINUTES="60" DIR="../shared/world":
     cargo build --locked --release
     TOKENWARD_WORLD="{{ DIR }}" tests/world/run.py --minutes {{ MINUTES }}
 
+# Every client with what `tokenward env` prints; writes the README's table. Needs gh, wget and a JDK 17 beside what `world` needs
+interop *FLAGS:
+    cargo build --locked --release
+    tests/interop/run.py --bin target/release/tokenward --json tests/interop/results.json --table README.md {{ FLAGS }}
+
+# The same without Node 22, deno, bun and Java, held against the README's table
+interop-quick:
+    cargo build --locked --release
+    tests/interop/run.py --bin target/release/tokenward --quick
+
 # Every fuzz target for SECONDS; needs g++
 fuzz SECONDS="20" *TARGETS:
     fuzz/run.sh -t {{ SECONDS }} {{ TARGETS }}
+
+# What each step of a request costs, alone
+benches *FLAGS:
+    cargo bench --locked --features fuzzing --bench hot_path --bench decision -- {{ FLAGS }}
+
+# tokenward beside other proxies, as deploy/bench/README.md says; needs root. DIR holds the bench, FLAGS go to its run.sh
+bench DIR="../shared/bench" *FLAGS:
+    cargo build --locked --profile dist
+    BENCH_DIR="{{ DIR }}" deploy/bench/run.sh {{ FLAGS }}
 
 # The container image. FLAGS go to the builder: `just image x:1 --build-arg BUILDER_IMAGE=…`
 image TAG="tokenward:dev" *FLAGS:

@@ -56,6 +56,10 @@ const EXPOSE: &Exceptions = &[
         "credential/placeholder.rs",
         "placeholders are derived from the instance key",
     ),
+    (
+        "listen/listener.rs",
+        "a listener's private key is parsed where TLS is set up",
+    ),
     ("proof/key.rs", "a DPoP key is parsed"),
     (
         "store/seal.rs",
@@ -76,6 +80,10 @@ const EXPOSE: &Exceptions = &[
     (
         "upstream/issuer.rs",
         "the form of a token request is written",
+    ),
+    (
+        "upstream/parent.rs",
+        "the parent proxy's credential becomes the line of a head, wiped with it",
     ),
 ];
 

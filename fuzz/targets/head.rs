@@ -99,7 +99,7 @@ fuzz_target!(|data: &[u8]| {
         jti: Jti::from_random([1; 16]),
     };
     let body = Empty::new().map_err(|never| match never {}).boxed_unsync();
-    let Ok(armed) = credential::attach(&stripped.head, body, &lease, (), &wire, stamp) else {
+    let Ok(armed) = credential::attach(&stripped.head, body, &lease, (), &wire, Some(stamp)) else {
         return;
     };
     let ((), out) = armed.into_parts();

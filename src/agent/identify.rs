@@ -9,7 +9,7 @@ use http::HeaderValue;
 
 use crate::vocab::AgentName;
 
-/// The agents of an installation. Empty: the one agent `default`, for callers on loopback.
+/// The agents of an installation. Empty: the one agent `default`, for callers on this machine.
 #[derive(Clone, Default)]
 pub struct Settings {
     /// Agents with a proxy token.
@@ -78,10 +78,10 @@ impl Agents {
     pub fn identify(
         &self,
         credential: Option<&HeaderValue>,
-        on_loopback: bool,
+        local: bool,
     ) -> Result<Agent, Unauthenticated> {
         if self.0.agents.is_empty() {
-            return if on_loopback {
+            return if local {
                 Ok(Agent(AgentName::fallback()))
             } else {
                 Err(Unauthenticated)

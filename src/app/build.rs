@@ -11,22 +11,22 @@ use tokio_util::sync::CancellationToken;
 use super::authority::{Custody, custody};
 use super::control::{self, Work};
 use super::descriptors;
-use super::environment::{Access, environment};
+use super::environment::{Access, ProxyName, environment};
 use super::error::StartError;
 use super::running::{Running, Seat};
 use crate::admin::{self, Health, Readiness};
 use crate::agent::Agents;
 use crate::audit::{Audit, Event};
 use crate::ca::{self, Leaves, TrustFiles};
-use crate::config::{Plan, StorePlan};
+use crate::config::{Plan, ProxyAddress, ProxyAt, StorePlan};
 use crate::credential::{InstanceKey, Placeholders, derive};
 use crate::exchange::{self, Deps, Exchange, ServiceSettings};
-use crate::listen::{Doors, DoorsSetup, Limits};
+use crate::listen::{Doors, DoorsSetup, Limits, Listener};
 use crate::metrics::Metrics;
 use crate::policy::Snapshot;
 use crate::store::{self, Lost, Store};
 use crate::tokens;
-use crate::upstream::{Roots, Upstream, UpstreamSettings};
+use crate::upstream::{Parent, Roots, Upstream, UpstreamSettings};
 use crate::vocab::{AgentName, Clock, ServiceName};
 
 /// Leaf certificates kept: under an agent that counts up names, what we hold must stay below 16 MiB.
@@ -60,7 +60,7 @@ pub async fn start(plan: Plan, clock: Clock) -> Result<Running, StartError> {
     let stop = CancellationToken::new();
     let control = control_wing(wing.worker, sockets.health, &health, stop.clone())?;
     for listener in sockets.proxies {
-        tokio::spawn(wing.doors.clone().serve(listener));
+        wing.doors.serve(listener);
     }
     let generation = plan.policy.generation;
     tools.audit.event(Event::Started {
@@ -69,6 +69,7 @@ pub async fn start(plan: Plan, clock: Clock) -> Result<Running, StartError> {
     });
     Ok(Running {
         proxies: sockets.proxy_addresses,
+        listening: sockets.shown,
         health: health_address,
         trust: wing.trust,
         seats: wing.seats,
@@ -93,8 +94,12 @@ struct Tools {
 
 /// Everything that listens, bound before anything is loaded.
 struct Sockets {
-    proxies: Vec<TcpListener>,
+    proxies: Vec<Listener>,
     proxy_addresses: Vec<SocketAddr>,
+    /// What the first of them that has a URL is called.
+    proxy_name: Option<ProxyName>,
+    /// Each of them, for people.
+    shown: Vec<String>,
     health: Vec<TcpListener>,
     /// All of them: addresses that are never dialled on behalf of an agent.
     own: Vec<SocketAddr>,
@@ -102,10 +107,15 @@ struct Sockets {
 
 impl Sockets {
     async fn bind(plan: &Plan) -> Result<Self, StartError> {
-        let addresses: Vec<SocketAddr> = plan.listen.proxy.iter().map(|p| p.addr).collect();
-        let proxies = bind_all("listen.proxy", &addresses).await?;
+        let mut proxies = Vec::new();
+        for listener in &plan.listen.proxy {
+            proxies.push(bind_proxy(listener).await?);
+        }
+        let named = proxies.iter().zip(&plan.listen.proxy);
+        let proxy_name = named.clone().find_map(|(bound, proxy)| name(bound, proxy));
+        let shown = named.map(|(bound, proxy)| shown(bound, proxy)).collect();
         let health = bind_all("health", plan.health.as_slice()).await?;
-        let proxy_addresses = local_addresses(&proxies)?;
+        let proxy_addresses: Vec<_> = proxies.iter().filter_map(Listener::address).collect();
         let own = proxy_addresses
             .iter()
             .copied()
@@ -114,6 +124,8 @@ impl Sockets {
         Ok(Self {
             proxies,
             proxy_addresses,
+            proxy_name,
+            shown,
             health,
             own,
         })
@@ -150,7 +162,10 @@ fn data_wing(
     let roots = Roots::system(std::slice::from_ref(root.certificate_der()))?;
     let trust = ca::write_trust_files(&plan.runtime_dir, &root, roots.bundle())?;
     warn_about(&trust);
+    let parent = plan.parent.as_ref();
+    let parent = parent.map(|settings| Parent::compile(&roots, settings));
     let settings = UpstreamSettings {
+        parent: parent.transpose()?,
         roots,
         own_listeners: sockets.own.clone(),
         limits: descriptors::pool(),
@@ -168,7 +183,7 @@ fn data_wing(
         &snapshot,
         plan,
         &instance,
-        sockets.proxy_addresses.first(),
+        sockets.proxy_name.as_ref(),
         &trust,
     );
     let exchange = exchange(plan, snapshot, &instance, door.clone(), &upstream, tools)?;
@@ -248,6 +263,7 @@ fn limits(plan: &Plan) -> Limits {
         per_agent: plan.limits.agent_connections,
         streams: u32::try_from(plan.limits.agent_streams).unwrap_or(u32::MAX),
         requests_per_second: plan.limits.agent_requests,
+        certificates_per_second: plan.limits.agent_certificates,
         request_head: plan.limits.request_head,
         write_stall: write_stall(&plan.services),
     }
@@ -280,6 +296,42 @@ fn control_wing(
     Ok(control::spawn(work, stop)?)
 }
 
+/// What agents call a listener; nothing, where it is a unix socket.
+fn name(bound: &Listener, proxy: &ProxyAddress) -> Option<ProxyName> {
+    let tls = proxy.tls.as_ref().map(|tls| tls.hosts.as_slice());
+    Some(ProxyName::of(bound.address()?, tls))
+}
+
+/// A listener, for people.
+fn shown(bound: &Listener, proxy: &ProxyAddress) -> String {
+    let tls = if proxy.tls.is_some() { "https://" } else { "" };
+    match (bound.address(), &proxy.at) {
+        (Some(address), _) => format!("{tls}{address}"),
+        (None, ProxyAt::Unix { path, .. }) => format!("unix:{}", path.display()),
+        (None, ProxyAt::Tcp(address)) => format!("{tls}{address}"),
+    }
+}
+
+/// Binds one address of the proxy.
+async fn bind_proxy(proxy: &ProxyAddress) -> Result<Listener, StartError> {
+    let bound = match &proxy.at {
+        ProxyAt::Tcp(address) => Listener::tcp(*address).await,
+        ProxyAt::Unix { path, mode } => Listener::unix(path, *mode).await,
+    };
+    let listener = bound.map_err(|why| StartError::Bind {
+        what: "listen.proxy",
+        address: match &proxy.at {
+            ProxyAt::Tcp(address) => address.to_string(),
+            ProxyAt::Unix { path, .. } => format!("unix:{}", path.display()),
+        },
+        why: why.kind(),
+    })?;
+    match &proxy.tls {
+        Some(tls) => Ok(listener.in_tls(&tls.cert_pem, &tls.key_pem)?),
+        None => Ok(listener),
+    }
+}
+
 async fn bind_all(
     what: &'static str,
     addresses: &[SocketAddr],
@@ -289,7 +341,7 @@ async fn bind_all(
         let listener = TcpListener::bind(address).await;
         bound.push(listener.map_err(|why| StartError::Bind {
             what,
-            address: *address,
+            address: address.to_string(),
             why: why.kind(),
         })?);
     }
@@ -350,12 +402,9 @@ fn seats(
     snapshot: &Snapshot,
     plan: &Plan,
     instance: &InstanceKey,
-    proxy: Option<&SocketAddr>,
+    proxy: Option<&ProxyName>,
     trust: &TrustFiles,
 ) -> Vec<Seat> {
-    let Some(proxy) = proxy else {
-        return Vec::new();
-    };
     let seat = |agent: &AgentName| {
         let variables: Vec<(String, String)> = reachable(snapshot, &plan.services, agent)
             .filter_map(|s| {
@@ -365,9 +414,9 @@ fn seats(
             .collect();
         let credential = plan.proxy_tokens.get(agent).map(|token| (agent, token));
         let access = Access {
-            proxy: *proxy,
+            proxy,
             credential,
-            bundle: &trust.bundle,
+            trust,
         };
         Seat {
             agent: agent.clone(),

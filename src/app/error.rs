@@ -1,11 +1,10 @@
 //! Why the proxy did not start, in words for the operator.
 
 use std::io;
-use std::net::SocketAddr;
 
 use crate::ca::CaError;
 use crate::exchange::PlanError;
-use crate::upstream::RootsError;
+use crate::upstream::{EndpointError, RootsError};
 
 /// Why the proxy did not start.
 #[derive(Debug, thiserror::Error)]
@@ -20,8 +19,8 @@ pub enum StartError {
     Bind {
         /// The key of the configuration.
         what: &'static str,
-        /// The address.
-        address: SocketAddr,
+        /// The address, or the path of a socket.
+        address: String,
         /// The system's word.
         why: io::ErrorKind,
     },
@@ -31,9 +30,15 @@ pub enum StartError {
     /// A thread or a runtime.
     #[error("the system refused a thread: {0}")]
     Io(#[from] io::Error),
+    /// A listener's certificate, which the configuration's check had accepted.
+    #[error("listen.proxy: {0}")]
+    ListenerTls(#[from] crate::listen::ListenerTlsError),
     /// The metrics registry.
     #[error("metrics: {0}")]
     Metrics(#[from] crate::metrics::MetricsError),
+    /// The parent proxy cannot be reached as configured.
+    #[error("parent_proxy: {0}")]
+    Parent(#[from] EndpointError),
     /// The snapshot, which the configuration's check had accepted.
     #[error("policy: {0}")]
     Policy(String),

@@ -17,7 +17,7 @@ mod running;
 pub use authority::{Custody, custody, permitted};
 pub use build::start;
 pub use descriptors::raise_descriptors;
-pub use environment::{Access, environment};
+pub use environment::{Access, ProxyName, environment};
 pub use error::StartError;
 pub use hygiene::{Closed, close};
 pub use running::{Running, Seat};

@@ -30,6 +30,7 @@ pub struct Seat {
 /// A proxy at work.
 pub struct Running {
     pub(super) proxies: Vec<SocketAddr>,
+    pub(super) listening: Vec<String>,
     pub(super) health: Option<SocketAddr>,
     pub(super) trust: TrustFiles,
     pub(super) seats: Vec<Seat>,
@@ -45,7 +46,13 @@ pub struct Running {
 }
 
 impl Running {
-    /// Where the proxy listens.
+    /// Where the proxy listens, as the proxy variables of agents would name it; sockets by their path.
+    #[must_use]
+    pub fn listening(&self) -> &[String] {
+        &self.listening
+    }
+
+    /// The TCP addresses on which the proxy listens.
     #[must_use]
     pub fn proxies(&self) -> &[SocketAddr] {
         &self.proxies

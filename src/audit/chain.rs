@@ -1,11 +1,9 @@
 //! The hash chain: sealing a line behind the last one, and reading a sealed line back.
 
-use std::fmt::Write;
-
 use aws_lc_rs::digest::{Context, SHA256, digest};
 use serde::Deserialize;
 
-use super::line::{Members, append};
+use super::line::{Members, decimal, hex};
 use crate::vocab::WallTime;
 
 /// Longest line, in bytes. The encoder's own bounds keep every line far below.
@@ -41,16 +39,26 @@ impl Chain {
         members: &Members,
     ) {
         let start = out.len();
-        let (seq, members, prev) = (self.seq + 1, members.as_str(), &self.hash);
-        append(
-            out,
-            format_args!(
-                r#"{{"time":"{time}","seq":{seq},"event":"{event}"{members},"prev":"{prev}""#
-            ),
-        );
+        self.seq += 1;
+        out.push_str(r#"{"time":""#);
+        out.push_str(&time.to_string());
+        out.push_str(r#"","seq":"#);
+        decimal(out, self.seq);
+        for piece in [
+            r#","event":""#,
+            event,
+            "\"",
+            members.as_str(),
+            r#","prev":""#,
+            &self.hash,
+            "\"",
+        ] {
+            out.push_str(piece);
+        }
         self.hash = hex(digest(&SHA256, &out.as_bytes()[start..]).as_ref());
-        append(out, format_args!(",\"hash\":\"{}\"}}\n", self.hash));
-        self.seq = seq;
+        for piece in [r#","hash":""#, &self.hash, "\"}\n"] {
+            out.push_str(piece);
+        }
     }
 }
 
@@ -173,14 +181,6 @@ fn unseal(line: &[u8]) -> Option<(&[u8], &str)> {
     let hash = std::str::from_utf8(hash).ok()?;
     let lower_hex = |b: u8| matches!(b, b'0'..=b'9' | b'a'..=b'f');
     (line.len() <= LINE_MAX && hash.bytes().all(lower_hex)).then_some((body, hash))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    let mut out = String::with_capacity(bytes.len() * 2);
-    for byte in bytes {
-        let _infallible = write!(out, "{byte:02x}");
-    }
-    out
 }
 
 #[cfg(test)]

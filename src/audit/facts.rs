@@ -1,5 +1,6 @@
 //! What is known about one request when its line is written.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use super::line::{HOST_MAX, Members, is_host, is_tchar, scrub};
@@ -128,8 +129,9 @@ impl RequestFacts {
             self.service.as_ref().map_or("", ServiceName::as_str),
         );
         if let Some(rule) = &self.rule {
-            let text: String = rule.as_str().chars().take(RULE_MAX).collect();
-            line.text("rule", &text);
+            let text = rule.as_str();
+            let end = text.char_indices().nth(RULE_MAX).map(|(at, _)| at);
+            line.text("rule", &text[..end.unwrap_or(text.len())]);
         }
         line.text("decision", self.decision.as_str());
         if let Some(code) = self.code {
@@ -149,7 +151,7 @@ impl RequestFacts {
         if let Some(lease) = self.lease {
             line.number("lease", lease);
         }
-        line.list("proofs", names(&self.proofs).iter().map(String::as_str));
+        line.list("proofs", names(&self.proofs).iter().map(|name| &**name));
     }
 
     fn outcome(&self, line: &mut Members) {
@@ -177,11 +179,11 @@ impl RequestFacts {
         }
         line.text("listener", self.listener);
         line.text("placeholder", self.placeholder.unwrap_or_default());
-        line.list("stripped", names(&self.stripped).iter().map(String::as_str));
+        line.list("stripped", names(&self.stripped).iter().map(|name| &**name));
     }
 }
 
-fn names(texts: &[String]) -> Vec<String> {
+fn names(texts: &[String]) -> Vec<Cow<'_, str>> {
     texts
         .iter()
         .map(|text| scrub(text, METHOD_MAX, is_tchar))

@@ -1,15 +1,24 @@
 //! The text of a line: JSON members in order, ASCII only, with everything foreign escaped and bounded.
 
+use std::borrow::Cow;
 use std::fmt::{self, Write};
 
 /// Most entries of a list member.
 const LIST_MAX: usize = 64;
+/// Room for the members of an ordinary request: a line is put together without moving it.
+const ROOM: usize = 768;
 /// Longest host in a line, in bytes: a DNS name of 253 and a port, and room.
 pub(super) const HOST_MAX: usize = 262;
 
 /// The members of a line behind `time`, `seq` and `event`; empty ones are left out.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Members(String);
+
+impl Default for Members {
+    fn default() -> Self {
+        Self(String::with_capacity(ROOM))
+    }
+}
 
 impl Members {
     pub(super) fn as_str(&self) -> &str {
@@ -30,7 +39,7 @@ impl Members {
 
     pub(super) fn number(&mut self, name: &str, value: impl Into<u64>) {
         self.name(name);
-        append(&mut self.0, format_args!("{}", value.into()));
+        decimal(&mut self.0, value.into());
     }
 
     pub(super) fn list<'a>(&mut self, name: &str, values: impl Iterator<Item = &'a str>) {
@@ -50,8 +59,37 @@ impl Members {
     }
 
     fn name(&mut self, name: &str) {
-        append(&mut self.0, format_args!(",\"{name}\":"));
+        self.0.push_str(",\"");
+        self.0.push_str(name);
+        self.0.push_str("\":");
     }
+}
+
+/// A number, without the machinery of `format!`: a line has ten of them.
+pub(super) fn decimal(out: &mut String, mut number: u64) {
+    let mut digits = [0; 20];
+    let mut at = digits.len();
+    loop {
+        at -= 1;
+        digits[at] = b'0' + u8::try_from(number % 10).unwrap_or_default();
+        number /= 10;
+        if number == 0 {
+            break;
+        }
+    }
+    out.extend(digits[at..].iter().copied().map(char::from));
+}
+
+/// Bytes in lower-case hexadecimal.
+pub(super) fn hex(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let mut out = String::with_capacity(bytes.len() * 2);
+    for byte in bytes {
+        for nibble in [byte >> 4, byte & 15] {
+            out.push(char::from(DIGITS[usize::from(nibble)]));
+        }
+    }
+    out
 }
 
 /// Writing into a `String` cannot fail.
@@ -62,6 +100,11 @@ pub(super) fn append(out: &mut String, text: fmt::Arguments<'_>) {
 /// A JSON string in ASCII: what terminals, log shippers and editors read in different ways goes out as `\uXXXX`.
 pub(super) fn quote(out: &mut String, text: &str) {
     out.push('"');
+    if text.bytes().all(|b| plain(b) && b != b'"') {
+        out.push_str(text);
+        out.push('"');
+        return;
+    }
     for c in text.chars() {
         match c {
             '"' | '\\' => {
@@ -79,16 +122,25 @@ pub(super) fn quote(out: &mut String, text: &str) {
     out.push('"');
 }
 
+/// Printable, and no backslash.
+fn plain(byte: u8) -> bool {
+    matches!(byte, b' '..=b'~') && byte != b'\\'
+}
+
 /// Text that an agent wrote, as a person may print it: bytes outside `keep` become `\xNN`, and what exceeds `max`
 /// bytes is replaced by an ellipsis, which no kept byte can imitate. JSON escapes alone would not do: `jq -r` undoes
 /// them and sends the control characters to the terminal.
-pub(super) fn scrub(text: &str, max: usize, keep: impl Fn(u8) -> bool) -> String {
+pub(super) fn scrub(text: &str, max: usize, keep: impl Fn(u8) -> bool) -> Cow<'_, str> {
+    let keep = |byte: u8| keep(byte) && byte.is_ascii_graphic() && byte != b'\\';
+    if text.len() <= max && text.bytes().all(keep) {
+        return Cow::Borrowed(text);
+    }
     let mut out = String::with_capacity(text.len().min(max));
     for byte in text.bytes() {
-        let kept = keep(byte) && byte.is_ascii_graphic() && byte != b'\\';
+        let kept = keep(byte);
         if out.len() + if kept { 1 } else { 4 } > max {
             out.push('\u{2026}');
-            return out;
+            return Cow::Owned(out);
         }
         if kept {
             out.push(char::from(byte));
@@ -96,7 +148,7 @@ pub(super) fn scrub(text: &str, max: usize, keep: impl Fn(u8) -> bool) -> String
             append(&mut out, format_args!("\\x{byte:02x}"));
         }
     }
-    out
+    Cow::Owned(out)
 }
 
 /// RFC 9110 §5.6.2: the characters of methods and field names.
@@ -134,6 +186,16 @@ mod tests {
         assert_eq!(scrub("abcdef", 4, any), "abcd\u{2026}");
         assert_eq!(scrub("abc\n", 6, any), "abc\u{2026}");
         assert_eq!(scrub("abcd", 4, any), "abcd");
+    }
+
+    #[test]
+    fn numbers_and_digests_are_written_whole() {
+        for number in [0, 7, 10, 909, u64::MAX] {
+            let mut out = String::new();
+            decimal(&mut out, number);
+            assert_eq!(out, number.to_string());
+        }
+        assert_eq!(hex(&[0x00, 0x0f, 0xa0, 0xff]), "000fa0ff");
     }
 
     #[test]

@@ -17,6 +17,7 @@ mod instance;
 mod key;
 mod leaf;
 mod pem;
+mod pkcs12;
 mod root;
 
 pub use bundle::{TrustFiles, agent_dir, write_trust_files};

@@ -15,7 +15,7 @@ use super::serve::{close_process, config_path, data_runtime};
 use super::{Failure, env, out};
 use crate::app::{self, Running};
 use crate::audit::SinkSettings;
-use crate::config::{self, Plan, ProxyAddress, SecretReading};
+use crate::config::{self, Plan, ProxyAddress, ProxyAt, SecretReading};
 use crate::vocab::{AgentName, Clock, ServiceName};
 
 /// We ourselves failed.
@@ -112,8 +112,8 @@ fn services_of(plan: &Plan, agent: &AgentName) -> Vec<ServiceName> {
 /// The proxy of one command: a port of its own, no health listener, an audit file in the state directory.
 fn make_private(plan: &mut Plan, dir: &Path) -> Result<(), Failure> {
     plan.listen.proxy = vec![ProxyAddress {
-        addr: (std::net::Ipv4Addr::LOCALHOST, 0).into(),
-        plaintext: false,
+        at: ProxyAt::Tcp((std::net::Ipv4Addr::LOCALHOST, 0).into()),
+        tls: None,
     }];
     plan.health = None;
     plan.runtime_dir = dir.to_path_buf();

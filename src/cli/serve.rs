@@ -37,8 +37,7 @@ pub(super) fn serve(args: &Args) -> Result<ExitCode, Failure> {
             .await
             .map_err(Failure::of)?;
         write_environments(&running, &runtime_dir)?;
-        let addresses: Vec<String> = running.proxies().iter().map(ToString::to_string).collect();
-        tracing::info!(proxy = addresses.join(","), "listening");
+        tracing::info!(proxy = running.listening().join(","), "listening");
         tokio::select! {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
@@ -62,9 +61,10 @@ pub(super) fn close_process() {
     }
 }
 
-/// The runtime of the data wing. At least two threads: one slow task must not stop the rest.
+/// The runtime of the data wing: a thread for each processor that we may use. Its tasks never block, so on one processor a
+/// second thread would only be woken for what the first is about to do.
 pub(super) fn data_runtime() -> Result<Runtime, Failure> {
-    let threads = std::thread::available_parallelism().map_or(2, |n| n.get().max(2));
+    let threads = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
     Builder::new_multi_thread()
         .worker_threads(threads)
         .enable_all()

@@ -7,6 +7,7 @@ mod carriage;
 mod credentials;
 mod issuers;
 mod listeners;
+mod parent;
 mod pem;
 mod rules;
 mod services;
@@ -82,10 +83,15 @@ pub(super) fn compile(
     };
     rules::check(&policy, &services, &agents, &tunnel_lines, it);
     authority::check(&ca, &policy, &services.origins, it);
+    let parent = parent::compile(raw.parent_proxy, it);
     let limits = limits(raw.limits, it);
     let drain = drain(raw.drain, it);
     let runtime_dir = match raw.runtime_dir {
-        Some(dir) => it.path("runtime_dir", &dir),
+        // Agents are told paths in it, and look from folders of their own.
+        Some(dir) => {
+            let dir = it.path("runtime_dir", &dir);
+            std::path::absolute(&dir).unwrap_or(dir)
+        }
         None => environment.runtime_dir(),
     };
     Plan {
@@ -100,6 +106,7 @@ pub(super) fn compile(
         proxy_tokens: agents.proxy_tokens,
         services: services.exchange,
         tokens: services.tokens,
+        parent,
         limits,
         drain,
         secret_variables: context.variables.into_iter().collect(),
@@ -323,6 +330,7 @@ fn limits(raw: Option<RawLimits>, it: &mut Context<'_>) -> LimitsPlan {
         connections: agent_connections,
         streams: agent_streams,
         requests_per_second,
+        certificates_per_second,
         body_floor,
     } = per_agent.unwrap_or_default();
     let count =
@@ -332,6 +340,7 @@ fn limits(raw: Option<RawLimits>, it: &mut Context<'_>) -> LimitsPlan {
         agent_connections: count(agent_connections, 1024),
         agent_streams: count(agent_streams, 256),
         agent_requests: requests_per_second.unwrap_or(500),
+        agent_certificates: certificates_per_second.unwrap_or(50),
         body_floor: BodyFloor {
             rate: it.rate("limits.per_agent.body_floor", body_floor, 100, (1, 1 << 20)),
             window: BODY_WINDOW,

@@ -11,12 +11,20 @@ const PROXY: &[&str] = &[
     "FTP_PROXY",
     "HTTPS_PROXY",
     "HTTP_PROXY",
+    "JAVA_TOOL_OPTIONS",
     "NO_PROXY",
     "all_proxy",
     "ftp_proxy",
+    "grpc_proxy",
     "http_proxy",
     "https_proxy",
+    "no_grpc_proxy",
     "no_proxy",
+    "npm_config_https_proxy",
+    "npm_config_noproxy",
+    "npm_config_proxy",
+    "ws_proxy",
+    "wss_proxy",
 ];
 
 /// Variables by which clients find the CAs that they trust.
@@ -36,6 +44,7 @@ const CA: &[&str] = &[
     "SSL_CERT_DIR",
     "SSL_CERT_FILE",
     "WEBSOCKET_CLIENT_CA_BUNDLE",
+    "WGETRC",
     "npm_config_cafile",
 ];
 

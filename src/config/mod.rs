@@ -33,7 +33,9 @@ use std::path::Path;
 use serde::Deserialize;
 
 pub use env::{Environment, environment};
-pub use plan::{CaPlan, DrainPlan, LimitsPlan, ListenPlan, Plan, ProxyAddress, StorePlan};
+pub use plan::{
+    CaPlan, DrainPlan, LimitsPlan, ListenPlan, ListenerTls, Plan, ProxyAddress, ProxyAt, StorePlan,
+};
 pub use problem::{Problem, Problems};
 pub use schema::schema;
 

@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::Problem;
-use crate::vocab::{AgentName, Secret};
-use crate::{agent, audit, exchange, policy, store, tokens};
+use crate::vocab::{AgentName, Host, Secret};
+use crate::{agent, audit, exchange, policy, store, tokens, upstream};
 
 /// A configuration that can be run.
 #[derive(Clone)]
@@ -34,6 +34,8 @@ pub struct Plan {
     pub services: Vec<exchange::ServiceSettings>,
     /// How credentials are had. The secrets in it are empty unless they were read.
     pub tokens: tokens::Settings,
+    /// The proxy through which everything leaves.
+    pub parent: Option<upstream::ParentSettings>,
     /// Upper bounds.
     pub limits: LimitsPlan,
     /// What happens between SIGTERM and the end.
@@ -59,19 +61,44 @@ pub enum StorePlan {
 }
 
 /// Addresses on which agents reach the proxy.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct ListenPlan {
     /// Explicit proxy listeners, at least one.
     pub proxy: Vec<ProxyAddress>,
 }
 
 /// One address of the explicit proxy.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct ProxyAddress {
-    /// The address.
-    pub addr: SocketAddr,
-    /// Whether clear text was accepted in writing.
-    pub plaintext: bool,
+    /// Where it listens.
+    pub at: ProxyAt,
+    /// What it speaks TLS with; `None`: it is spoken to in clear.
+    pub tls: Option<ListenerTls>,
+}
+
+/// Where a proxy listens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ProxyAt {
+    /// A TCP address.
+    Tcp(SocketAddr),
+    /// A unix socket.
+    Unix {
+        /// Its path.
+        path: PathBuf,
+        /// Its permissions.
+        mode: u32,
+    },
+}
+
+/// What a listener speaks TLS with; the parts fit together. Empty where secrets were not read.
+#[derive(Debug, Clone)]
+pub struct ListenerTls {
+    /// The certificate, and what is above it, in PEM.
+    pub cert_pem: Vec<u8>,
+    /// Its private key in PEM.
+    pub key_pem: Secret<Vec<u8>>,
+    /// The hosts that the certificate names, wildcards left out.
+    pub hosts: Vec<Host>,
 }
 
 /// The interception CA.
@@ -101,6 +128,8 @@ pub struct LimitsPlan {
     pub agent_streams: usize,
     /// Requests of each agent in a second.
     pub agent_requests: u32,
+    /// Leaf certificates made for one agent in a second.
+    pub agent_certificates: u32,
     /// Slowest upload.
     pub body_floor: exchange::BodyFloor,
     /// Bytes in the head of a request.

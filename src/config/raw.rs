@@ -26,8 +26,8 @@ pub(super) struct RawFile {
     pub(super) listen: Option<RawListen>,
     /// Address of /livez, /readyz and /metrics; absent: off.
     pub(super) health: Option<String>,
-    /// Directory of what is public: `ca.pem` and `bundle.pem`. Default: `/run/tokenward` for root, otherwise
-    /// `$XDG_RUNTIME_DIR/tokenward`.
+    /// Directory of what is public: `ca.pem`, `bundle.pem`, `trust.p12` for Java and `wgetrc`. Default: `/run/tokenward` for
+    /// root, otherwise `$XDG_RUNTIME_DIR/tokenward`.
     pub(super) runtime_dir: Option<String>,
     /// The interception CA; absent: one that lives in memory and is new at each start.
     pub(super) ca: Option<RawCa>,
@@ -35,7 +35,8 @@ pub(super) struct RawFile {
     pub(super) store: Option<RawStore>,
     /// The audit file; absent: standard output of `serve`.
     pub(super) audit: Option<RawAudit>,
-    /// Who may call; absent: one agent named `default` with all services, on loopback listeners only.
+    /// Who may call; absent: one agent named `default` with all services, on loopback and unix listeners
+    /// only.
     pub(super) agents: Option<Named<RawAgent>>,
     /// What metadata cannot tell about authorization servers.
     pub(super) issuers: Option<Named<RawIssuer>>,
@@ -43,10 +44,27 @@ pub(super) struct RawFile {
     pub(super) services: Option<Named<RawService>>,
     /// `host:port` of destinations passed through blind: never a credential, never a wildcard.
     pub(super) tunnel: Option<List<String>>,
+    /// The proxy through which everything leaves; absent: the network is reached directly.
+    pub(super) parent_proxy: Option<RawParentProxy>,
     /// Upper bounds.
     pub(super) limits: Option<RawLimits>,
     /// What happens between SIGTERM and the end.
     pub(super) drain: Option<RawDrain>,
+}
+
+/// The proxy through which everything leaves, by CONNECT.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawParentProxy {
+    /// `http://host:port`, or `https://host:port` where it is spoken to in TLS.
+    #[schemars(with = "String")]
+    pub(super) url: Option<String>,
+    /// `user:password` for Basic.
+    pub(super) auth: Option<SecretRef>,
+    /// Destinations that are dialled directly: a host and what is below it, an address, a network such as 10.0.0.0/8.
+    pub(super) except: Option<List<String>>,
+    /// Roots to trust for its own certificate, in addition to the system's.
+    pub(super) ca: Option<RawFileRef>,
 }
 
 /// Addresses on which agents reach the proxy.
@@ -71,22 +89,42 @@ pub(super) enum OneOrMany<T> {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(untagged)]
 pub(super) enum RawListener {
-    /// `host:port` with an IP address.
+    /// `host:port` with an IP address, or `unix:PATH`.
     Address(String),
     /// The address with its settings.
-    Full(RawFullListener),
+    Full(Box<RawFullListener>),
 }
 
 /// An address of the proxy with its settings.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawFullListener {
-    /// `host:port` with an IP address.
+    /// `host:port` with an IP address, or `unix:PATH`.
     #[schemars(with = "String")]
     pub(super) address: Option<String>,
+    /// Speaks TLS with this certificate; `https://` is then the scheme of the proxy's URL.
+    pub(super) tls: Option<RawListenerTls>,
+    /// Mode of a unix socket, in octal. Default: 0600.
+    pub(super) mode: Option<RawMode>,
     /// Accepts that agents send their proxy tokens in clear text; needed where the address is not loopback.
     pub(super) plaintext: Option<bool>,
 }
+
+/// The certificate of a listener.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawListenerTls {
+    /// The certificate and what is above it, in PEM. Agents must trust it; it is not made by tokenward.
+    #[schemars(with = "RawFileRef")]
+    pub(super) cert: Option<RawFileRef>,
+    /// Its private key, in PEM.
+    #[schemars(with = "SecretRef")]
+    pub(super) key: Option<SecretRef>,
+}
+
+/// Permissions of a file: three octal digits, with or without a 0 in front.
+#[derive(Debug, Deserialize, JsonSchema)]
+pub(super) struct RawMode(#[schemars(regex(pattern = "^0?[0-7]{3}$"))] pub(super) String);
 
 /// The interception CA: a directory that tokenward keeps, or a certificate and key of your own.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -447,6 +485,9 @@ pub(super) struct RawAgentLimits {
     /// Its requests in a second, refused ones too; as many may come at once after a pause. Default: 500.
     #[schemars(range(min = 1, max = 1_000_000))]
     pub(super) requests_per_second: Option<u32>,
+    /// Leaf certificates made for it in a second, of hosts below a wildcard above all. Default: 50.
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub(super) certificates_per_second: Option<u32>,
     /// Slowest upload, over 30 seconds of waiting for the agent. Default: 100B/s.
     pub(super) body_floor: Option<RawRate>,
 }

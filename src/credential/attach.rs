@@ -4,7 +4,7 @@
 //! that was checked out for its permit: [`Armed`] holds both, and whatever sends takes nothing else.
 
 use bytes::Bytes;
-use http::header::{self, HeaderMap, HeaderValue};
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Request, Uri, Version};
 use http_body::Body as _;
 use http_body_util::combinators::UnsyncBoxBody;
@@ -14,6 +14,9 @@ use super::strip::{BareHead, Intent};
 use crate::proof::{self, HtuProfile, Jti, Nonce, ProofClaims};
 use crate::vocab::variant::{Variant, broken};
 use crate::vocab::{Authority, Code};
+
+/// The field of proofs (RFC 9449 §4.1).
+const DPOP: HeaderName = HeaderName::from_static("dpop");
 
 /// Why a request body ended early.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -45,9 +48,11 @@ pub struct Wire<'a> {
     pub htu: &'a HtuProfile,
     /// Our name in `Via` (RFC 9110 §7.6.3).
     pub pseudonym: &'a str,
+    /// Whether the body waits to be asked for (RFC 9110 §10.1.1).
+    pub expects: bool,
 }
 
-/// What makes one proof unlike every other; used once.
+/// What makes one proof unlike every other; used once, and needed by leases that sign alone.
 pub struct Stamp {
     /// The nonce to answer with, where the API has given one (RFC 9449 §9).
     pub nonce: Option<Nonce>,
@@ -97,6 +102,13 @@ impl<C> Armed<C> {
         self.nonce.as_ref()
     }
 
+    /// The same with something that only the sender sees, and that is not written.
+    #[must_use]
+    pub fn noting(mut self, note: impl Clone + Send + Sync + 'static) -> Self {
+        self.request.extensions_mut().insert(note);
+        self
+    }
+
     /// Takes it apart, for the sender.
     pub fn into_parts(self) -> (C, Request<OutBody>) {
         (self.connection, self.request)
@@ -113,7 +125,7 @@ pub fn attach<C>(
     lease: &Lease,
     connection: C,
     wire: &Wire<'_>,
-    stamp: Stamp,
+    stamp: Option<Stamp>,
 ) -> Result<Armed<C>, AttachError> {
     let h2 = wire.version == Version::HTTP_2;
     let mut request = Request::new(body);
@@ -144,15 +156,16 @@ fn set_credential(
     head: &BareHead,
     lease: &Lease,
     wire: &Wire<'_>,
-    stamp: Stamp,
+    stamp: Option<Stamp>,
 ) -> Result<Option<(Jti, Option<Nonce>)>, AttachError> {
     let mut used = None;
     match lease.form() {
         Form::Dpop { authorization, .. }
-            if broken(Variant::BearerDowngrade) && stamp.nonce.is_some() =>
+            if broken(Variant::BearerDowngrade)
+                && stamp.as_ref().is_some_and(|stamp| stamp.nonce.is_some()) =>
         {
             let text = authorization.to_str().unwrap_or_default();
-            let bearer = value(&text.replacen("DPoP", "Bearer", 1))?;
+            let bearer = value(text.replacen("DPoP", "Bearer", 1))?;
             request.headers_mut().insert(header::AUTHORIZATION, bearer);
         }
         Form::Dpop {
@@ -160,6 +173,7 @@ fn set_credential(
             ath,
             signer,
         } => {
+            let stamp = stamp.ok_or(AttachError::Proof)?;
             let claims = ProofClaims {
                 htm: head.method.as_str(),
                 htu: &proof::htu(wire.authority, &head.path, wire.htu),
@@ -169,9 +183,9 @@ fn set_credential(
                 nonce: stamp.nonce.as_ref(),
             };
             let proof = signer.proof(&claims).map_err(|_| AttachError::Proof)?;
-            let mut proof = value(proof.as_str())?;
+            let mut proof = value(proof.into_string())?;
             proof.set_sensitive(true);
-            request.headers_mut().insert("dpop", proof);
+            request.headers_mut().insert(DPOP, proof);
             request
                 .headers_mut()
                 .insert(header::AUTHORIZATION, authorization.clone());
@@ -209,14 +223,17 @@ fn hop_fields(
 ) -> Result<(), AttachError> {
     let h2 = wire.version == Version::HTTP_2;
     if !h2 {
-        headers.insert(header::HOST, value(&wire.authority.to_string())?);
+        headers.insert(header::HOST, value(wire.authority.to_string())?);
     }
-    headers.append(header::VIA, value(&format!("1.1 {}", wire.pseudonym))?);
+    headers.append(header::VIA, value(["1.1 ", wire.pseudonym].concat())?);
     if head.takes_trailers {
         headers.insert(header::TE, HeaderValue::from_static("trailers"));
         if !h2 {
             headers.insert(header::CONNECTION, HeaderValue::from_static("te"));
         }
+    }
+    if wire.expects {
+        headers.insert(header::EXPECT, HeaderValue::from_static("100-continue"));
     }
     if head.intent == Intent::WebSocket {
         headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
@@ -239,6 +256,6 @@ fn target(head: &BareHead, wire: &Wire<'_>) -> Result<Uri, AttachError> {
     Uri::try_from(text).map_err(|_| AttachError::Head)
 }
 
-fn value(text: &str) -> Result<HeaderValue, AttachError> {
-    HeaderValue::from_str(text).map_err(|_| AttachError::Head)
+fn value(text: String) -> Result<HeaderValue, AttachError> {
+    HeaderValue::try_from(text).map_err(|_| AttachError::Head)
 }

@@ -298,9 +298,9 @@ fn one_meaning(
     query: Option<&str>,
     bench: &Bench<'_>,
 ) -> Result<(), StripError> {
-    if METHOD_OVERRIDES
-        .iter()
-        .any(|name| fields.contains_key(*name))
+    if fields
+        .keys()
+        .any(|name| METHOD_OVERRIDES.contains(&name.as_str()))
         || query.is_some_and(overrides_method)
     {
         return Err(StripError(Code::MethodOverride));
@@ -308,7 +308,24 @@ fn one_meaning(
     if came_through(fields, bench.pseudonym) {
         return Err(StripError(Code::ProxyLoop));
     }
+    if *bench.slot != Slot::Nothing && is_signed(fields) {
+        return Err(StripError(Code::SignedRequest));
+    }
     Ok(())
+}
+
+/// Whether the request carries a signature over itself in place of a credential (AWS Signature Version 4 and 4A). Such a
+/// client has no placeholder to exchange and expects an API that verifies signatures; ours in its place would only fail
+/// further on, without a reason that anybody could read.
+fn is_signed(fields: &HeaderMap) -> bool {
+    let lines = fields.get_all(header::AUTHORIZATION).iter();
+    lines.filter_map(|line| line.to_str().ok()).any(|line| {
+        let scheme = line.trim_start().get(..5);
+        scheme.is_some_and(|scheme| scheme.eq_ignore_ascii_case("AWS4-"))
+            && ["Credential=", "SignedHeaders=", "Signature="]
+                .iter()
+                .all(|part| line.contains(part))
+    })
 }
 
 /// Strips a head.
@@ -418,7 +435,7 @@ pub fn strip_trailers(mut trailers: HeaderMap) -> HeaderMap {
 
 /// Announces those trailers that will be sent, and no others.
 fn clean_announcement(kept: &mut HeaderMap) {
-    if broken(Variant::FramingKept) {
+    if broken(Variant::FramingKept) || !kept.contains_key(header::TRAILER) {
         return;
     }
     let announced = TRAILERS

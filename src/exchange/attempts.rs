@@ -9,12 +9,13 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use http::header::{self, HeaderMap};
-use http::{Method, StatusCode};
+use http::{Method, StatusCode, Version};
 use hyper::upgrade::OnUpgrade;
 use tower::ServiceExt;
 
 use super::body::Progress;
-use super::kept::{Kept, Patience};
+use super::kept::{Kept, Patience, Wait};
+use super::media::Media;
 use super::plan::Service;
 use super::record::Line;
 use super::refusal::Refusal;
@@ -24,12 +25,16 @@ use crate::credential::{self, BareHead, Feedback, Intent, Lease, LeaseFacts, Sta
 use crate::metrics::Peer;
 use crate::policy::Permit;
 use crate::proof::{self, Challenge, Jti, Nonce};
-use crate::upstream::{Client, Connection, Protocol, Reply, SendError, UpstreamError};
+use crate::upstream::{Client, Connection, Protocol, Reply, SendError, UpstreamError, WhenAsked};
 use crate::vocab::variant::{Variant, broken, overhear};
 use crate::vocab::{Code, Stopwatch};
 
 /// Most times that one request goes out.
 const ROUNDS: usize = 3;
+/// How long a body waits for a 100 at most: as long as the clients do that expect one.
+const ASKED_WITHIN: Duration = Duration::from_secs(1);
+/// How long it waits on HTTP/2, where nobody tells us of a 100: long enough for an API that answers at once.
+const ANSWERED_WITHIN: Duration = Duration::from_millis(300);
 /// Where nothing caps them, the test has to end.
 const ROUNDS_UNCAPPED: usize = 1000;
 
@@ -45,6 +50,11 @@ pub(super) struct Bare {
     pub(super) body: Kept,
     /// How slow the body may be.
     pub(super) patience: Patience,
+    pub(super) media: Media,
+    /// The agent waits with its body until it is asked for.
+    pub(super) expects: bool,
+    /// Whether the API may be asked to ask for the body; not where it has said that it does not.
+    pub(super) may_wait: bool,
     pub(super) upgrade: Option<OnUpgrade>,
 }
 
@@ -58,6 +68,7 @@ pub(super) struct Used {
 /// Reasons to send again that are used up.
 #[derive(Default)]
 struct Spent {
+    expectation: bool,
     nonce: bool,
     lease: bool,
     proof: bool,
@@ -66,6 +77,7 @@ struct Spent {
 
 /// What to do with an attempt's outcome.
 enum Next {
+    AgainWithoutWaiting,
     /// The same once more; where it may not go out again, the answer is this refusal.
     Again(Code),
     Done(Box<Reply>),
@@ -104,6 +116,9 @@ pub(super) async fn run(
         };
         match round.judge(outcome, &mut spent)? {
             Next::Done(reply) => {
+                if reply.response.version() != Version::HTTP_2 {
+                    bare.body.forgo();
+                }
                 return Ok((
                     *reply,
                     Used {
@@ -113,6 +128,7 @@ pub(super) async fn run(
                     },
                 ));
             }
+            Next::AgainWithoutWaiting => bare.may_wait = false,
             Next::FreshLease => {
                 last = Code::UpstreamRejectedCredential;
                 lease = lend(exchange, crossing, line).await?;
@@ -159,39 +175,35 @@ async fn attempt(
 ) -> Result<Attempt, Refusal> {
     let Crossing { permit, service } = crossing;
     let settings = &service.settings;
-    let connection = connect(exchange, crossing, bare.head.intent(), line).await?;
+    let connection = connect(exchange, crossing, needed(bare), line).await?;
     let progress = line.progress();
-    let body = bare
-        .body
-        .take(&lease.facts().cancel, bare.patience, &progress);
-    let body = body.ok_or(Code::DpopNonceRetry)?;
+    // The nonce of a challenge answers that challenge: of one that is good once, another request may have had the use.
+    let nonce = demanded.or_else(|| {
+        let key = lease.thumbprint()?;
+        exchange.nonces.current(&permit.authority().origin(), key)
+    });
+    let wait = wait(exchange, crossing, bare, lease, connection.version());
+    let (cancel, patience) = (&lease.facts().cancel, bare.patience);
+    let body = bare.body.take(cancel, patience, &progress, wait);
+    let (body, gate) = body.ok_or(Code::DpopNonceRetry)?;
     let wire = Wire {
         version: connection.version(),
         authority: permit.authority(),
         htu: &settings.htu,
         pseudonym: &exchange.pseudonym,
+        expects: gate.is_some(),
     };
-    let iat = exchange
-        .clock
-        .wall()
-        .seconds()
-        .saturating_add(service.clocks.offset(permit.authority()).into());
-    // The nonce of a challenge answers that challenge: of one that is good once, another request may have had the use.
-    let nonce = demanded.or_else(|| {
-        let origin = permit.authority().origin();
-        exchange.nonces.current(&origin, lease.thumbprint()?)
-    });
-    let stamp = Stamp {
-        nonce,
-        iat,
-        jti: Jti::from_random(random()),
-    };
+    let stamp = lease.thumbprint().map(|_| stamp(exchange, crossing, nonce));
     let armed = credential::attach(&bare.head, body, lease, connection, &wire, stamp)?;
     line.attempted(armed.jti());
     if armed.jti().is_some() {
         exchange.metrics.dpop_proof(permit.service().as_str());
     }
     let nonce = armed.nonce().cloned();
+    let armed = match gate {
+        Some(gate) => armed.noting(WhenAsked::new(move || gate.open())),
+        None => armed,
+    };
 
     let waiting = Stopwatch::start();
     let outcome = within(
@@ -204,19 +216,60 @@ async fn attempt(
     Ok((nonce, outcome.ok_or(Code::UpstreamTimeout)?))
 }
 
+/// What the next proof says.
+fn stamp(exchange: &Exchange, crossing: &Crossing<'_>, nonce: Option<Nonce>) -> Stamp {
+    let offset = crossing.service.clocks.offset(crossing.permit.authority());
+    let now = exchange.clock.wall().seconds();
+    Stamp {
+        nonce,
+        iat: now.saturating_add(offset.into()),
+        jti: Jti::from_random(random()),
+    }
+}
+
+/// Whether the body is to wait until the API asks for it, and how long. It streams and can be sent once, so it waits
+/// where the head alone may be refused: where the API may want another nonce (RFC 9449 §9), and where the agent itself
+/// waits for a word before it sends anything (RFC 9110 §10.1.1).
+fn wait(
+    exchange: &Exchange,
+    crossing: &Crossing<'_>,
+    bare: &Bare,
+    lease: &Lease,
+    version: Version,
+) -> Option<Wait> {
+    // A conversation may be silent from its start, and its first word must not be late.
+    if !bare.may_wait || bare.patience.unhurried || !bare.body.can_wait() {
+        return None;
+    }
+    let http2 = version == Version::HTTP_2;
+    let doubtful = |key: &str| {
+        let origin = crossing.permit.authority().origin();
+        exchange.nonces.doubtful(&origin, key, exchange.clock.now())
+    };
+    let wanted = (bare.expects && !http2) || lease.thumbprint().is_some_and(doubtful);
+    let most = if http2 { ANSWERED_WITHIN } else { ASKED_WITHIN };
+    let patience = most.min(crossing.service.settings.timeouts.first_byte / 2);
+    wanted.then_some(Wait { patience, version })
+}
+
+/// What can carry a request: a WebSocket takes over a connection of HTTP/1.1, and gRPC says its outcome in trailers that
+/// only HTTP/2 carries for certain.
+fn needed(bare: &Bare) -> Protocol {
+    match (bare.head.intent(), bare.media) {
+        (Intent::WebSocket, _) => Protocol::Http1,
+        (_, Media::Grpc) => Protocol::Http2,
+        _ => Protocol::Any,
+    }
+}
+
 /// Checks out a connection to the service.
 async fn connect(
     exchange: &Exchange,
     crossing: &Crossing<'_>,
-    intent: Intent,
+    need: Protocol,
     line: &mut Line,
 ) -> Result<Connection, Refusal> {
     let Crossing { permit, service } = crossing;
-    let need = if intent == Intent::WebSocket {
-        Protocol::Http1
-    } else {
-        Protocol::Any
-    };
     let limit = service.settings.timeouts.connect;
     let waiting = Stopwatch::start();
     let connection = exchange
@@ -280,7 +333,13 @@ impl Round<'_> {
         let status = reply.response.status();
         let headers = reply.response.headers();
         self.note_date(headers, false);
-        let fresh = self.note_nonce(headers);
+        let fresh = self.note_nonce(status, headers);
+        let unasked = status == StatusCode::EXPECTATION_FAILED && !self.bare.expects;
+        if unasked && self.bare.body.waits() && !spent.expectation {
+            // RFC 9110 §10.1.1: once more, without the expectation, which was ours alone. Nothing of the body has gone out.
+            spent.expectation = true;
+            return Ok(Next::AgainWithoutWaiting);
+        }
         if !self.crossing.permit.credentialed() {
             return Ok(Next::Done(Box::new(reply)));
         }
@@ -393,19 +452,24 @@ impl Round<'_> {
     }
 
     /// The newest nonce of the origin, whatever the status of the answer that brings it (RFC 9449 §8.2).
-    fn note_nonce(&self, headers: &HeaderMap) -> Option<Nonce> {
+    fn note_nonce(&self, status: StatusCode, headers: &HeaderMap) -> Option<Nonce> {
         let thumbprint = self.lease.thumbprint()?;
-        let mut lines = headers.get_all("dpop-nonce").iter();
-        let (first, second) = (lines.next()?, lines.next());
-        let nonce = first
-            .to_str()
-            .ok()
-            .and_then(Nonce::parse)
-            .filter(|_| second.is_none())?;
         let origin = self.crossing.permit.authority().origin();
-        self.exchange
-            .nonces
-            .note(&origin, thumbprint, nonce.clone());
+        let (nonces, now) = (&self.exchange.nonces, self.exchange.clock.now());
+        let mut lines = headers.get_all("dpop-nonce").iter();
+        let Some(first) = lines.next() else {
+            let taken = !matches!(
+                status,
+                StatusCode::BAD_REQUEST | StatusCode::UNAUTHORIZED | StatusCode::EXPECTATION_FAILED
+            );
+            if taken {
+                nonces.note_none(&origin, thumbprint, now);
+            }
+            return None;
+        };
+        let nonce = first.to_str().ok().and_then(Nonce::parse);
+        let nonce = nonce.filter(|_| lines.next().is_none())?;
+        nonces.note(&origin, thumbprint, nonce.clone(), now);
         Some(nonce)
     }
 

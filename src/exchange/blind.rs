@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use http::StatusCode;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
 use super::body::Watch;
@@ -14,6 +13,7 @@ use super::refusal::Refusal;
 use super::settings::Timeouts;
 use super::story::Exchange;
 use super::upgrade::carry;
+use crate::upstream::Way;
 use crate::vocab::Authority;
 
 impl Exchange {
@@ -21,14 +21,14 @@ impl Exchange {
     ///
     /// # Errors
     /// A refusal where the address is not allowed or cannot be reached.
-    pub async fn dial_blind(&self, authority: &Authority) -> Result<TcpStream, Refusal> {
+    pub async fn dial_blind(&self, authority: &Authority) -> Result<Way, Refusal> {
         let limit: Duration = Timeouts::default().connect;
         let dialled = self.upstream.tunnel(authority, limit).await;
         dialled.map_err(|why| Refusal::from(why.code()))
     }
 
     /// Carries bytes both ways until both sides have ended.
-    pub async fn carry_blind<I>(&self, agent: I, upstream: TcpStream, mut line: Line)
+    pub async fn carry_blind<I>(&self, agent: I, upstream: Way, mut line: Line)
     where
         I: AsyncRead + AsyncWrite,
     {

@@ -53,6 +53,16 @@ const NOT_FOR_AGENTS: [&str; 5] = [
     "x-sendfile",
 ];
 
+/// A session cookie of an authenticated service is a token that would outlive every revocation, and a challenge would
+/// start the agent's own login.
+const OF_SESSIONS: [&str; 5] = [
+    "authorization",
+    "dpop",
+    "set-cookie",
+    "set-cookie2",
+    "www-authenticate",
+];
+
 /// Removes what an agent must not get from a head or from trailers.
 pub(super) fn clean(headers: &mut HeaderMap, credentialed: bool) {
     let nominated: Vec<HeaderName> = headers
@@ -65,36 +75,24 @@ pub(super) fn clean(headers: &mut HeaderMap, credentialed: bool) {
     for name in nominated {
         headers.remove(name);
     }
-    let reflects = broken(Variant::ReflectsProof);
-    let not_for_agents = NOT_FOR_AGENTS.iter().filter(|_| !reflects);
-    for name in HOP_FIELDS.iter().chain(not_for_agents) {
-        headers.remove(*name);
-    }
-    if credentialed && !reflects {
-        // A session cookie of an authenticated service is a token that would outlive every revocation, and a
-        // challenge would start the agent's own login.
-        for name in [
-            "set-cookie",
-            "set-cookie2",
-            "www-authenticate",
-            "authorization",
-            "dpop",
-        ] {
-            headers.remove(name);
-        }
-    }
-    let ours: Vec<HeaderName> = headers
-        .keys()
-        .filter(|name| {
-            PROXY_BEGINNINGS
-                .iter()
-                .any(|beginning| name.as_str().starts_with(beginning))
-        })
-        .cloned()
-        .collect();
-    for name in ours {
+    // Most heads have none of these, so it is the fields that are looked through and not the names.
+    let gone = headers.keys().filter(|name| goes(name, credentialed));
+    let gone: Vec<HeaderName> = gone.cloned().collect();
+    for name in gone {
         headers.remove(name);
     }
+}
+
+/// Whether a field must not reach the agent.
+fn goes(name: &HeaderName, credentialed: bool) -> bool {
+    let name = name.as_str();
+    let reflects = broken(Variant::ReflectsProof);
+    HOP_FIELDS.contains(&name)
+        || (!reflects && NOT_FOR_AGENTS.contains(&name))
+        || (credentialed && !reflects && OF_SESSIONS.contains(&name))
+        || PROXY_BEGINNINGS
+            .iter()
+            .any(|beginning| name.starts_with(beginning))
 }
 
 /// Fields that mean something only in front of a body: in trailers they could make a reader take it for another

@@ -9,6 +9,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use http::Version;
 use http_body::Body;
 use http_body_util::{BodyExt, Empty, Full};
 use hyper::body::Incoming;
@@ -18,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::body::{Pace, Progress, Upload, Watch};
 use super::floor::{BodyFloor, FloorMeter};
+use super::held::{Gate, Held};
 use super::refusal::Refusal;
 use crate::credential::{BodyError, OutBody};
 use crate::vocab::Code;
@@ -46,7 +48,21 @@ pub(super) enum Kept {
     },
     Empty,
     Streaming(Option<Incoming>),
+    /// It streams, and waited to be asked for.
+    Waiting(Arc<Gate>),
 }
+
+/// A body that is to wait until it is asked for.
+#[derive(Clone, Copy)]
+pub(super) struct Wait {
+    /// How long.
+    pub(super) patience: Duration,
+    /// Of the connection that it goes out on.
+    pub(super) version: Version,
+}
+
+/// A body for one attempt, and where it waits.
+pub(super) type Outgoing = (OutBody, Option<Arc<Gate>>);
 
 /// How long an agent may take with its body.
 #[derive(Clone, Copy)]
@@ -93,7 +109,28 @@ impl Kept {
 
     /// Whether another attempt could send it.
     pub(super) fn can_be_sent(&self) -> bool {
-        !matches!(self, Self::Streaming(None))
+        match self {
+            Self::Buffered { .. } | Self::Empty => true,
+            Self::Streaming(body) => body.is_some(),
+            Self::Waiting(gate) => gate.holds(),
+        }
+    }
+
+    /// Whether it streams and nothing of it was sent, so that it could wait.
+    pub(super) fn can_wait(&self) -> bool {
+        matches!(self, Self::Streaming(Some(_)) | Self::Waiting(_)) && self.can_be_sent()
+    }
+
+    /// Whether it waits still.
+    pub(super) fn waits(&self) -> bool {
+        matches!(self, Self::Waiting(gate) if gate.holds())
+    }
+
+    /// The answer came before the body was asked for: it is not sent any more, and what was waiting is let go.
+    pub(super) fn forgo(&mut self) {
+        if let Self::Waiting(gate) = self {
+            drop(gate.take_back());
+        }
     }
 
     /// The body for the next attempt; `None` where it began to flow before and was not kept.
@@ -102,9 +139,13 @@ impl Kept {
         cancel: &CancellationToken,
         patience: Patience,
         progress: &Arc<Progress>,
-    ) -> Option<OutBody> {
+        wait: Option<Wait>,
+    ) -> Option<Outgoing> {
+        if let Self::Waiting(gate) = self {
+            *self = Self::Streaming(gate.take_back());
+        }
         let never = |e: std::convert::Infallible| match e {};
-        match self {
+        let body = match self {
             Self::Buffered { bytes, .. } => Some(
                 Full::new(bytes.clone())
                     .map_err(move |e| -> BodyError { never(e) })
@@ -116,12 +157,25 @@ impl Kept {
                     .boxed_unsync(),
             ),
             Self::Streaming(body) => {
-                let watch = Watch::new(cancel.clone(), patience.idle, None);
-                let pace = Pace::new((!patience.unhurried).then_some(patience.floor));
-                body.take()
-                    .map(|body| Upload::new(body, watch, pace, progress.clone()).boxed_unsync())
+                let (cancel, progress) = (cancel.clone(), progress.clone());
+                let begin = move |body| {
+                    let watch = Watch::new(cancel.clone(), patience.idle, None);
+                    let pace = Pace::new((!patience.unhurried).then_some(patience.floor));
+                    Upload::new(body, watch, pace, progress.clone())
+                };
+                let body = body.take()?;
+                if let Some(wait) = wait {
+                    let gate = Gate::new(body);
+                    *self = Self::Waiting(gate.clone());
+                    let held =
+                        Held::new(gate.clone(), Box::new(begin), wait.patience, wait.version);
+                    return Some((held.boxed_unsync(), Some(gate)));
+                }
+                Some(begin(body).boxed_unsync())
             }
-        }
+            Self::Waiting(_) => None,
+        };
+        Some((body?, None))
     }
 }
 

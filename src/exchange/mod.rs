@@ -18,7 +18,9 @@ mod floor;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
 mod guard;
+mod held;
 mod kept;
+mod media;
 mod plan;
 mod record;
 mod refusal;

@@ -4,11 +4,12 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{self, HeaderMap, HeaderValue};
+use http::header::{HeaderMap, HeaderValue};
 use http::{Method, Response, StatusCode, Version};
 use serde_json::json;
 
 use super::body::AgentBody;
+use super::media::Media;
 use super::refusal::Refusal;
 #[cfg(feature = "variants")]
 use crate::vocab::variant::{self, Variant};
@@ -17,7 +18,8 @@ use crate::vocab::{Code, RequestId};
 /// What the answer's form depends on.
 #[derive(Debug, Clone, Copy)]
 pub struct Form {
-    grpc: bool,
+    /// The media type of an answer in which the outcome is all there is.
+    grpc: Option<&'static str>,
     version: Version,
 }
 
@@ -25,34 +27,32 @@ impl Form {
     /// Reads from a request's head what its refusal would have to look like.
     #[must_use]
     pub fn of(method: &Method, headers: &HeaderMap, version: Version) -> Self {
-        let kind = headers
-            .get(header::CONTENT_TYPE)
-            .map_or(&b""[..], HeaderValue::as_bytes);
+        let outcome = Media::of(headers).outcome();
         Self {
             // A CONNECT that is refused must not look like an open tunnel, whatever it calls its body.
-            grpc: method != Method::CONNECT && kind.starts_with(b"application/grpc"),
+            grpc: outcome.filter(|_| method != Method::CONNECT),
             version,
         }
     }
 
     /// The status of the answer to a refusal.
     pub(super) fn status(self, code: Code) -> u16 {
-        if self.trailers_only(code) {
+        if self.trailers_only(code).is_some() {
             200
         } else {
             code.status()
         }
     }
 
-    fn trailers_only(self, code: Code) -> bool {
-        self.grpc && code != Code::AgentUnauthenticated
+    fn trailers_only(self, code: Code) -> Option<&'static str> {
+        self.grpc.filter(|_| code != Code::AgentUnauthenticated)
     }
 
     /// For requests whose head was never read.
     #[must_use]
     pub fn plain(version: Version) -> Self {
         Self {
-            grpc: false,
+            grpc: None,
             version,
         }
     }
@@ -62,10 +62,9 @@ impl Form {
 #[must_use]
 pub fn respond(refusal: &Refusal, id: RequestId, form: Form) -> Response<AgentBody> {
     let code = refusal.code;
-    let mut response = if form.trailers_only(code) {
-        trailers_only(refusal)
-    } else {
-        problem(refusal, id)
+    let mut response = match form.trailers_only(code) {
+        Some(kind) => trailers_only(code, kind),
+        None => problem(refusal, id),
     };
     let headers = response.headers_mut();
     put(headers, "proxy-status", &proxy_status(refusal));
@@ -185,6 +184,9 @@ fn detail(code: Code) -> &'static str {
         Code::PlaceholderRequired => {
             "Send the placeholder from the environment that `tokenward env` prints."
         }
+        Code::SignedRequest => {
+            "A signature (AWS Signature Version 4) cannot be exchanged for a credential, and tokenward does not sign for this service."
+        }
         Code::DpopNonceRetry => {
             "The body was streamed and not kept, so only the caller can send it again."
         }
@@ -198,8 +200,7 @@ fn detail(code: Code) -> &'static str {
 }
 
 /// gRPC over HTTP 200 with the outcome in the head (gRPC over HTTP/2, "Trailers-Only").
-fn trailers_only(refusal: &Refusal) -> Response<AgentBody> {
-    let code = refusal.code;
+fn trailers_only(code: Code, kind: &str) -> Response<AgentBody> {
     let status = match code.status() {
         403 => 7,
         407 => 16,
@@ -212,7 +213,7 @@ fn trailers_only(refusal: &Refusal) -> Response<AgentBody> {
     };
     let mut response = Response::new(AgentBody::empty());
     let headers = response.headers_mut();
-    put(headers, "content-type", "application/grpc");
+    put(headers, "content-type", kind);
     put(headers, "grpc-status", &status.to_string());
     put(headers, "grpc-message", code.as_str());
     response

@@ -9,11 +9,13 @@
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use futures_util::FutureExt;
-use http::{Request, Response};
+use http::{Request, Response, Version};
+use http_body::Body as _;
 
 use super::arrival::{Arrival, Door};
 use super::attempts::{self, Bare, Crossing};
@@ -22,6 +24,7 @@ use super::ending::Ending;
 use super::floor::BodyFloor;
 use super::guard::{Guarded, guard};
 use super::kept::{Kept, Patience, ReplayBudget};
+use super::media::Media;
 use super::plan::{Plan, Service};
 use super::record::Line;
 use super::refusal::Refusal;
@@ -291,12 +294,17 @@ impl Exchange {
         if stripped.seen == Seen::Stranger {
             self.metrics.security_event("credential.stranger");
         }
+        let media = Media::of(&arrival.parts.headers);
+        // HTTP/1.0 knows no expectation (RFC 9110 §10.1.1), and on HTTP/2 no agent of ours is told to go on.
+        let expects = arrival.parts.version == Version::HTTP_11
+            && arrival.parts.headers.contains_key(http::header::EXPECT);
         let patience = Patience {
             idle: settings.timeouts.idle,
             floor: self.body_floor,
-            unhurried: speaks_both_ways(&arrival.parts),
+            // Their silence ends by `timeouts.idle` alone, and each takes one of its agent's places meanwhile.
+            unhurried: arrival.parts.version == Version::HTTP_2 && media.speaks_both_ways(),
         };
-        let reading = Stopwatch::start();
+        let reading = (!arrival.body.is_end_stream()).then(Stopwatch::start);
         let body = Kept::of(
             arrival.body,
             settings.replay_buffer,
@@ -305,11 +313,14 @@ impl Exchange {
             &line.progress(),
         )
         .await?;
-        line.waited(reading.elapsed());
+        line.waited(reading.map_or(Duration::ZERO, |reading| reading.elapsed()));
         Ok(Bare {
             head: stripped.head,
             body,
             patience,
+            media,
+            expects,
+            may_wait: true,
             upgrade,
         })
     }
@@ -319,20 +330,6 @@ impl Exchange {
         self.metrics.security_event(event.name());
         self.audit.event(event);
     }
-}
-
-/// Whether a body is one side of a conversation, so that it is silent while there is nothing to say: gRPC and Connect
-/// streams, which need HTTP/2 for that. Their silence ends by `timeouts.idle` alone, and each takes one of its agent's
-/// places meanwhile.
-fn speaks_both_ways(parts: &http::request::Parts) -> bool {
-    let kind = parts.headers.get(http::header::CONTENT_TYPE);
-    let kind = kind.map_or(&b""[..], http::HeaderValue::as_bytes);
-    let is = |prefix: &[u8]| {
-        let start = kind.get(..prefix.len());
-        start.is_some_and(|start| start.eq_ignore_ascii_case(prefix))
-    };
-    parts.version == http::Version::HTTP_2
-        && (is(b"application/grpc") || is(b"application/connect+"))
 }
 
 /// Sixteen random bytes for an identifier. A machine without randomness cannot sign proofs either, and its requests

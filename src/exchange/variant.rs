@@ -6,6 +6,7 @@ use http::{Uri, header, request};
 
 use super::attempts::{self, Bare, Crossing, Used};
 use super::kept::{Kept, Patience};
+use super::media::Media;
 use super::record::Line;
 use super::refusal::Refusal;
 use super::story::Exchange;
@@ -60,6 +61,9 @@ pub(super) async fn follow(
                 floor: exchange.body_floor,
                 unhurried: true,
             },
+            media: Media::Other,
+            expects: false,
+            may_wait: false,
         };
         let crossing = Crossing {
             permit: &permit,

@@ -1,25 +1,28 @@
 //! Accepting connections: bounded in number, ended in order when the proxy drains.
 
 use std::convert::Infallible;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use tokio::net::{TcpListener, TcpStream};
+use rustls::ServerConfig;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_rustls::server::StartHandshake;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::crowd::{Crowd, Source};
+use super::crowd::Crowd;
+use super::hello;
+use super::intercept::HANDSHAKE_TIMEOUT;
+use super::listener::{Link, Listener, Peer};
 use super::quota::{Guest, Quotas, Strangers};
 use super::stall::Stall;
 use super::tls::Interception;
 use crate::agent::Agents;
 use crate::ca::{CaError, Leaves};
-use crate::exchange::{Ending, Exchange};
+use crate::exchange::{Door, Ending, Exchange};
 use crate::metrics::Metrics;
-use crate::vocab::Clock;
+use crate::vocab::{Clock, Code};
 
 /// How long to rest when the system has no room for another socket: at first, and at most.
 const REST_FIRST: Duration = Duration::from_millis(10);
@@ -43,6 +46,8 @@ pub struct Limits {
     pub streams: u32,
     /// Requests of one agent in a second; CONNECTs are counted apart from what is asked inside.
     pub requests_per_second: u32,
+    /// Leaf certificates that one agent may have made in a second; as many at once after a pause.
+    pub certificates_per_second: u32,
     /// Bytes of a request's head.
     pub request_head: usize,
     /// How long a write may wait for an agent that reads nothing.
@@ -121,8 +126,12 @@ impl Doors {
         self.agents.store(Arc::new(agents));
     }
 
-    /// Accepts connections of one listener until the drain begins.
-    pub async fn serve(self: Arc<Self>, listener: TcpListener) {
+    /// Accepts connections of one listener until the drain begins, on a task of its own that the drain waits for.
+    pub fn serve(self: &Arc<Self>, listener: Listener) {
+        self.tasks.spawn(self.clone().accept(listener));
+    }
+
+    async fn accept(self: Arc<Self>, listener: Listener) {
         let mut rest = REST_FIRST;
         loop {
             let accepted = tokio::select! {
@@ -132,7 +141,7 @@ impl Doors {
             match accepted {
                 Ok((stream, peer)) => {
                     rest = REST_FIRST;
-                    self.clone().take(stream, peer);
+                    self.clone().take(stream, peer, listener.tls.clone());
                 }
                 Err(error) => {
                     // Most often no file descriptor is left; a loop without rest would burn the processor.
@@ -147,16 +156,13 @@ impl Doors {
 
     /// Takes one connection. Where all places are taken it gets that of the one that has been silent longest, and is
     /// closed at once where none is silent.
-    fn take(self: Arc<Self>, stream: TcpStream, peer: SocketAddr) {
+    fn take(self: Arc<Self>, link: Link, peer: Peer, tls: Option<Arc<ServerConfig>>) {
         let place = self.connections.clone().try_acquire_owned().ok();
         if place.is_none() {
             self.metrics.security_event("connections.limit");
             if !self.crowd.cut_oldest() {
                 return;
             }
-        }
-        if let Err(error) = stream.set_nodelay(true) {
-            tracing::debug!(%error, "TCP_NODELAY could not be set");
         }
         let tasks = self.tasks.clone();
         tasks.spawn(async move {
@@ -165,20 +171,51 @@ impl Doors {
                 return;
             };
             let _counted = self.metrics.connection("proxy");
-            let source = Source::of(peer.ip());
-            let (ticket, crowded) = self.crowd.enter(source);
+            let (ticket, crowded) = self.crowd.enter(peer.source);
             if crowded {
                 self.metrics.security_event("connections.silent");
             }
             let (cut, number) = (ticket.cut(), ticket.number());
-            let stream = Stall::new(stream, self.limits.write_stall);
-            let guest = Arc::new(Guest::new(source, place, ticket));
+            let stream = Stall::new(link, self.limits.write_stall);
+            let guest = Arc::new(Guest::new(peer.source, place, ticket));
             tokio::select! {
-                () = self.clone().proxy_connection(stream, peer, guest) => {}
+                () = self.clone().greet(stream, tls, peer.local, guest) => {}
                 () = cut.notified() => {}
                 never = self.sweep(number) => match never {},
             }
         });
+    }
+
+    /// Speaks TLS first where the listener does. Whatever bounds a connection in clear bounds it as well, from its first
+    /// byte on.
+    async fn greet(
+        self: Arc<Self>,
+        mut stream: Stall<Link>,
+        tls: Option<Arc<ServerConfig>>,
+        local: bool,
+        guest: Arc<Guest>,
+    ) {
+        let Some(config) = tls else {
+            return self.proxy_connection(stream, local, guest).await;
+        };
+        let shaken = async {
+            let hello = hello::read(&mut stream).await.ok()?;
+            let Some(hello) = hello else {
+                self.exchange
+                    .unread(Code::BadRequest, Door::Absolute, None, None);
+                return None;
+            };
+            let accept = StartHandshake::from_parts(hello, stream).into_stream(config);
+            let accepted = accept.await;
+            accepted
+                .inspect_err(|error| tracing::info!(%error, "a TLS handshake with an agent failed"))
+                .ok()
+        };
+        let shaken = tokio::time::timeout(HANDSHAKE_TIMEOUT, shaken);
+        let shaken = self.draining.run_until_cancelled(shaken).await;
+        if let Some(Ok(Some(stream))) = shaken {
+            self.proxy_connection(stream, local, guest).await;
+        }
     }
 
     /// Looks once whether a connection that has been silent for a while is one too many.

@@ -11,13 +11,22 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
-/// Where a connection comes from: an IPv4 address, or the /64 that one IPv6 machine may choose its address from.
+/// Where a connection comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) struct Source(IpAddr);
+pub(super) enum Source {
+    /// An IPv4 address, or the /64 that one IPv6 machine may choose its address from.
+    Net(IpAddr),
+    /// A user of this machine, at a unix socket.
+    User(u32),
+}
 
 impl Source {
+    pub(super) fn user(user: u32) -> Self {
+        Self::User(user)
+    }
+
     pub(super) fn of(ip: IpAddr) -> Self {
-        Self(match ip.to_canonical() {
+        Self::Net(match ip.to_canonical() {
             IpAddr::V6(v6) => {
                 let network = u128::from(v6) & !u128::from(u64::MAX);
                 IpAddr::V6(Ipv6Addr::from(network))

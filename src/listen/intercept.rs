@@ -30,7 +30,7 @@ use crate::vocab::{Authority, Code, Host, Scheme};
 
 /// How long a TLS handshake may take, from the opening of the tunnel to its end: a tunnel in which the server should
 /// speak first ends here, and so does one that brings its ClientHello byte by byte.
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a handshake waits for its turn where its agent asks for too many certificates at once.
 const MINT_PATIENCE: Duration = Duration::from_secs(2);
 /// Flow-control windows towards the agent: what an upload may have waiting for a slow API, on one stream and on one
@@ -57,10 +57,12 @@ impl Doors {
     where
         I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
+        // In boxes, so that a tunnel that is open for hours does not hold room for what it did in its first milliseconds,
+        // or for the protocol that it does not speak.
         if authority.scheme() == Scheme::Http {
-            return self.serve_tunnel(io, false, caller, authority).await;
+            return Box::pin(self.serve_tunnel(io, false, caller, authority)).await;
         }
-        let greeted = self.handshake(io, &caller, &authority);
+        let greeted = Box::pin(self.handshake(io, &caller, &authority));
         let Some(Some(stream)) = self.draining.run_until_cancelled(greeted).await else {
             return;
         };
@@ -96,10 +98,10 @@ impl Doors {
             }
         });
         if h2 {
-            self.serve_http2(stream, service, withdrawals).await;
+            Box::pin(self.serve_http2(stream, service, withdrawals)).await;
         } else {
-            let whose = Arc::new((whose.0.agent.clone(), whose.1.clone()));
-            watched(self.serve_http1(stream, service, Whose::Tunnel(whose))).await;
+            let whose = Whose::Tunnel(Arc::new((whose.0.agent.clone(), whose.1.clone())));
+            Box::pin(watched(self.serve_http1(stream, service, whose))).await;
         }
     }
 

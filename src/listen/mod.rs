@@ -1,6 +1,6 @@
 //! The doors: how requests come in. Every door ends in one type, `Arrival`, and from there on nobody asks how it came.
 //!
-//! One port takes CONNECT and absolute form. A tunnel is intercepted with a leaf minted for its own authority, after
+//! One port, or one unix socket, takes CONNECT and absolute form, in clear or in TLS. A tunnel is intercepted with a leaf minted for its own authority, after
 //! policy admitted that authority; SNI, `Host` and `:authority` must all name it. The room knows nothing of
 //! credentials. Serves RFC 9110 §9.3.6 (CONNECT), RFC 9112 §3.2.2 (absolute form), RFC 8446 (as a TLS server).
 //!
@@ -17,6 +17,7 @@ pub mod fuzzing;
 mod hello;
 mod intercept;
 mod linger;
+mod listener;
 mod proxy;
 mod quota;
 mod stall;
@@ -24,3 +25,4 @@ mod tls;
 mod watched;
 
 pub use accept::{Doors, DoorsSetup, Limits};
+pub use listener::{Listener, ListenerTlsError};

@@ -1,7 +1,6 @@
 //! The explicit proxy: one HTTP/1.1 port for CONNECT and absolute form.
 
 use std::convert::Infallible;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -14,12 +13,10 @@ use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
 
 use super::accept::Doors;
 use super::linger::{Linger, Wanted};
 use super::quota::{Guest, Haste, Quota};
-use super::stall::Stall;
 use super::watched::{Flying, Heads, Judged, Refuse, Watched};
 use crate::agent::Agent;
 use crate::exchange::{AgentBody, Arrival, Door, Refusal, absolute_authority, watched};
@@ -59,17 +56,18 @@ pub(super) struct Caller {
 
 impl Doors {
     /// Serves one connection of the proxy port.
-    pub(super) async fn proxy_connection(
+    pub(super) async fn proxy_connection<I>(
         self: Arc<Self>,
-        stream: Stall<TcpStream>,
-        peer: SocketAddr,
+        stream: I,
+        on_this_machine: bool,
         guest: Arc<Guest>,
-    ) {
-        let on_loopback = peer.ip().to_canonical().is_loopback();
+    ) where
+        I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
         let doors = self.clone();
         let service = service_fn(move |request| {
             let (doors, guest) = (doors.clone(), guest.clone());
-            async move { Ok::<_, Infallible>(doors.enter(request, on_loopback, guest).await) }
+            async move { Ok::<_, Infallible>(doors.enter(request, on_this_machine, guest).await) }
         });
         watched(self.serve_http1(stream, service, Whose::Nobodys)).await;
     }
@@ -171,10 +169,10 @@ impl Doors {
     async fn enter(
         self: Arc<Self>,
         request: Request<Incoming>,
-        on_loopback: bool,
+        on_this_machine: bool,
         guest: Arc<Guest>,
     ) -> Response<AgentBody> {
-        let caller = self.caller(&request, on_loopback, &guest).await;
+        let caller = self.caller(&request, on_this_machine, &guest).await;
         if request.method() == Method::CONNECT {
             self.connect(request, caller, guest).await
         } else {
@@ -186,12 +184,12 @@ impl Doors {
     async fn caller(
         &self,
         request: &Request<Incoming>,
-        on_loopback: bool,
+        on_this_machine: bool,
         guest: &Guest,
     ) -> Result<Caller, Refusal> {
         let headers = request.headers();
         let credential = only(headers, &PROXY_AUTHORIZATION);
-        let agent = self.agents.load().identify(credential, on_loopback);
+        let agent = self.agents.load().identify(credential, on_this_machine);
         let now = self.clock.now();
         let Ok(agent) = agent else {
             let tried = headers.contains_key(PROXY_AUTHORIZATION);

@@ -14,11 +14,6 @@ use super::crowd::{Source, Ticket};
 use crate::exchange::Refusal;
 use crate::vocab::{AgentName, Code, Moment};
 
-/// Leaf certificates that one agent may have made in a second; as many at once after a pause.
-const MINTS: Rate = Rate {
-    per_second: 50,
-    burst: 50,
-};
 /// Wrong proxy credentials of one source in a second.
 const WRONG: Rate = Rate {
     per_second: 5,
@@ -46,15 +41,15 @@ pub(super) struct Quota {
 
 impl Quota {
     fn new(limits: &Limits) -> Self {
-        let rate = Rate {
-            per_second: limits.requests_per_second,
-            burst: limits.requests_per_second,
+        let rate = |per_second| Rate {
+            per_second,
+            burst: per_second,
         };
         Self {
             connections: Arc::new(Semaphore::new(limits.per_agent)),
-            requests: Paced::new(rate),
-            tunnels: Paced::new(rate),
-            mints: Bucket::new(MINTS),
+            requests: Paced::new(rate(limits.requests_per_second)),
+            tunnels: Paced::new(rate(limits.requests_per_second)),
+            mints: Bucket::new(rate(limits.certificates_per_second)),
         }
     }
 
@@ -226,6 +221,7 @@ mod tests {
             per_agent: 2,
             streams: 3,
             requests_per_second: 4,
+            certificates_per_second: 5,
             request_head: 8192,
             write_stall: Duration::from_secs(1),
         }

@@ -61,6 +61,7 @@ impl House {
                 roots: Roots::of([], &[]),
                 own_listeners: Vec::new(),
                 limits: PoolLimits::default(),
+                parent: None,
             },
             clock.clone(),
         );

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http::{Method, Request, header};
+use http::{Method, Request, StatusCode, header};
 use http_body::{Body, Frame, SizeHint};
 use tower::Service;
 
@@ -20,6 +20,18 @@ use super::stream::{Mark, Meter};
 use crate::credential::{Armed, BodyError, BoxFuture, OutBody};
 use crate::vocab::Code;
 use crate::wire::Asked;
+
+/// Told when the API asks for the body of a request that waits with it: a 100 came. Goes with the request as a note.
+/// hyper tells of interim answers on HTTP/1.1 only.
+#[derive(Clone)]
+pub struct WhenAsked(Arc<dyn Fn() + Send + Sync>);
+
+impl WhenAsked {
+    /// Calls `told`, from the connection's own task.
+    pub fn new(told: impl Fn() + Send + Sync + 'static) -> Self {
+        Self(Arc::new(told))
+    }
+}
 
 /// What went wrong with a request that was handed over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -90,13 +102,21 @@ impl Service<Armed<Connection>> for Client {
 /// Sends a request on a connection. Dropping the future closes an HTTP/1.1 connection, and resets an HTTP/2 stream.
 pub(super) async fn send(
     connection: Connection,
-    request: Request<OutBody>,
+    mut request: Request<OutBody>,
 ) -> Result<Reply, SendError> {
     let fate = Arc::new(Fate::default());
-    let request = request.map(|body| Outgoing {
+    let when_asked = request.extensions_mut().remove::<WhenAsked>();
+    let mut request = request.map(|body| Outgoing {
         body,
         fate: fate.clone(),
     });
+    if let Some(WhenAsked(told)) = when_asked {
+        hyper::ext::on_informational(&mut request, move |interim| {
+            if interim.status() == StatusCode::CONTINUE {
+                told();
+            }
+        });
+    }
     match connection.into_line() {
         Some(Line::Http1(line)) => send_http1(line, request, &fate).await,
         Some(Line::Http2(line)) => send_http2(line, request, &fate).await,

@@ -25,6 +25,8 @@ pub enum Protocol {
     Any,
     /// HTTP/1.1 only: the exchange will be upgraded (RFC 6455 §4.1).
     Http1,
+    /// HTTP/2 only: gRPC.
+    Http2,
 }
 
 /// A connection that was checked out for one request. Dropped unused, it goes back.

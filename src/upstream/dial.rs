@@ -16,6 +16,8 @@ use tokio::time::sleep;
 use super::address::admitted;
 use super::error::UpstreamError;
 use super::lookup::{Asker, Lookups, Resolve};
+use super::parent::Parent;
+use super::way::Way;
 use crate::vocab::Host;
 use crate::vocab::variant::{Variant, broken, overhear};
 
@@ -26,6 +28,8 @@ const HEAD_START: Duration = Duration::from_millis(250);
 
 /// What is to be dialled.
 pub(super) struct Destination<'a> {
+    /// What it is called; the same as `host` where nothing else is dialled in its place.
+    pub(super) name: &'a Host,
     pub(super) host: &'a Host,
     pub(super) port: u16,
     pub(super) allow_private: bool,
@@ -51,6 +55,7 @@ impl Progress {
 pub(super) struct Dialer {
     lookups: Lookups,
     own_listeners: Vec<SocketAddr>,
+    parent: Option<Arc<Parent>>,
 }
 
 impl Dialer {
@@ -58,11 +63,71 @@ impl Dialer {
         Self {
             lookups: Lookups::new(resolver),
             own_listeners,
+            parent: None,
         }
+    }
+
+    /// The same, and everything goes through this proxy.
+    pub(super) fn through(mut self, parent: Option<Arc<Parent>>) -> Self {
+        self.parent = parent;
+        self
     }
 
     /// Connects. The caller ends it after its deadline and learns from `progress` what it was waiting for.
     pub(super) async fn connect(
+        &self,
+        to: &Destination<'_>,
+        progress: &Progress,
+    ) -> Result<Way, UpstreamError> {
+        match &self.parent {
+            Some(parent) if !parent.excepts(to.name, to.host) => {
+                self.by_parent(parent, to, progress).await
+            }
+            _ => self.direct(to, progress).await.map(Way::from),
+        }
+    }
+
+    /// Through the parent proxy. A literal address is judged as ever; a name is the proxy's to look up, but for those
+    /// that mean the machine that looks them up (RFC 6761 §6.3).
+    async fn by_parent(
+        &self,
+        parent: &Parent,
+        to: &Destination<'_>,
+        progress: &Progress,
+    ) -> Result<Way, UpstreamError> {
+        match to.host {
+            Host::Ip(ip) if !admitted(*ip, to.allow_private) => {
+                return Err(UpstreamError::AddressProhibited);
+            }
+            Host::Ip(ip) if self.is_own(SocketAddr::new(*ip, to.port)) => {
+                return Err(UpstreamError::SelfConnect);
+            }
+            Host::Name(name) if is_localhost(name) && !to.allow_private => {
+                return Err(UpstreamError::AddressProhibited);
+            }
+            _ => {}
+        }
+        let proxy = Destination {
+            name: &parent.host,
+            host: &parent.host,
+            port: parent.port,
+            allow_private: true,
+            asker: to.asker.clone(),
+        };
+        let stream = self.direct(&proxy, progress).await;
+        let stream = stream.map_err(|error| match error {
+            // The operator's mistake, not the agent's attempt.
+            UpstreamError::AddressProhibited | UpstreamError::SelfConnect => {
+                tracing::error!("the parent proxy is at an address that is never dialled");
+                UpstreamError::Unreachable
+            }
+            error => error,
+        })?;
+        parent.tunnel(stream, to.host, to.port).await
+    }
+
+    /// Looks up and dials.
+    async fn direct(
         &self,
         to: &Destination<'_>,
         progress: &Progress,
@@ -160,6 +225,11 @@ impl Dialer {
         }
         Ok(())
     }
+}
+
+/// Whether a name means the machine that looks it up, whichever that is.
+fn is_localhost(name: &str) -> bool {
+    name == "localhost" || name.ends_with(".localhost")
 }
 
 /// Whether an address is this machine's: a listener on all addresses answers there. The kernel lets us bind a socket to

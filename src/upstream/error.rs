@@ -23,6 +23,9 @@ pub enum UpstreamError {
     /// Our bounds on connections are reached.
     #[error("too many connections")]
     Limit,
+    /// The request needs HTTP/2 and the other side speaks HTTP/1.1 alone.
+    #[error("HTTP/2 is not spoken")]
+    NoHttp2,
     /// A credential would travel in clear text.
     #[error("a credential never travels in clear text")]
     Plaintext,
@@ -52,6 +55,7 @@ impl UpstreamError {
             Self::Draining => Code::Draining,
             Self::Limit => Code::Overloaded,
             Self::Plaintext => Code::TlsRequired,
+            Self::NoHttp2 => Code::UpstreamNoHttp2,
             Self::Protocol => Code::UpstreamProtocolError,
             Self::Tls => Code::UpstreamTlsError,
             Self::Unreachable => Code::UpstreamUnreachable,

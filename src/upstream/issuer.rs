@@ -190,7 +190,9 @@ impl From<UpstreamError> for IssuerError {
         match error {
             UpstreamError::AddressProhibited | UpstreamError::SelfConnect => Self::Address,
             UpstreamError::ConnectTimeout | UpstreamError::DnsTimeout => Self::Timeout,
-            UpstreamError::Plaintext | UpstreamError::Protocol => Self::Protocol,
+            UpstreamError::NoHttp2 | UpstreamError::Plaintext | UpstreamError::Protocol => {
+                Self::Protocol
+            }
             UpstreamError::Tls => Self::Tls,
             UpstreamError::Dns
             | UpstreamError::Draining

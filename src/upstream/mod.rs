@@ -21,6 +21,7 @@ mod issuer;
 mod key;
 mod lookup;
 mod open;
+mod parent;
 mod pool;
 mod reply;
 mod settings;
@@ -30,18 +31,18 @@ mod tasks;
 mod tls;
 #[cfg(feature = "variants")]
 mod variant;
+mod way;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::policy::Permit;
 use crate::vocab::{AgentName, Authority, Clock, Scheme, ServiceName, danger};
 
-pub use client::{Client, SendError, SendFailure};
+pub use client::{Client, SendError, SendFailure, WhenAsked};
 pub use connection::{Connection, Protocol};
 pub use error::{EndpointError, RootsError, UpstreamError};
 pub use issuer::{
@@ -49,9 +50,11 @@ pub use issuer::{
 };
 pub use key::{Key, PoolLimits, key};
 pub use lookup::{Resolve, SystemResolver};
+pub use parent::{Except, Parent, ParentSettings};
 pub use reply::{Reply, ReplyBody};
 pub use settings::{ConnectTo, TargetSettings};
 pub use tls::{Endpoint, Roots};
+pub use way::Way;
 
 use dial::{Destination, Dialer, Progress};
 use lookup::Asker;
@@ -73,6 +76,8 @@ pub struct UpstreamSettings {
     pub own_listeners: Vec<SocketAddr>,
     /// Bounds of the agents' pool.
     pub limits: PoolLimits,
+    /// The proxy through which everything goes; `None`: the network is reached directly.
+    pub parent: Option<Parent>,
 }
 
 /// The way out. Cheap to clone; all clones share one pool.
@@ -100,7 +105,8 @@ impl Upstream {
         resolver: Arc<dyn Resolve>,
         clock: Clock,
     ) -> Self {
-        let dialer = Arc::new(Dialer::new(resolver, settings.own_listeners));
+        let dialer = Dialer::new(resolver, settings.own_listeners);
+        let dialer = Arc::new(dialer.through(settings.parent.map(Arc::new)));
         let tasks = Tasks::default();
         let pool = Pool::new(settings.limits, dialer.clone(), tasks.clone(), clock);
         Self(Arc::new(Inner {
@@ -154,8 +160,9 @@ impl Upstream {
         &self,
         authority: &Authority,
         deadline: Duration,
-    ) -> Result<TcpStream, UpstreamError> {
+    ) -> Result<Way, UpstreamError> {
         let to = Destination {
+            name: authority.host(),
             host: authority.host(),
             port: authority.port(),
             allow_private: false,

@@ -9,7 +9,6 @@ use futures_util::future::poll_fn;
 use http::Version;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::TcpStream;
 
 use super::connection::{Http1Line, Http1Wire, Http2Line, Http2Shared, Line, Protocol};
 use super::dial::{Destination, Progress};
@@ -18,6 +17,7 @@ use super::key::Key;
 use super::pool::Pool;
 use super::stream::{Counted, Observer, Stream};
 use super::tls::Endpoint;
+use super::way::Way;
 use crate::vocab::Scheme;
 use crate::wire::{Frames, Responses};
 
@@ -57,9 +57,9 @@ impl Drop for Opening {
     }
 }
 
-/// A TCP connection, counted.
+/// A connection without TLS to the destination, counted.
 pub(super) struct Raw {
-    pub(super) stream: TcpStream,
+    pub(super) stream: Way,
     pub(super) open: Open,
 }
 
@@ -88,6 +88,7 @@ impl Pool {
             None => (authority.host(), authority.port()),
         };
         let to = Destination {
+            name: authority.host(),
             host,
             port,
             allow_private: endpoint.allow_private(),
@@ -121,13 +122,15 @@ impl Pool {
         } else {
             Version::HTTP_11
         };
-        if need == Protocol::Any
+        if need != Protocol::Http1
             && let Some(shelf) = self.kept().shelf(key, place.shelf)
         {
             shelf.known = Some(version);
         }
         if http2 {
             self.start_http2(key, place, stream, open).await
+        } else if need == Protocol::Http2 {
+            Err(UpstreamError::NoHttp2)
         } else {
             self.start_http1(key, place.shelf, stream, open).await
         }

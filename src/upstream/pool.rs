@@ -92,6 +92,9 @@ impl Pool {
         need: Protocol,
         deadline: Duration,
     ) -> Result<Connection, UpstreamError> {
+        if need == Protocol::Http2 && key.authority.scheme() == Scheme::Http {
+            return Err(UpstreamError::NoHttp2);
+        }
         let progress = Progress::default();
         let found = timeout(deadline, async {
             let mut may_wait = true;
@@ -142,11 +145,13 @@ impl Pool {
                 opening: None,
             }));
         }
-        let multiplexed = need == Protocol::Any && key.authority.scheme() == Scheme::Https;
+        let multiplexed = need != Protocol::Http1 && key.authority.scheme() == Scheme::Https;
         if let Some(line) = multiplexed.then(|| shelf.http2_line()).flatten() {
             return Ok(Taken::Line(Line::Http2(line)));
         }
-        while let Some(idle) = shelf.http1.pop() {
+        while need != Protocol::Http2
+            && let Some(idle) = shelf.http1.pop()
+        {
             kept.idle -= 1;
             let fresh = now.since(idle.since) < self.limits.idle_for;
             if fresh && idle.wire.sender.is_ready() && idle.wire.meter.may_be_kept() {

@@ -15,15 +15,15 @@ use std::task::{Context, Poll};
 
 use futures_util::task::AtomicWaker;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
+use super::way::Way;
 use crate::wire::{Asked, Came, Frames, Responses};
 
 /// A connection's bytes, with or without TLS.
 pub(super) enum Stream {
-    Plain(TcpStream),
-    Tls(Box<TlsStream<TcpStream>>),
+    Plain(Way),
+    Tls(Box<TlsStream<Way>>),
 }
 
 /// Who reads beside hyper.

@@ -12,13 +12,13 @@ use rustls::client::Resumption;
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, Der, ServerName};
-use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::connection::Protocol;
 use super::error::{EndpointError, RootsError, UpstreamError};
 use super::settings::{ConnectTo, TargetSettings};
+use super::way::Way;
 use crate::vocab::Host;
 use crate::vocab::variant::overhear;
 
@@ -102,7 +102,10 @@ impl Roots {
     }
 
     /// These and some more.
-    fn and(&self, extra: &[CertificateDer<'static>]) -> Result<Arc<RootCertStore>, EndpointError> {
+    pub(super) fn and(
+        &self,
+        extra: &[CertificateDer<'static>],
+    ) -> Result<Arc<RootCertStore>, EndpointError> {
         if extra.is_empty() {
             return Ok(self.store.clone());
         }
@@ -169,32 +172,40 @@ impl Endpoint {
         &self,
         host: &Host,
         need: Protocol,
-        stream: TcpStream,
-    ) -> Result<TlsStream<TcpStream>, UpstreamError> {
-        let name = match host {
-            Host::Ip(ip) => ServerName::IpAddress((*ip).into()),
-            Host::Name(name) => {
-                ServerName::try_from(name.to_string()).map_err(|_| UpstreamError::Tls)?
-            }
-        };
+        stream: Way,
+    ) -> Result<TlsStream<Way>, UpstreamError> {
+        let name = server_name(host)?;
         let config = match need {
-            Protocol::Any => &self.any,
+            // A server that knows HTTP/1.1 alone says so by its choice; offered HTTP/2 alone it would send an alert, which
+            // looks like a certificate that it does not like.
+            Protocol::Any | Protocol::Http2 => &self.any,
             Protocol::Http1 => &self.http1,
         };
         let connecting = TlsConnector::from(config.clone()).connect(name, stream);
-        connecting.await.map_err(|error| {
-            overhear(|| error.to_string());
-            let judged = error.get_ref().is_some_and(|e| e.is::<rustls::Error>());
-            if judged {
-                UpstreamError::Tls
-            } else {
-                UpstreamError::Unreachable
-            }
-        })
+        connecting.await.map_err(failure)
     }
 }
 
-fn config(
+/// The name that a certificate must have.
+pub(super) fn server_name(host: &Host) -> Result<ServerName<'static>, UpstreamError> {
+    match host {
+        Host::Ip(ip) => Ok(ServerName::IpAddress((*ip).into())),
+        Host::Name(name) => ServerName::try_from(name.to_string()).map_err(|_| UpstreamError::Tls),
+    }
+}
+
+/// What a handshake that failed means: the certificate or the protocol, or the connection.
+pub(super) fn failure(error: std::io::Error) -> UpstreamError {
+    overhear(|| error.to_string());
+    let judged = error.get_ref().is_some_and(|e| e.is::<rustls::Error>());
+    if judged {
+        UpstreamError::Tls
+    } else {
+        UpstreamError::Unreachable
+    }
+}
+
+pub(super) fn config(
     roots: Arc<RootCertStore>,
     alpn: &[&'static [u8]],
 ) -> Result<Arc<ClientConfig>, EndpointError> {

@@ -178,6 +178,25 @@ impl Authority {
         ))
     }
 
+    /// Whether a `Host` field or `:authority` names this destination under its scheme; as if it were parsed and compared.
+    ///
+    /// # Errors
+    /// [`AuthorityError`] where it is not canonical.
+    pub fn is_named(&self, text: &str) -> Result<bool, AuthorityError> {
+        // Most clients write what this would print, and then there is nothing to take apart.
+        let exactly = self.host.name().is_some_and(|name| {
+            text.strip_prefix(name).is_some_and(|rest| {
+                if rest.is_empty() {
+                    self.port == self.scheme.default_port()
+                } else {
+                    split(text).is_ok_and(|(_, port)| port == Some(self.port))
+                        && rest.starts_with(':')
+                }
+            })
+        });
+        Ok(exactly || Self::parse(self.scheme, text)? == *self)
+    }
+
     /// The scheme.
     #[must_use]
     pub fn scheme(&self) -> Scheme {
@@ -209,7 +228,10 @@ impl Authority {
     /// `scheme://host[:port]`, the default port left out: an origin (RFC 6454 §6.2).
     #[must_use]
     pub fn origin(&self) -> String {
-        format!("{}://{self}", self.scheme.as_str())
+        let mut text = self.to_string();
+        text.insert_str(0, "://");
+        text.insert_str(0, self.scheme.as_str());
+        text
     }
 }
 
@@ -218,7 +240,8 @@ impl fmt::Display for Authority {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.host.fmt(f)?;
         if self.port != self.scheme.default_port() {
-            write!(f, ":{}", self.port)?;
+            f.write_str(":")?;
+            self.port.fmt(f)?;
         }
         Ok(())
     }
@@ -283,6 +306,43 @@ mod tests {
                 .origin(),
             "https://api.test:8443"
         );
+    }
+
+    #[test]
+    fn a_name_is_the_destinations_exactly_where_parsing_says_so() {
+        let texts = [
+            "api.test",
+            "api.test:443",
+            "api.test:8443",
+            "API.Test:8443",
+            "api.test.:8443",
+            "api.test:",
+            "api.test:08443",
+            "api.test:8443 ",
+            "api.test:8443:8443",
+            "api.test:8443@evil.test",
+            "api.test@evil.test:8443",
+            "api.test.evil.test:8443",
+            "api.testx:8443",
+            "evil.test",
+            "",
+            "192.0.2.7:8443",
+            "192.0.2.7",
+            "[::1]:8443",
+            "[::1]",
+        ];
+        for own in [
+            "api.test:443",
+            "api.test:8443",
+            "192.0.2.7:8443",
+            "[::1]:443",
+        ] {
+            let own = Authority::parse_connect(own).unwrap();
+            for text in texts {
+                let parsed = Authority::parse(own.scheme(), text).map(|named| named == own);
+                assert_eq!(own.is_named(text), parsed, "{own} {text:?}");
+            }
+        }
     }
 
     #[test]

@@ -56,12 +56,31 @@ impl Add<Duration> for WallTime {
 /// RFC 3339 in UTC with milliseconds.
 impl fmt::Display for WallTime {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let format = time::macros::format_description!(
-            "[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z"
+        let stamp =
+            time::OffsetDateTime::from_unix_timestamp(self.seconds()).map_err(|_| fmt::Error)?;
+        let (year, month, day) = stamp.to_calendar_date();
+        let (hour, minute, second) = stamp.to_hms();
+        // Each audit line has one, so it is written by hand; the years that `time` knows have four digits.
+        let mut text = *b"0000-00-00T00:00:00.000Z";
+        put(&mut text[..4], u32::try_from(year).map_err(|_| fmt::Error)?);
+        put(&mut text[5..7], u8::from(month).into());
+        put(&mut text[8..10], day.into());
+        put(&mut text[11..13], hour.into());
+        put(&mut text[14..16], minute.into());
+        put(&mut text[17..19], second.into());
+        put(
+            &mut text[20..23],
+            u32::try_from(self.0 % 1000).map_err(|_| fmt::Error)?,
         );
-        let stamp = time::OffsetDateTime::from_unix_timestamp_nanos(i128::from(self.0) * 1_000_000)
-            .map_err(|_| fmt::Error)?;
-        f.write_str(&stamp.format(format).map_err(|_| fmt::Error)?)
+        f.write_str(std::str::from_utf8(&text).map_err(|_| fmt::Error)?)
+    }
+}
+
+/// Writes the last digits of a number, as many as there is room for.
+fn put(room: &mut [u8], mut number: u32) {
+    for digit in room.iter_mut().rev() {
+        *digit = b'0' + u8::try_from(number % 10).unwrap_or_default();
+        number /= 10;
     }
 }
 

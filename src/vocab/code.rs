@@ -208,6 +208,7 @@ codes! {
     IdentityUnavailable "identity-unavailable" 503 "The workload identity cannot be read" ProxyConfigurationError true Retry Tokenward;
     PlaceholderMismatch "placeholder-mismatch" 403 "This placeholder belongs to another service or agent" HttpRequestDenied false AskOperator Agent;
     PlaceholderRequired "placeholder-required" 403 "The service's placeholder is missing" HttpRequestDenied false FixConfig Agent;
+    SignedRequest "placeholder-required" 403 "The request is signed instead of carrying the service's placeholder" HttpRequestError false FixConfig Agent;
     TlsRequired "tls-required" 403 "This service is reached by https only" HttpRequestDenied false None Agent;
     MethodOverride "method-override" 403 "A header tries to change the method" HttpRequestDenied false None Agent;
     UpgradeNotSupported "upgrade-not-supported" 501 "This upgrade or transfer coding is not carried" HttpRequestError false None Agent;
@@ -217,6 +218,7 @@ codes! {
     BodyNotInspectable "body-not-inspectable" 413 "A rule must read this body and cannot" HttpRequestDenied false None Agent;
     RequestTimeout "request-timeout" 408 "The agent was too slow" HttpRequestError true Retry Agent;
     UpstreamProtocolError "upstream-protocol-error" 502 "The API broke the rules of HTTP" HttpProtocolError false AskOperator Service;
+    UpstreamNoHttp2 "upstream-protocol-error" 502 "The API does not speak HTTP/2, which gRPC needs" ProxyConfigurationError false FixConfig Service;
     ResponseUnscannable "response-unscannable" 502 "The API's answer cannot be searched for the credential" ProxyInternalResponse false AskOperator Service;
     TokenResponseWithheld "token-response-withheld" 502 "The API's answer carries tokens" ProxyInternalResponse false AskOperator Service;
     IssuerNotForAgents "issuer-not-for-agents" 403 "Agents do not talk to the issuer" HttpRequestDenied false None Agent;

@@ -72,6 +72,13 @@ impl RequestPath {
                 slashed: None,
             });
         }
+        if is_plain(raw.as_bytes()) {
+            return Ok(Self {
+                wire: raw.into(),
+                compared: None,
+                slashed: None,
+            });
+        }
         if raw.contains('\\') {
             return Err(PathError::Ambiguous);
         }
@@ -126,6 +133,13 @@ impl RequestPath {
     }
 }
 
+/// Whether a path is one that nobody could read in two ways: nothing escaped, no parameters, no segment that is empty or
+/// begins with a dot. The other paths are judged step by step.
+fn is_plain(path: &[u8]) -> bool {
+    let inside = |pair: &[u8]| pair[0] != b'/' || !matches!(pair[1], b'/' | b'.');
+    !path.iter().any(|b| matches!(b, b'%' | b';' | b'\\')) && path.windows(2).all(inside)
+}
+
 /// Whether somebody could take a segment away or resolve it: an empty one inside the path, or a dot segment.
 fn resolvable(path: &str) -> bool {
     let mut segments = path[1..].split('/').peekable();
@@ -142,6 +156,9 @@ fn resolvable(path: &str) -> bool {
 
 /// A path without parameters, outer spaces and a last slash; `None` where that changes nothing.
 fn loose(path: &str) -> Option<String> {
+    if !path.bytes().any(|b| matches!(b, b';' | b'%')) && !path.ends_with('/') {
+        return None;
+    }
     let cut: Vec<&str> = path.split('/').map(without_parameters).collect();
     let cut = cut.join("/");
     let trimmed = cut

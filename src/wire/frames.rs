@@ -120,8 +120,10 @@ pub struct Underway {
 
 impl Default for Underway {
     fn default() -> Self {
-        let mut walk = Walk::default();
-        walk.skip = PREFACE;
+        let walk = Walk {
+            skip: PREFACE,
+            ..Walk::default()
+        };
         Self {
             walk,
             kind: u8::MAX,

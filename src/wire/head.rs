@@ -1,5 +1,7 @@
 //! One head, line by line: what it says about where its message ends, and how it is written.
 
+use memchr::memchr;
+
 use crate::vocab::Code;
 
 /// How much of a line is looked at. A length or a coding that needs more is no plain one.
@@ -170,7 +172,7 @@ impl Head {
     /// Reads on. The line that has just ended as [`Step::First`] must have been forgotten.
     pub(super) fn feed(&mut self, bytes: &[u8]) -> Step {
         let mut at = 0;
-        while let Some(end) = bytes[at..].iter().position(|&b| b == b'\n') {
+        while let Some(end) = memchr(b'\n', &bytes[at..]) {
             self.line.push(&bytes[at..at + end]);
             at += end + 1;
             self.bytes += end + 1;

@@ -15,11 +15,13 @@ mod frames;
 mod head;
 mod request;
 mod response;
+mod tunnel;
 
 pub use frames::{Frames, Underway};
 pub use head::Fault;
 pub use request::{Requests, Stop, Verdict};
 pub use response::{Asked, Came, Responses};
+pub use tunnel::{TunnelAnswer, tunnel_answer};
 
 /// Most interim answers to one request; a browser's page has one or two.
 const INTERIM_MAX: u8 = 8;

@@ -193,7 +193,7 @@ impl Responses {
 }
 
 /// The status of a status line (RFC 9112 §4).
-fn status(line: &[u8]) -> Option<u16> {
+pub(super) fn status(line: &[u8]) -> Option<u16> {
     let rest = line
         .strip_prefix(b"HTTP/1.1 ")
         .or_else(|| line.strip_prefix(b"HTTP/1.0 "))?;

@@ -232,7 +232,7 @@ def judge(stage, options, numbers):
             if options.case is not None:
                 show(made[options.case], answers, seen)
             if found:
-                time.sleep(2)
+                time.sleep(5)
                 gather(stage, {})  # what came late
                 again = {number: made[number] for number in sorted({number for number, _, late in found if late})}
                 total["again"] += len(again)

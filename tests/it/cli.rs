@@ -369,7 +369,18 @@ async fn env_prints_what_serve_wrote() {
             .unwrap()
             .contains(served.ca().trim())
     );
+    let wget = document["WGETRC"].as_str().unwrap();
+    assert!(fs::read_to_string(wget).unwrap().contains(bundle));
+    let java = document["JAVA_TOOL_OPTIONS"].as_str().unwrap();
+    let store = served.folder.path().join("run/trust.p12");
+    assert!(store.exists() && java.contains(&format!("trustStore={} ", store.display())));
+    // Whoever may list processes may read their options.
+    let token = proxy.split(['@', ':']).nth(2).unwrap();
+    assert!(token.len() > 8 && !java.contains(token));
     for (format, line) in [
+        ("sh", format!("export JAVA_TOOL_OPTIONS='{java}'")),
+        ("fish", format!("set -gx JAVA_TOOL_OPTIONS '{java}'")),
+        ("docker", format!("--env JAVA_TOOL_OPTIONS='{java}'")),
         ("sh", format!("export ITEMS_TOKEN='{placeholder}'")),
         ("fish", format!("set -gx ITEMS_TOKEN '{placeholder}'")),
         ("powershell", format!("$Env:ITEMS_TOKEN = '{placeholder}'")),
@@ -395,6 +406,33 @@ async fn env_prints_what_serve_wrote() {
         .mode();
     assert_eq!(dir & 0o777, 0o700);
     assert!(served.terminate().await.success());
+}
+
+/// Agents look from folders of their own, so a relative `runtime_dir` of a configuration that lies here must not stay so.
+#[tokio::test(flavor = "multi_thread")]
+async fn agents_are_told_whole_paths() {
+    let (folder, _rehearsal) = prepared(Setup::usual()).await;
+    let config = folder.path().join("tokenward.yaml");
+    let text = fs::read_to_string(&config).unwrap();
+    let whole = format!("runtime_dir: {}/run\n", folder.path().display());
+    assert!(text.contains(&whole), "{text}");
+    fs::write(&config, text.replace(&whole, "runtime_dir: run\n")).unwrap();
+    let log = fs::File::create(folder.path().join("log")).unwrap();
+    let _serving = tokenward(folder.path())
+        .arg("serve")
+        .stdout(log.try_clone().unwrap())
+        .stderr(log)
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let file = folder.path().join("run/agents/default/env");
+    eventually("the environment", || file.exists()).await;
+    let env = run(tokenward(folder.path()).args(["env", "--json"])).await;
+    let document = json(&out(&env));
+    for name in ["SSL_CERT_FILE", "NODE_EXTRA_CA_CERTS", "WGETRC"] {
+        let path = document[name].as_str().unwrap();
+        assert!(path.starts_with('/'), "{name}={path}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

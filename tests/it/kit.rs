@@ -1,5 +1,7 @@
 //! What every test needs: a rehearsal, a proxy that was started from a file, agents, and what was written down.
 
+mod forward;
+mod origin;
 mod process;
 mod raw;
 mod setup;
@@ -16,6 +18,8 @@ use tokenward::app::Running;
 use tokenward::audit;
 use tokenward::rehearsal::{Answer, Call, Caller, CallerError, Rehearsal, Seen, Service};
 
+pub(crate) use forward::{Forward, Manner};
+pub(crate) use origin::{Identity, Origin, OwnBody};
 pub(crate) use process::{Served, code, err, free_port, out, run, tokenward};
 pub(crate) use raw::{Raw, Tls, exchange, read_head, speak};
 pub(crate) use setup::{Auth, Credential, Setup, Svc, agent_token};

@@ -26,12 +26,20 @@ mod cli;
 #[cfg(test)]
 mod examples;
 #[cfg(test)]
+mod expect;
+#[cfg(test)]
 mod frames;
+#[cfg(test)]
+mod grpc;
 mod heads;
 #[cfg(test)]
 mod issuer;
 #[cfg(test)]
 mod limits;
+#[cfg(test)]
+mod listeners;
+#[cfg(test)]
+mod parent;
 #[cfg(test)]
 mod refusals;
 #[cfg(test)]

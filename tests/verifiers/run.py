@@ -318,7 +318,7 @@ def judge(binary, source, dir, started, options):
     world = Mended(source, dir)
     started.append(world)
     file, values = configure(world, dir)
-    proxy = Proxy(binary, file, values, dir, log="info")
+    proxy = Proxy(binary, file, values, dir, log="info", patience=120)  # a hundred services, maybe in a debug build
     started.append(proxy)
     print(f"world and proxy are ready after {time.monotonic() - begun:.0f} s\n", flush=True)
     game = Game(world, proxy, dir)

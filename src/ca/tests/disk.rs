@@ -330,9 +330,11 @@ fn trust_files_hold_certificates_and_nothing_else() {
     for _ in 0..2 {
         let files = write_trust_files(&run, &root, Some(&system)).unwrap();
         assert_eq!(files.system_roots, 1);
-        assert_eq!((mode(&files.ca), mode(&files.bundle)), (0o644, 0o644));
+        for file in [&files.ca, &files.bundle, &files.java, &files.wget] {
+            assert_eq!(mode(file), 0o644);
+        }
         assert_eq!(mode(&run), 0o755);
-        assert_eq!(names(&run), ["bundle.pem", "ca.pem"]);
+        assert_eq!(names(&run), ["bundle.pem", "ca.pem", "trust.p12", "wgetrc"]);
         let read = |path: &Path| {
             CertificateDer::pem_slice_iter(&fs::read(path).unwrap())
                 .map(Result::unwrap)
@@ -350,6 +352,15 @@ fn trust_files_hold_certificates_and_nothing_else() {
             !fs::read_to_string(&files.bundle)
                 .unwrap()
                 .contains("comment")
+        );
+        let java = fs::read(&files.java).unwrap();
+        for certificate in [theirs.certificate_der(), root.certificate_der()] {
+            let held = |part: &[u8]| part == certificate.as_ref();
+            assert!(java.windows(certificate.len()).any(held));
+        }
+        assert_eq!(
+            fs::read_to_string(&files.wget).unwrap(),
+            format!("ca_certificate = {}\n", files.bundle.display())
         );
     }
 

@@ -1,11 +1,17 @@
-//! Where agents knock. A listener that others on the network can reach needs two words of consent: that proxy tokens
-//! travel in clear text, and who the agents are.
+//! Where agents knock. A listener that others on the network can reach needs TLS or a word of consent that proxy tokens
+//! travel in clear text, and names of agents.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
-use super::Context;
-use crate::config::plan::{ListenPlan, ProxyAddress};
-use crate::config::raw::{OneOrMany, RawListen, RawListener};
+use super::{Context, pem};
+use crate::config::plan::{ListenPlan, ListenerTls, ProxyAddress, ProxyAt};
+use crate::config::raw::{OneOrMany, RawFullListener, RawListen, RawListener, RawMode};
+
+/// Only the owner may connect.
+const MODE: u32 = 0o600;
+/// Longest path of a socket, which the system ends with a zero byte.
+const SOCKET_PATH_MAX: usize = 107;
 
 /// Reads all listener addresses.
 pub(super) fn compile(
@@ -32,43 +38,110 @@ pub(super) fn compile(
                 .collect()
         }
     };
-    let mut taken: Vec<SocketAddr> = Vec::new();
+    let mut taken = Taken::default();
     let mut proxy = Vec::new();
     for (key, raw) in listeners {
-        let (key, text, plaintext) = match raw {
-            Some(RawListener::Address(text)) => (key, Some(text), false),
+        let raw = match raw {
+            Some(RawListener::Address(text)) => one(&key, &key, &text, None, it),
             Some(RawListener::Full(full)) => {
-                let plaintext = full.plaintext.unwrap_or(false);
-                (format!("{key}.address"), full.address, plaintext)
+                let text = full.address.clone();
+                text.and_then(|text| one(&key, &format!("{key}.address"), &text, Some(*full), it))
             }
             None => continue,
         };
-        let Some(addr) = text.and_then(|text| address(&key, &text, it)) else {
+        let Some((address_key, listener)) = raw else {
             continue;
         };
-        check_free(&key, addr, &mut taken, it);
-        proxy.push(ProxyAddress { addr, plaintext });
-        if !plaintext && !on_loopback(addr) {
-            let what = "beyond this machine, proxy tokens would travel in clear text";
-            let remedy = "listen on 127.0.0.1, or accept it with {address: …, plaintext: true}";
-            it.findings.error(&key, what, remedy);
-        }
+        taken.check(&address_key, &listener.at, it);
+        proxy.push(listener);
     }
     let health = health.and_then(|text| address("health", text, it));
     if let Some(addr) = health {
-        check_free("health", addr, &mut taken, it);
+        taken.check("health", &ProxyAt::Tcp(addr), it);
     }
     (ListenPlan { proxy }, health)
 }
 
 /// The agent `default` has no token: whoever reaches the listener is it, so only this machine may.
 pub(super) fn check_reach(listen: &ListenPlan, named_agents: bool, it: &mut Context<'_>) {
-    let beyond = listen.proxy.iter().any(|l| !on_loopback(l.addr));
+    let beyond = listen.proxy.iter().any(|listener| beyond(&listener.at));
     if beyond && !named_agents {
-        let what = "without named agents only loopback listeners are allowed";
+        let what = "without named agents only loopback and unix listeners are allowed";
         let remedy = "name `agents` with tokens, or listen on 127.0.0.1";
         it.findings.error("listen.proxy", what, remedy);
     }
+}
+
+/// One listener, and the key of its address.
+fn one(
+    key: &str,
+    address_key: &str,
+    text: &str,
+    full: Option<RawFullListener>,
+    it: &mut Context<'_>,
+) -> Option<(String, ProxyAddress)> {
+    let (tls, mode, plaintext) = full.map_or((None, None, None), |full| {
+        (full.tls, full.mode, full.plaintext)
+    });
+    let at = match text.strip_prefix("unix:") {
+        Some(path) => unix((key, address_key), path, mode.as_ref(), it)?,
+        None => {
+            if mode.is_some() {
+                let what = "only a unix socket has a mode";
+                it.findings.error(&format!("{key}.mode"), what, "remove it");
+            }
+            ProxyAt::Tcp(address(address_key, text, it)?)
+        }
+    };
+    let plaintext = plaintext.unwrap_or(false);
+    if plaintext && (tls.is_some() || matches!(at, ProxyAt::Unix { .. })) {
+        let what = "this listener does not send proxy tokens over a network in clear";
+        it.findings
+            .error(&format!("{key}.plaintext"), what, "remove it");
+    }
+    if tls.is_none() && !plaintext && beyond(&at) {
+        let what = "beyond this machine, proxy tokens would travel in clear text";
+        let remedy =
+            "listen on 127.0.0.1, give it `tls`, or accept it with {address: …, plaintext: true}";
+        it.findings.error(address_key, what, remedy);
+    }
+    let tls = tls.and_then(|tls| {
+        let (cert, tls_key) = (tls.cert?, tls.key?);
+        let key = format!("{key}.tls");
+        let (cert_pem, key_pem, hosts) = pem::identity(&key, &cert, &tls_key, it);
+        Some(ListenerTls {
+            cert_pem,
+            key_pem,
+            hosts,
+        })
+    });
+    Some((address_key.to_owned(), ProxyAddress { at, tls }))
+}
+
+fn unix(
+    (key, address_key): (&str, &str),
+    path: &str,
+    mode: Option<&RawMode>,
+    it: &mut Context<'_>,
+) -> Option<ProxyAt> {
+    let path: PathBuf = it.path(address_key, path);
+    if path.as_os_str().len() > SOCKET_PATH_MAX {
+        let what = "too long for the path of a unix socket";
+        let remedy = "write unix:PATH with at most 107 bytes";
+        it.findings.error(address_key, what, remedy);
+        return None;
+    }
+    let mode = mode.map_or(Some(MODE), |RawMode(text)| {
+        u32::from_str_radix(text, 8)
+            .ok()
+            .filter(|mode| *mode <= 0o777)
+    });
+    if mode.is_none() {
+        let remedy = "write three octal digits, such as 0660";
+        let key = format!("{key}.mode");
+        it.findings.error(&key, "the mode is none", remedy);
+    }
+    Some(ProxyAt::Unix { path, mode: mode? })
 }
 
 fn address(key: &str, text: &str, it: &mut Context<'_>) -> Option<SocketAddr> {
@@ -86,19 +159,36 @@ fn address(key: &str, text: &str, it: &mut Context<'_>) -> Option<SocketAddr> {
     parsed
 }
 
-fn check_free(key: &str, addr: SocketAddr, taken: &mut Vec<SocketAddr>, it: &mut Context<'_>) {
-    let same = |other: &SocketAddr| {
-        let every = addr.ip().is_unspecified() || other.ip().is_unspecified();
-        addr.port() == other.port() && (addr.ip() == other.ip() || every)
-    };
-    // Port 0 asks the system for a free one.
-    if addr.port() != 0 && taken.iter().any(same) {
-        let what = "another listener has this address already";
-        it.findings.error(key, what, "choose another port");
+/// Places that have a listener.
+#[derive(Default)]
+struct Taken(Vec<ProxyAt>);
+
+impl Taken {
+    fn check(&mut self, key: &str, at: &ProxyAt, it: &mut Context<'_>) {
+        if self.0.iter().any(|other| same(at, other)) {
+            let what = "another listener has this address already";
+            it.findings.error(key, what, "choose another port or path");
+        }
+        self.0.push(at.clone());
     }
-    taken.push(addr);
 }
 
-fn on_loopback(addr: SocketAddr) -> bool {
-    addr.ip().to_canonical().is_loopback()
+fn same(one: &ProxyAt, other: &ProxyAt) -> bool {
+    match (one, other) {
+        // Port 0 asks the system for a free one.
+        (ProxyAt::Tcp(a), ProxyAt::Tcp(b)) => {
+            let every = a.ip().is_unspecified() || b.ip().is_unspecified();
+            a.port() == b.port() && a.port() != 0 && (a.ip() == b.ip() || every)
+        }
+        (ProxyAt::Unix { path: a, .. }, ProxyAt::Unix { path: b, .. }) => a == b,
+        _ => false,
+    }
+}
+
+/// Whether others than this machine's own programs can reach it.
+fn beyond(at: &ProxyAt) -> bool {
+    match at {
+        ProxyAt::Tcp(addr) => !addr.ip().to_canonical().is_loopback(),
+        ProxyAt::Unix { .. } => false,
+    }
 }

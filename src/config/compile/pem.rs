@@ -1,16 +1,19 @@
 //! Certificates and private keys, read so far that a wrong file is found now and not at the first handshake.
 
+use std::net::IpAddr;
+
 use rustls::RootCertStore;
 use rustls::crypto::aws_lc_rs;
 use rustls::sign::CertifiedKey;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use x509_parser::extensions::GeneralName;
 
 use super::Context;
 use crate::config::SecretReading;
 use crate::config::plan::CaPlan;
 use crate::config::raw::{RawCa, RawFileRef, SecretRef};
-use crate::vocab::Secret;
+use crate::vocab::{Host, Secret};
 
 /// Largest file of certificates; the bundle of a distribution has a quarter of it.
 const ROOTS_MAX: u64 = 1 << 20;
@@ -112,6 +115,66 @@ fn check_ca(cert_pem: &[u8], key_pem: &Secret<Vec<u8>>, it: &mut Context<'_>) {
         it.findings
             .error("ca.key", what, "give the key of `ca.cert`");
     }
+}
+
+/// A server's certificate chain and key, which fit together, and the hosts that it names. Empty where secrets are not
+/// read.
+pub(super) fn identity(
+    key: &str,
+    cert: &RawFileRef,
+    private: &SecretRef,
+    it: &mut Context<'_>,
+) -> (Vec<u8>, Secret<Vec<u8>>, Vec<Host>) {
+    let cert_key = format!("{key}.cert.file");
+    let path = cert.file.as_deref();
+    let cert_pem = path.and_then(|path| it.file(&cert_key, path, ROOTS_MAX));
+    let key_pem = private_key(&format!("{key}.key"), private, it);
+    let Some(cert_pem) = cert_pem else {
+        return (Vec::new(), key_pem, Vec::new());
+    };
+    let Some(chain) = certificates(&cert_pem) else {
+        let what = "the file holds no certificates, or a broken one";
+        let remedy = "it must hold the listener's certificate and what is above it, in PEM (BEGIN CERTIFICATE)";
+        it.findings.error(&cert_key, what, remedy);
+        return (Vec::new(), key_pem, Vec::new());
+    };
+    let hosts = hosts(&chain);
+    if hosts.is_empty() {
+        let what = "the certificate names no host";
+        let remedy = "agents look for the proxy's name or address among its alternative names";
+        it.findings.warn(&cert_key, what, remedy);
+    }
+    let fits = PrivateKeyDer::from_pem_slice(key_pem.expose()).is_ok_and(|der| {
+        CertifiedKey::from_der(chain, der, &aws_lc_rs::default_provider()).is_ok()
+    });
+    if !fits && !it.findings.tainted(&format!("{key}.key")) {
+        let what = "the key does not belong to the certificate";
+        it.findings
+            .error(&format!("{key}.key"), what, "give the key of `cert`");
+    }
+    (cert_pem, key_pem, hosts)
+}
+
+/// The hosts that a certificate names, without wildcards.
+fn hosts(chain: &[CertificateDer<'_>]) -> Vec<Host> {
+    let read = chain.first();
+    let read = read.and_then(|first| x509_parser::parse_x509_certificate(first).ok());
+    let names = read.and_then(|(_, certificate)| {
+        let names = certificate.subject_alternative_name().ok()??;
+        let host = |name: &GeneralName<'_>| match name {
+            GeneralName::DNSName(name) => Host::parse(name).ok(),
+            GeneralName::IPAddress(bytes) => address(bytes).map(Host::Ip),
+            _ => None,
+        };
+        Some(names.value.general_names.iter().filter_map(host).collect())
+    });
+    names.unwrap_or_default()
+}
+
+fn address(bytes: &[u8]) -> Option<IpAddr> {
+    let v4 = <[u8; 4]>::try_from(bytes).map(IpAddr::from);
+    v4.or_else(|_| <[u8; 16]>::try_from(bytes).map(IpAddr::from))
+        .ok()
 }
 
 /// All certificates of a PEM file; `None` where there is none or one is broken.

@@ -14,7 +14,7 @@ const OK: &str = "services: {ok: {hosts: [ok.example], rules: [{allow: GET /}]}}
 
 fn run(cases: &[Case]) {
     for (name, yaml, expected) in cases {
-        let found = problems(yaml.replace("<OK>", OK));
+        let found = problems(yaml.replace("<OK>", OK).replace("<LONG>", &"x".repeat(120)));
         let lines: Vec<_> = found.iter().map(|p| (p.line, p.key.as_str())).collect();
         let wanted: Vec<_> = expected
             .iter()
@@ -110,21 +110,19 @@ fn not_built_yet() {
 const NOT_BUILT_YET: &[Case] = &[
     (
         "top",
-        "admin: {listen: x}\nparent_proxy: {url: x}\nlisten: {transparent: x, gateway: y}\n<OK>",
+        "admin: {listen: x}\nlisten: {transparent: x, gateway: y}\n<OK>",
         &[
             (1, "admin", "not supported yet"),
-            (2, "parent_proxy", "not supported yet"),
-            (3, "listen.transparent", "not supported yet"),
-            (3, "listen.gateway", "not supported yet"),
+            (2, "listen.transparent", "not supported yet"),
+            (2, "listen.gateway", "not supported yet"),
         ],
     ),
     (
         "listeners and stores",
-        "listen:\n  proxy:\n    - unix:/run/p.sock\n    - {address: 127.0.0.1:1, tls: {}}\nstore: {postgres: {url: {env: X}}}\n<OK>",
+        "listen: {proxy: 127.0.0.1:1}\nhealth: unix:/run/h.sock\nstore: {postgres: {url: {env: X}}}\n<OK>",
         &[
-            (3, "listen.proxy[0]", "not supported yet"),
-            (4, "listen.proxy[1].tls", "not supported yet"),
-            (5, "store.postgres", "not supported yet"),
+            (2, "health", "not supported yet"),
+            (3, "store.postgres", "not supported yet"),
         ],
     ),
     (
@@ -216,6 +214,35 @@ const LISTENERS: &[Case] = &[
         ],
     ),
     (
+        "one socket twice, one without a path, one too long",
+        "listen:\n  proxy:\n    - unix:/run/p.sock\n    - unix:/run/p.sock\n    - \"unix:\"\n    - unix:/run/<LONG>\n<OK>",
+        &[
+            (4, "listen.proxy[1]", "another port or path"),
+            (5, "listen.proxy[2]", "name a path"),
+            (6, "listen.proxy[3]", "at most 107 bytes"),
+        ],
+    ),
+    (
+        "modes",
+        "listen:\n  proxy:\n    - {address: unix:/a, mode: 999}\n    - {address: unix:/b, mode: rw}\n    - {address: 127.0.0.1:1, mode: 0600}\n    - {address: unix:/c, plaintext: true}\n<OK>",
+        &[
+            (3, "listen.proxy[0].mode", ""),
+            (4, "listen.proxy[1].mode", ""),
+            (5, "listen.proxy[2].mode", "remove it"),
+            (6, "listen.proxy[3].plaintext", "remove it"),
+        ],
+    ),
+    (
+        "certificates",
+        "listen:\n  proxy:\n    - {address: 127.0.0.1:1, tls: {cert: {file: leaf.pem}}}\n    - {address: 127.0.0.1:2, tls: {cert: {file: not-pem}, key: {file: client.pem}}}\n    - {address: 127.0.0.1:3, tls: {cert: {file: leaf.pem}, key: {file: ca-key.pem}}}\n    - {address: 127.0.0.1:4, plaintext: true, tls: {cert: {file: leaf.pem}, key: {file: client.pem}}}\n<OK>",
+        &[
+            (3, "listen.proxy[0].tls.key", "add this key"),
+            (4, "listen.proxy[1].tls.cert.file", "BEGIN CERTIFICATE"),
+            (5, "listen.proxy[2].tls.key", "the key of `cert`"),
+            (6, "listen.proxy[3].plaintext", "remove it"),
+        ],
+    ),
+    (
         "none",
         "listen: {proxy: []}\n<OK>",
         &[(1, "listen.proxy", "give an address")],
@@ -224,6 +251,52 @@ const LISTENERS: &[Case] = &[
         "not a truth value",
         "listen: {proxy: {address: 127.0.0.1:1, plaintext: yes}}\n<OK>",
         &[(1, "listen.proxy.plaintext", "true or false")],
+    ),
+];
+
+#[test]
+fn the_parent_proxy() {
+    run(PARENT);
+}
+
+const PARENT: &[Case] = &[
+    (
+        "no URL",
+        "parent_proxy: {auth: {env: LLM_KEY}}\n<OK>",
+        &[
+            (1, "parent_proxy.url", "add this key"),
+            (1, "parent_proxy.auth", "cannot be sent"),
+        ],
+    ),
+    (
+        "a credential in the URL",
+        "parent_proxy: {url: \"http://u:canary-8841-Zq@proxy.corp:3128\"}\n<OK>",
+        &[(1, "parent_proxy.url", "auth: {env: NAME}")],
+    ),
+    (
+        "another scheme",
+        "parent_proxy: {url: socks5://proxy.corp:1080}\n<OK>",
+        &[(1, "parent_proxy.url", "http://HOST:PORT")],
+    ),
+    (
+        "a path",
+        "parent_proxy: {url: http://proxy.corp:3128/x}\n<OK>",
+        &[(1, "parent_proxy.url", "http://HOST:PORT")],
+    ),
+    (
+        "an address that nobody dials",
+        "parent_proxy: {url: \"http://169.254.169.254:80\"}\n<OK>",
+        &[(1, "parent_proxy.url", "never dialled")],
+    ),
+    (
+        "exceptions that are none",
+        "parent_proxy: {url: http://proxy.corp:3128, except: [a.example, \"*\", 10.0.0.0/33, \"a.example:443\", 10.0.0.0/+8]}\n<OK>",
+        &[
+            (1, "parent_proxy.except[1]", "10.0.0.0/8"),
+            (1, "parent_proxy.except[2]", "10.0.0.0/8"),
+            (1, "parent_proxy.except[3]", "10.0.0.0/8"),
+            (1, "parent_proxy.except[4]", "10.0.0.0/8"),
+        ],
     ),
 ];
 
@@ -333,7 +406,7 @@ const SERVICES: &[Case] = &[
     ),
     (
         "limits that make no sense",
-        "limits:\n  replay_total: 1KiB\n  connections: 1000001\n  per_agent:\n    requests_per_second: 0\n    body_floor: 0B/s\n    streams: -1\n    connections: 0\n<OK>",
+        "limits:\n  replay_total: 1KiB\n  connections: 1000001\n  per_agent:\n    requests_per_second: 0\n    body_floor: 0B/s\n    streams: -1\n    connections: 0\n    certificates_per_second: 0\n<OK>",
         &[
             (2, "limits.replay_total", "from 64KiB"),
             (3, "limits.connections", "from 1 to 1000000"),
@@ -345,6 +418,7 @@ const SERVICES: &[Case] = &[
             (6, "limits.per_agent.body_floor", "from 1B/s to 1024KiB/s"),
             (7, "limits.per_agent.streams", "from 1 to"),
             (8, "limits.per_agent.connections", "from 1 to"),
+            (9, "limits.per_agent.certificates_per_second", "from 1 to"),
         ],
     ),
     (

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::audit::{SinkSettings, WhenFull};
-use crate::config::{CaPlan, schema};
+use crate::config::{CaPlan, ProxyAt, schema};
 use crate::credential::{PlaceholderMode, Shape, Slot};
 use crate::proof::HtuProfile;
 use crate::tokens::{AssertionAudience, ClientAuth, CredentialSettings, Grant};
@@ -74,7 +74,10 @@ fn accepted(yaml: &str) -> Plan {
 #[test]
 fn the_example_of_the_product_page_compiles() {
     let plan = accepted(EXAMPLE);
-    assert_eq!(plan.listen.proxy[0].addr, "127.0.0.1:8080".parse().unwrap());
+    assert_eq!(
+        plan.listen.proxy[0].at,
+        ProxyAt::Tcp("127.0.0.1:8080".parse().unwrap())
+    );
     assert_eq!(plan.health, Some("127.0.0.1:9091".parse().unwrap()));
     assert_eq!(plan.runtime_dir, Path::new("/run/tokenward"));
     assert!(matches!(&plan.ca, CaPlan::Dir(dir) if dir == Path::new("/var/lib/tokenward/ca")));
@@ -123,7 +126,10 @@ fn the_example_of_the_product_page_compiles() {
 #[test]
 fn the_smallest_file_has_every_default() {
     let plan = accepted("services: {web: {hosts: [web.example], rules: [{allow: GET /}]}}");
-    assert_eq!(plan.listen.proxy[0].addr, "127.0.0.1:8080".parse().unwrap());
+    assert_eq!(
+        plan.listen.proxy[0].at,
+        ProxyAt::Tcp("127.0.0.1:8080".parse().unwrap())
+    );
     assert_eq!(plan.health, None);
     assert!(matches!(plan.ca, CaPlan::Memory));
     assert_eq!(plan.audit.sink, SinkSettings::Stdout);
@@ -136,8 +142,12 @@ fn the_smallest_file_has_every_default() {
     );
     assert_eq!((limits.agent_streams, limits.request_head), (256, 65_536));
     assert_eq!(
-        (limits.agent_requests, limits.replay_total),
-        (500, 64 << 20)
+        (
+            limits.agent_requests,
+            limits.agent_certificates,
+            limits.replay_total
+        ),
+        (500, 50, 64 << 20)
     );
     let floor = limits.body_floor;
     assert_eq!((floor.rate, floor.window), (100, Duration::from_secs(30)));
@@ -156,7 +166,7 @@ listen: {proxy: [127.0.0.1:8080, {address: "0.0.0.0:8081", plaintext: true}, "[:
 health: 127.0.0.1:0
 ca: {cert: {file: internal-ca.pem}, key: {file: ca-key.pem}}
 audit: {when_full: count}
-limits: {connections: 10, per_agent: {connections: 5, streams: 4, requests_per_second: 7, body_floor: 1KiB/s}, request_head: 16KiB, replay_total: 1MiB}
+limits: {connections: 10, per_agent: {connections: 5, streams: 4, requests_per_second: 7, certificates_per_second: 8, body_floor: 1KiB/s}, request_head: 16KiB, replay_total: 1MiB}
 drain: {timeout: 1m, pre_stop: 500ms}
 agents:
   hashed: {auth: {token_sha256: 0123456789abcdef0123456789ABCDEF0123456789abcdef0123456789abcdef}}
@@ -187,7 +197,7 @@ services:
 tunnel: [blind.example:443]
 "#,
     );
-    assert!(plan.listen.proxy[1].plaintext && plan.listen.proxy.len() == 3);
+    assert_eq!(plan.listen.proxy.len(), 3);
     assert!(matches!(&plan.ca, CaPlan::Given { cert_pem, .. } if !cert_pem.is_empty()));
     assert_eq!(plan.audit.when_full, WhenFull::Count);
     assert_eq!(
@@ -199,8 +209,12 @@ tunnel: [blind.example:443]
         (4, 16_384)
     );
     assert_eq!(
-        (plan.limits.agent_requests, plan.limits.replay_total),
-        (7, 1 << 20)
+        (
+            plan.limits.agent_requests,
+            plan.limits.agent_certificates,
+            plan.limits.replay_total
+        ),
+        (7, 8, 1 << 20)
     );
     assert_eq!(plan.limits.body_floor.rate, 1024);
     assert_eq!(plan.drain.pre_stop, Duration::from_millis(500));
@@ -381,4 +395,71 @@ fn the_schema_lists_what_works_and_only_that() {
         "{:?}",
         undescribed(&schema)
     );
+}
+
+#[test]
+fn a_parent_proxy_is_read() {
+    use crate::upstream::Except;
+
+    let yaml = "parent_proxy: {url: \"https://proxy.corp:3128/\", auth: {env: CORP}, except: [internal.example, .x.example, 10.0.0.0/8, \"::1\"], ca: {file: internal-ca.pem}}\ntunnel: [\"a.example:443\"]\n";
+    let place = Place::new();
+    let variables = Environment::of([("CORP", "user:pass word")]);
+    place.write("tokenward.yaml", yaml);
+    let plan = load_in(
+        &place.path().join("tokenward.yaml"),
+        SecretReading::Resolve,
+        &variables,
+    );
+    let plan = plan.unwrap_or_else(|problems| panic!("{problems}"));
+    let parent = plan.parent.unwrap();
+    assert_eq!(parent.authority.origin(), "https://proxy.corp:3128");
+    assert_eq!(parent.credential.unwrap().expose(), "user:pass word");
+    assert_eq!(parent.extra_roots.len(), 1);
+    let host = |name: &str| Except::Host(crate::vocab::Host::parse(name).unwrap());
+    let network = |ip: &str, bits| Except::Network(ip.parse().unwrap(), bits);
+    assert_eq!(
+        parent.except,
+        [
+            host("internal.example"),
+            host("x.example"),
+            network("10.0.0.0", 8),
+            network("::1", 128)
+        ]
+    );
+    assert_eq!(plan.secret_variables, ["CORP"]);
+    // In clear beyond this machine, the credential deserves a word.
+    let clear = |url: &str| {
+        let yaml = format!(
+            "parent_proxy: {{url: \"{url}\", auth: {{exec: [printf, \"a:b\"]}}}}\ntunnel: [\"a.example:443\"]\n"
+        );
+        accepted(&yaml).warnings.len()
+    };
+    assert_eq!(clear("http://proxy.corp:3128"), 1);
+    assert_eq!(clear("http://127.0.0.1:3128"), 0);
+    assert_eq!(clear("https://proxy.corp"), 0);
+    assert!(accepted(EXAMPLE).parent.is_none());
+}
+
+#[test]
+fn listeners_may_be_sockets_and_may_speak_tls() {
+    let plan = accepted(
+        "listen:\n  proxy:\n    - unix:/run/p.sock\n    - {address: unix:q.sock, mode: 0660}\n    - {address: 0.0.0.0:8443, tls: {cert: {file: leaf.pem}, key: {file: client.pem}}}\n\
+         agents: {a: {auth: {token: {env: CODER_TOKEN}}}}\ntunnel: [\"a.example:443\"]\n",
+    );
+    let [first, second, third] = plan.listen.proxy.as_slice() else {
+        panic!("not three");
+    };
+    let socket = |path: &Path, mode| ProxyAt::Unix {
+        path: path.to_owned(),
+        mode,
+    };
+    assert_eq!(first.at, socket(Path::new("/run/p.sock"), 0o600));
+    let ProxyAt::Unix { path, mode } = &second.at else {
+        panic!("not a socket");
+    };
+    assert!(path.is_absolute() && path.ends_with("q.sock") && *mode == 0o660);
+    let tls = third.tls.as_ref().unwrap();
+    assert_eq!(tls.hosts, [crate::vocab::Host::parse("leaf.test").unwrap()]);
+    assert!(first.tls.is_none() && second.tls.is_none());
+    assert!(plan.warnings.is_empty(), "{:?}", plan.warnings);
 }

@@ -439,3 +439,33 @@ fn subprotocols_that_carry_keys_are_left_out() {
         "realtime, chat"
     );
 }
+
+#[test]
+fn a_signed_request_is_refused_where_a_credential_of_ours_would_go() {
+    let world = World::new();
+    let signed = "AWS4-HMAC-SHA256 Credential=AKID/20261124/eu-west-1/s3/aws4_request, SignedHeaders=host;x-amz-date, Signature=0a1b";
+    let ask = |slot: &Slot, value: &str| {
+        world
+            .strip(
+                slot,
+                PlaceholderMode::Optional,
+                "",
+                &[("authorization", value)],
+            )
+            .map(|stripped| names(&stripped).contains(&"authorization"))
+    };
+    for value in [
+        signed.to_owned(),
+        signed.replace("HMAC-SHA256", "ECDSA-P256-SHA256"),
+        signed.replace("AWS4", "aws4"),
+        signed.replace(", ", ","),
+    ] {
+        assert_eq!(ask(&Slot::Authorization, &value), Err(Code::SignedRequest));
+        // Without a credential of ours it goes out as any other: without its signature.
+        assert_eq!(ask(&Slot::Nothing, &value), Ok(false));
+    }
+    // What only looks like one is a credential like any other.
+    for value in ["AWS4-HMAC-SHA256 Credential=x", "AWS4", "Signature="] {
+        assert_eq!(ask(&Slot::Authorization, value), Ok(false));
+    }
+}

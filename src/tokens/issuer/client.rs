@@ -260,8 +260,8 @@ impl Client {
             let fresh = answer::nonce(&reply.headers);
             if let (Some(nonce), Some(key)) = (&fresh, errand.key) {
                 let origin = errand.metadata.token_endpoint.authority().origin();
-                let nonces = &self.issuer.nonces;
-                nonces.note(&origin, key.thumbprint(), nonce.clone());
+                let (nonces, now) = (&self.issuer.nonces, self.issuer.clock.now());
+                nonces.note(&origin, key.thumbprint(), nonce.clone(), now);
             }
             let refused = errand.key.is_some() && matches!(reply.status, 400 | 401);
             match answer::oauth_error(&reply).filter(|_| refused) {

@@ -46,6 +46,7 @@ async fn dial(
     let dialer = Dialer::new(flip.clone(), own.to_vec());
     let host = Host::parse(host).unwrap();
     let to = Destination {
+        name: &host,
         host: &host,
         port,
         allow_private,
@@ -53,8 +54,8 @@ async fn dial(
     };
     let progress = Progress::default();
     let stream = dialer.connect(&to, &progress).await?;
-    assert!(stream.nodelay().unwrap());
-    Ok(stream.peer_addr().unwrap().ip())
+    assert!(stream.tcp().nodelay().unwrap());
+    Ok(stream.tcp().peer_addr().unwrap().ip())
 }
 
 async fn listener() -> (TcpListener, u16) {

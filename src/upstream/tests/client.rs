@@ -42,13 +42,14 @@ fn arm(connection: Connection, authority: &Authority) -> Armed<Connection> {
         authority,
         htu: &HtuProfile::default(),
         pseudonym: "tokenward-1",
+        expects: false,
     };
     let stamp = Stamp {
         nonce: None,
         iat: 0,
         jti: Jti::from_random([1; 16]),
     };
-    attach(&head, nothing(), &lease, connection, &wire, stamp).unwrap()
+    attach(&head, nothing(), &lease, connection, &wire, Some(stamp)).unwrap()
 }
 
 #[tokio::test]

@@ -223,6 +223,7 @@ impl World {
             roots: Roots::of([ca.certificate()], &[]),
             own_listeners: Vec::new(),
             limits,
+            parent: None,
         };
         let upstream = Upstream::with_resolver(settings, resolver, clock.clone());
         Self {

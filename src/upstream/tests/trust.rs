@@ -108,6 +108,7 @@ async fn our_own_ca_is_never_trusted() {
         roots,
         own_listeners: Vec::new(),
         limits: PoolLimits::default(),
+        parent: None,
     };
     let upstream = Upstream::new(settings, Clock::system());
     let server = Server::start(Some(ours.server("api.test", &[])), |_, _| async {}).await;

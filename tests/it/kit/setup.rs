@@ -258,7 +258,7 @@ impl Setup {
         let own = format!("{path}/audit.jsonl");
         let audit = self.audit.unwrap_or(&own);
         let mut text = format!(
-            "listen: {{proxy: \"{}\"}}\nhealth: \"{}\"\nruntime_dir: {path}/run\n\
+            "listen: {{proxy: {}}}\nhealth: \"{}\"\nruntime_dir: {path}/run\n\
              ca: {{dir: {path}/ca}}\naudit: {{file: {audit}}}\ndrain: {}\n",
             self.listen, self.health, self.drain
         );

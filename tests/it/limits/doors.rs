@@ -113,8 +113,16 @@ async fn where_all_places_are_taken_silence_goes_first() {
     let mut held = b.open(KEYS, 443, true).await.unwrap();
     let streams = silent(house.proxy(), 30).await;
     for _ in 0..3 {
-        let answer = ask(&b, KEYS, true, Call::get("/v1/items")).await;
-        assert_eq!(answer.status, 200);
+        // Whoever is slow to say its name on a busy machine can be the one that makes room, and then comes again.
+        let served = async {
+            loop {
+                match b.call(KEYS, 443, true, Call::get("/v1/items")).await {
+                    Ok(answer) => break answer.status,
+                    Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+                }
+            }
+        };
+        assert_eq!(timeout(PATIENCE, served).await.unwrap(), 200);
     }
     // Who has said its name stays.
     assert_eq!(held.send(Call::get("/v1/items")).await.unwrap().status, 200);

@@ -1,0 +1,3 @@
+# A fixed bearer token.
+. "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+prepare() { write_config "" '{bearer: {file: token}}'; }
