@@ -149,7 +149,7 @@ fn a_thousand_byte_flips_cost_a_row_each_and_say_so() {
     }
     assert!(rows > 100 && heads > 100);
     // And through the door: the rest works, and what is lost stays lost until it is written anew.
-    let mut bytes = whole.clone();
+    let mut bytes = whole;
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;
     fs::write(&path, &bytes).unwrap();
