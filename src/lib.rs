@@ -7,7 +7,8 @@
 //!   [`audit`], [`metrics`], [`agent`] (who calls), [`credential`] (what comes off a request and what goes on),
 //!   [`upstream`] (dial, TLS, pool)
 //! * data wing: [`ca`] (leaf certificates), [`exchange`] (the life of a request), [`listen`] (the doors)
-//! * control wing: [`tokens`] (how access tokens are had and kept), [`admin`] (health and metrics)
+//! * control wing: [`store`] (sealed rows in a file), [`tokens`] (how access tokens are had and kept), [`admin`] (health
+//!   and metrics)
 //! * roof: [`config`], `rehearsal`, [`app`], [`cli`]
 
 pub mod vocab;
@@ -27,6 +28,7 @@ pub mod exchange;
 pub mod listen;
 
 pub mod admin;
+pub mod store;
 pub mod tokens;
 
 pub mod config;

@@ -62,8 +62,16 @@ const EXPOSE: &Exceptions = &[
     ),
     ("proof/key.rs", "a DPoP key is parsed"),
     (
+        "store/seal.rs",
+        "the operator's key is parsed, and a file's key is derived from it",
+    ),
+    (
         "tokens/issuer/",
         "client secrets, keys and tokens as the issuer's protocol has them",
+    ),
+    (
+        "tokens/lineage/row.rs",
+        "a refresh token and its key become the row that is sealed",
     ),
     (
         "tokens/settings.rs",
@@ -112,6 +120,12 @@ const TIME: &Exceptions = &[
 const ENVIRONMENT: &Exceptions = &[(
     "config/env.rs",
     "the one place where the environment enters",
+)];
+
+/// Who may take a DPoP key out of its signer.
+const SEALABLE: &Exceptions = &[(
+    "tokens/lineage.rs",
+    "a key outlives the process with the refresh token that is bound to it, sealed",
 )];
 
 /// Who may make an `Arrival`.
@@ -292,6 +306,21 @@ fn secrets_are_exposed_where_a_reason_is_given() -> Outcome {
         .flat_map(|source| found(source, EXPOSE))
         .collect();
     all.extend(house::stale(EXPOSE, sources, |source| {
+        !found(source, &[]).is_empty()
+    }));
+    none(all)
+}
+
+#[test]
+fn a_proof_key_leaves_its_signer_for_the_store_alone() -> Outcome {
+    let rule = "a DPoP key never leaves its signer but for the store; sign through the `Signer`";
+    let sources = sources()?;
+    let found = |source: &Source, homes: &Exceptions| house::calls(source, homes, "sealable", rule);
+    let mut all: Vec<String> = sources
+        .iter()
+        .flat_map(|source| found(source, SEALABLE))
+        .collect();
+    all.extend(house::stale(SEALABLE, sources, |source| {
         !found(source, &[]).is_empty()
     }));
     none(all)

@@ -18,12 +18,13 @@ use crate::admin::{self, Health, Readiness};
 use crate::agent::Agents;
 use crate::audit::{Audit, Event};
 use crate::ca::{self, Leaves, TrustFiles};
-use crate::config::{Plan, ProxyAddress, ProxyAt};
+use crate::config::{Plan, ProxyAddress, ProxyAt, StorePlan};
 use crate::credential::{InstanceKey, Placeholders, derive};
 use crate::exchange::{self, Deps, Exchange, ServiceSettings};
 use crate::listen::{Doors, DoorsSetup, Limits, Listener};
 use crate::metrics::Metrics;
 use crate::policy::Snapshot;
+use crate::store::{self, Lost, Store};
 use crate::tokens;
 use crate::upstream::{Parent, Roots, Upstream, UpstreamSettings};
 use crate::vocab::{AgentName, Clock, ServiceName};
@@ -175,6 +176,7 @@ fn data_wing(
         audit: tools.audit.clone(),
         metrics: tools.metrics.clone(),
         upstream: upstream.clone(),
+        store: open_store(&plan.store)?,
     };
     let (door, worker) = tokens::start(plan.tokens.clone(), deps)?;
     let seats = seats(
@@ -201,6 +203,34 @@ fn data_wing(
         trust,
         seats,
     })
+}
+
+/// Opens the store, if there is one, and says what of it is lost.
+fn open_store(plan: &StorePlan) -> Result<Option<(Store, Lost)>, StartError> {
+    // Without the key's value nothing is started.
+    let StorePlan::File {
+        path,
+        key: Some(key),
+    } = plan
+    else {
+        return Ok(None);
+    };
+    let (store, lost) = Store::open(store::Settings {
+        path: path.clone(),
+        key: key.clone(),
+    })?;
+    let sequence = store.sequence();
+    tracing::info!(path = %path.display(), sequence, "the store is open");
+    if !lost.is_empty() {
+        tracing::error!(
+            path = %path.display(),
+            rows = lost.rows.len(),
+            head = lost.head,
+            witness = lost.witness,
+            "the store is damaged: rows that are lost need a new login, the others work"
+        );
+    }
+    Ok(Some((store, lost)))
 }
 
 fn exchange(

@@ -48,6 +48,9 @@ pub enum StartError {
     /// No trusted roots.
     #[error("trusted roots: {0}")]
     Roots(#[from] RootsError),
+    /// The store, whose message names its file.
+    #[error(transparent)]
+    Store(#[from] crate::store::StoreError),
     /// The token room.
     #[error("tokens: {0}")]
     Tokens(#[from] crate::tokens::SetupError),

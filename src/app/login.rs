@@ -15,7 +15,7 @@ const PERSON_MAX: Duration = Duration::from_mins(10);
 
 impl Running {
     /// Lets a person log in for one grant. `show` is given the URL to open; the call ends when the token is there.
-    /// `false`: the service's tokens need no person.
+    /// `false`: the service's tokens need no person, or the store holds a login that is still good.
     ///
     /// # Errors
     /// [`LoginError`]; the grant is as it was.
@@ -28,15 +28,18 @@ impl Running {
         let Some(redirect) = self.door.redirect(service) else {
             return Ok(false);
         };
+        let grant = GrantId {
+            service: service.clone(),
+            agent: agent.clone(),
+        };
+        if self.door.is_logged_in(&grant).await {
+            return Ok(false);
+        }
         // Bound before the issuer is told of it: nobody else can wait there in our place.
         let address = SocketAddr::new(redirect.address, redirect.port.unwrap_or(0));
         let listener = TcpListener::bind(address).await;
         let listener = listener.map_err(|_| LoginError::Listener)?;
         let bound = listener.local_addr().map_err(|_| LoginError::Listener)?;
-        let grant = GrantId {
-            service: service.clone(),
-            agent: agent.clone(),
-        };
         let uri = redirect.uri(bound.port());
         let login = std::sync::Arc::new(self.door.begin_login(grant, uri).await?);
         show(login.url());

@@ -48,6 +48,18 @@ pub enum Event {
         /// The grant.
         grant: GrantId,
     },
+    /// Only a new login brings this grant back.
+    GrantDead {
+        /// The grant.
+        grant: GrantId,
+        /// Why, in a word.
+        reason: &'static str,
+    },
+    /// A refresh was begun and its answer is not known.
+    GrantInDoubt {
+        /// The grant.
+        grant: GrantId,
+    },
     /// A placeholder was found where it does not belong.
     PlaceholderMisused {
         /// Who sent it.
@@ -162,6 +174,8 @@ impl Event {
             Self::ConfigRefused { .. } => "config.refused",
             Self::CredentialReflected { .. } => "credential.reflected",
             Self::DowngradeRefused { .. } => "downgrade.refused",
+            Self::GrantDead { .. } => "grant.dead",
+            Self::GrantInDoubt { .. } => "grant.in_doubt",
             Self::PlaceholderMisused { .. } => "placeholder.misused",
             Self::ScopeChanged { .. } => "scope.changed",
             Self::SelfConnect { .. } => "connect.self_refused",
@@ -198,7 +212,13 @@ impl Event {
                 line.shown("request", request);
                 parties(&mut line, agent, service);
             }
-            Self::DowngradeRefused { grant } => of_grant(&mut line, grant),
+            Self::DowngradeRefused { grant } | Self::GrantInDoubt { grant } => {
+                of_grant(&mut line, grant);
+            }
+            Self::GrantDead { grant, reason } => {
+                of_grant(&mut line, grant);
+                line.text("reason", reason);
+            }
             Self::AddressProhibited { agent, service }
             | Self::PlaceholderMisused { agent, service } => parties(&mut line, agent, service),
             Self::SniMismatch { agent } => line.text("agent", agent.as_str()),

@@ -79,7 +79,8 @@ async fn play(
     supervise(command, &variables, removed, signals).await
 }
 
-/// Lets a person log in for each service of the agent that needs it. A memory store knows no login of yesterday.
+/// Lets a person log in for each service of the agent that needs it. A login that the store still
+/// holds is enough; a memory store knows none of yesterday.
 async fn log_in(
     running: &Running,
     agent: &AgentName,

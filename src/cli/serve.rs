@@ -13,16 +13,17 @@ use super::args::Args;
 use super::{Failure, env};
 use crate::app::{self, Running};
 use crate::ca;
-use crate::config::{self, Plan, SecretReading};
+use crate::config::{self, Plan, SecretReading, StorePlan};
 use crate::vocab::Clock;
 
 pub(super) fn serve(args: &Args) -> Result<ExitCode, Failure> {
     close_process();
     app::raise_descriptors();
     let plan = config::load(&config_path(args)?, SecretReading::Resolve).map_err(Failure::of)?;
-    if let Some(service) = plan.tokens.needs_login() {
+    if let (StorePlan::Memory, Some(service)) = (&plan.store, plan.tokens.needs_login()) {
         return Err(Failure(format!(
-            "service {service}: `grant: authorization_code` is not supported yet by `serve`; `run` asks for the login at its start"
+            "service {service}: `serve` asks nobody to log in, so `grant: authorization_code` needs `store: {{file: …}}`, \
+             into which `tokenward run` with the same file and agent has put a login"
         )));
     }
     for warning in &plan.warnings {

@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use super::SecretReading;
 use super::env::Environment;
-use super::plan::{DrainPlan, LimitsPlan, Plan};
+use super::plan::{DrainPlan, LimitsPlan, Plan, StorePlan};
 use super::problem::Findings;
 use super::raw::{
     List, RawAgentLimits, RawAudit, RawDrain, RawDuration, RawFile, RawLimits, RawRate, RawSize,
@@ -27,6 +27,7 @@ use super::raw::{
 use super::secrets::{References, Unreadable};
 use super::values;
 use crate::exchange::BodyFloor;
+use crate::store::StoreKey;
 use crate::vocab::{Authority, Generation, Secret};
 use crate::{audit, policy};
 
@@ -60,7 +61,7 @@ pub(super) fn compile(
         variables: BTreeSet::new(),
     };
     let it = &mut context;
-    let (None | Some(RawStore::Memory)) = raw.store;
+    let store = store(raw.store, it);
     let (listen, health) = listeners::compile(raw.listen, raw.health.as_deref(), it);
     listeners::check_reach(&listen, raw.agents.is_some(), it);
     let ca = pem::ca(raw.ca.as_ref(), it);
@@ -98,6 +99,7 @@ pub(super) fn compile(
         health,
         runtime_dir,
         ca,
+        store,
         audit,
         policy,
         agents: agents.agents,
@@ -281,6 +283,26 @@ fn tunnels(raw: Option<&List<String>>, it: &mut Context<'_>) -> (Vec<Authority>,
         }
     }
     found
+}
+
+fn store(raw: Option<RawStore>, it: &mut Context<'_>) -> StorePlan {
+    let Some(RawStore::File(raw)) = raw else {
+        return StorePlan::Memory;
+    };
+    let path = raw.path.map(|path| it.path("store.file.path", &path));
+    let read = raw.key.and_then(|key| it.secret("store.file.key", &key));
+    let key = read.and_then(|text| {
+        let parsed = StoreKey::parse(&text);
+        let remedy = "make one with `openssl rand -hex 32`; a passphrase is not one";
+        parsed
+            .map_err(|what| {
+                it.findings
+                    .error("store.file.key", &what.to_string(), remedy)
+            })
+            .ok()
+    });
+    // Where a key of the file is missing, a finding says so.
+    path.map_or(StorePlan::Memory, |path| StorePlan::File { path, key })
 }
 
 fn audit_settings(raw: Option<RawAudit>, it: &mut Context<'_>) -> audit::Settings {

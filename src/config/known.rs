@@ -35,7 +35,6 @@ const NOT_YET: &[&str] = &[
     "services.*.rules.graphql",
     "services.*.rules.mcp",
     "services.*.session_cookies",
-    "store.file",
     "store.postgres",
 ];
 

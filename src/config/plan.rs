@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::Problem;
 use crate::vocab::{AgentName, Host, Secret};
-use crate::{agent, audit, exchange, policy, tokens, upstream};
+use crate::{agent, audit, exchange, policy, store, tokens, upstream};
 
 /// A configuration that can be run.
 #[derive(Clone)]
@@ -20,6 +20,8 @@ pub struct Plan {
     pub runtime_dir: PathBuf,
     /// The interception CA.
     pub ca: CaPlan,
+    /// Where refresh tokens and their keys outlive the process.
+    pub store: StorePlan,
     /// Where audit lines go.
     pub audit: audit::Settings,
     /// Who may do what; it was built once, so it builds. Where no agent is named, `default` stands here.
@@ -42,6 +44,20 @@ pub struct Plan {
     pub secret_variables: Vec<String>,
     /// What is worth a second thought.
     pub warnings: Vec<Problem>,
+}
+
+/// Where refresh tokens and their keys are kept.
+#[derive(Debug, Clone)]
+pub enum StorePlan {
+    /// A sealed file. The key is `None` under [`SecretReading::Skip`](super::SecretReading::Skip).
+    File {
+        /// Its path.
+        path: PathBuf,
+        /// What it is sealed with.
+        key: Option<store::StoreKey>,
+    },
+    /// Nowhere: they end with the process.
+    Memory,
 }
 
 /// Addresses on which agents reach the proxy.

@@ -31,7 +31,7 @@ pub(super) struct RawFile {
     pub(super) runtime_dir: Option<String>,
     /// The interception CA; absent: one that lives in memory and is new at each start.
     pub(super) ca: Option<RawCa>,
-    /// Where grants are kept.
+    /// Where refresh tokens and the keys that they are bound to are kept. Default: memory.
     pub(super) store: Option<RawStore>,
     /// The audit file; absent: standard output of `serve`.
     pub(super) audit: Option<RawAudit>,
@@ -147,12 +147,26 @@ pub(super) struct RawFileRef {
     pub(super) file: Option<String>,
 }
 
-/// Where grants are kept.
-#[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
+/// Where refresh tokens and the keys that they are bound to are kept.
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum RawStore {
-    /// In memory.
+    /// A sealed file that belongs to one process.
+    File(RawFileStore),
+    /// In memory: they end with the process.
     Memory,
+}
+
+/// A sealed file.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawFileStore {
+    /// Its path, relative to the configuration file; beside it tokenward keeps `<path>.lock`.
+    #[schemars(with = "String")]
+    pub(super) path: Option<String>,
+    /// What it is sealed with: 32 random bytes in hexadecimal or base64.
+    #[schemars(with = "SecretRef")]
+    pub(super) key: Option<SecretRef>,
 }
 
 /// The audit file.

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use aws_lc_rs::encoding::{AsBigEndian, EcPrivateKeyBin};
 use aws_lc_rs::rand::{SecureRandom, SystemRandom};
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
 use p256::SecretKey;
@@ -57,6 +58,30 @@ impl ProofKey {
     pub fn from_pkcs8_der(der: &Secret<Vec<u8>>) -> Result<Self, ProofError> {
         let secret = SecretKey::from_pkcs8_der(der.expose()).map_err(|_| ProofError::Key)?;
         Self::from_secret(&secret)
+    }
+
+    /// Reads a key that [`ProofKey::sealable`] wrote.
+    ///
+    /// # Errors
+    /// [`ProofError::Key`] where the bytes are no private key.
+    pub fn restored(scalar: &Secret<[u8; 32]>) -> Result<Self, ProofError> {
+        let secret = SecretKey::from_slice(scalar.expose()).map_err(|_| ProofError::Key)?;
+        Self::from_secret(&secret)
+    }
+
+    /// The private key, to be sealed into the store and for nothing else: a refresh token that is bound to it
+    /// (RFC 9449 §5) outlives the process only together with it. `tests/walls.rs` names the one caller.
+    ///
+    /// # Errors
+    /// [`ProofError::Key`] where the library does not give it out.
+    pub fn sealable(&self) -> Result<Secret<[u8; 32]>, ProofError> {
+        let scalar: EcPrivateKeyBin<'_> = self
+            .pair
+            .private_key()
+            .as_be_bytes()
+            .map_err(|_| ProofError::Key)?;
+        let scalar = scalar.as_ref().try_into().map_err(|_| ProofError::Key)?;
+        Ok(Secret::new(scalar))
     }
 
     /// The public key as canonical JSON (RFC 7638 §3.2): the required members in alphabetical order, nothing else.

@@ -10,7 +10,9 @@ use http::HeaderName;
 use tokio_util::sync::CancellationToken;
 
 use super::issuer::{AuthError, Client, Issuer};
-use super::settings::{CredentialSettings, IssuerSettings, OauthSettings, Settings};
+use super::keeper::Key;
+use super::lineage::Lineages;
+use super::settings::{CredentialSettings, Grant, IssuerSettings, OauthSettings, Settings};
 use super::transport::Lines;
 use crate::credential::{BadToken, Lease, LeaseFacts};
 use crate::vocab::{
@@ -96,6 +98,7 @@ pub(super) struct Builder<'a> {
     pub(super) clock: &'a Clock,
     /// Numbers credentials; never the same twice in one process.
     pub(super) counter: &'a mut u64,
+    pub(super) lineages: &'a Arc<Lineages>,
 }
 
 impl Catalogue {
@@ -119,6 +122,21 @@ impl Catalogue {
         match &self.services.get(service)?.kind {
             Kind::Oauth { edition: e, client } if *e == edition => Some(Arc::clone(client)),
             Kind::Oauth { .. } | Kind::Fixed(_) => None,
+        }
+    }
+
+    /// Where the tokens of a login are, if the service has logins.
+    pub(super) fn login_key(&self, grant: GrantId) -> Option<Key> {
+        match &self.services.get(&grant.service)?.kind {
+            Kind::Oauth { edition, client } => match &client.settings().grant {
+                Grant::AuthorizationCode { scopes, .. } => Some(Key {
+                    edition: *edition,
+                    grant,
+                    scopes: scopes.clone(),
+                }),
+                Grant::ClientCredentials => None,
+            },
+            Kind::Fixed(_) => None,
         }
     }
 
@@ -215,7 +233,7 @@ impl Builder<'_> {
         })?;
         Ok(Kind::Oauth {
             edition,
-            client: Arc::new(client),
+            client: Arc::new(client.with_lineages(Arc::clone(self.lineages))),
         })
     }
 

@@ -10,6 +10,7 @@ use super::catalogue::{Builder, Catalogue, Kind, SetupError};
 use super::issuer::{Answered, Client, Login, LoginError};
 use super::journal::Journal;
 use super::keeper::Key;
+use super::lineage::Lineages;
 use super::settings::{Grant, Redirect, Settings};
 use super::shelf::Shelf;
 use super::transport::Lines;
@@ -30,6 +31,7 @@ pub struct Door {
     shelf: Arc<Shelf>,
     commands: mpsc::Sender<Command>,
     lines: Arc<dyn Lines>,
+    lineages: Arc<Lineages>,
     /// Longest wait of a request for a token (C-10). The fetch goes on.
     wait: Duration,
     /// Numbers credentials; held while a catalogue is replaced, so that two reloads do not cross.
@@ -61,6 +63,7 @@ pub(super) fn assemble(
     clock: Clock,
     lines: Arc<dyn Lines>,
     journal: Arc<dyn Journal>,
+    lineages: Arc<Lineages>,
     seed: u64,
 ) -> Result<(Arc<Door>, Worker), SetupError> {
     let mut counter = 0;
@@ -68,15 +71,22 @@ pub(super) fn assemble(
         lines: lines.as_ref(),
         clock: &clock,
         counter: &mut counter,
+        lineages: &lineages,
     };
     let first = Catalogue::default().succeed(settings, Generation(0), &mut builder)?;
+    let unsettled = lineages.in_doubt().into_iter();
+    let unsettled = unsettled
+        .filter_map(|grant| first.login_key(grant))
+        .collect();
     let shelf = Arc::new(Shelf::new(clock, first));
     let (commands, inbox) = mpsc::channel(ASKS_MAX);
-    let worker = Worker::new(Arc::clone(&shelf), journal, inbox, seed);
+    let mut worker = Worker::new(Arc::clone(&shelf), journal, inbox, seed);
+    worker.unsettled = unsettled;
     let door = Door {
         shelf,
         commands,
         lines,
+        lineages,
         wait: WAIT_MAX,
         counter: Mutex::new(counter),
     };
@@ -138,6 +148,7 @@ impl Door {
             lines: self.lines.as_ref(),
             clock: &self.shelf.clock,
             counter: &mut counter,
+            lineages: &self.lineages,
         };
         let old = self.shelf.catalogue.load_full();
         let new = old.succeed(settings, generation, &mut builder)?;
@@ -188,6 +199,24 @@ impl Door {
         }
     }
 
+    /// Whether this grant needs no person now: an earlier login still gives tokens, or cannot be judged because the
+    /// issuer is away.
+    pub async fn is_logged_in(&self, grant: &GrantId) -> bool {
+        let Some((_, client)) = self.client(&grant.service) else {
+            return false;
+        };
+        if !client.is_logged_in(&grant.agent) {
+            return false;
+        }
+        let Some(key) = self.shelf.catalogue.load().login_key(grant.clone()) else {
+            return false;
+        };
+        match self.wait_for(key, LOGIN_WAIT_MAX).await {
+            Ok(_) => true,
+            Err(refusal) => refusal.code != Code::ReauthorizationRequired,
+        }
+    }
+
     /// Begins a login for this grant. `redirect_uri` is where its answer will be waited for.
     ///
     /// # Errors
@@ -225,6 +254,8 @@ impl Door {
             scopes: client.scopes(&ScopeSet::default()).clone(),
             grant: login.grant.clone(),
         };
+        // Without a worker the ask that follows says so.
+        drop(self.commands.send(Command::Answered(key.clone())).await);
         self.wait_for(key, LOGIN_WAIT_MAX)
             .await
             .map(drop)

@@ -37,6 +37,10 @@ pub(super) enum Note<'a> {
         grant: &'a GrantId,
         failure: Failure,
     },
+    /// Only a new login brings this grant back.
+    GrantDead { grant: &'a GrantId, ending: Ending },
+    /// A refresh was begun and its answer is not known; the refresh token from before is tried again.
+    GrantInDoubt { grant: &'a GrantId },
     /// A token came into use.
     Issued {
         grant: &'a GrantId,
@@ -63,6 +67,29 @@ pub(super) enum Note<'a> {
         binding: Binding,
         standing: Standing,
     },
+}
+
+/// How a grant came to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ending {
+    /// Its row in the store is damaged.
+    Damaged,
+    /// The issuer refused its refresh token.
+    Refused,
+    /// The issuer refused a refresh token that had been sent before without an answer: that answer may have brought
+    /// the next one, and it is lost; or somebody else uses the same refresh token.
+    RefusedInDoubt,
+}
+
+impl Ending {
+    /// The word in audit lines and metrics.
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::Damaged => "store_damaged",
+            Self::Refused => "refresh_refused",
+            Self::RefusedInDoubt => "refresh_lost",
+        }
+    }
 }
 
 /// Grants of one service, counted by how they are.

@@ -46,6 +46,8 @@ pub(super) struct Key {
 /// What happened.
 #[derive(Debug)]
 pub(super) enum Event<T> {
+    /// A login brought what was missing: what went wrong before counts no more.
+    Answered(Key),
     /// Somebody waits for a token.
     Asked(Key),
     /// A fetch failed.
@@ -195,6 +197,12 @@ impl Keeper {
     ) -> Vec<Action<T>> {
         let mut actions = Vec::new();
         let touched = match event {
+            Event::Answered(key) => {
+                if let Some(entry) = self.entries.get_mut(&key) {
+                    (entry.trouble, entry.rest) = (None, None);
+                }
+                Some(key)
+            }
             Event::Asked(key) => {
                 self.asked(now, wall, &key, &mut actions);
                 Some(key)

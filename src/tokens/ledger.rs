@@ -47,6 +47,18 @@ impl Ledger {
                 metrics.security_event("issuer_moved");
             }
             Note::Failed { grant, .. } => metrics.token_event(grant.service.as_str(), "failed"),
+            Note::GrantDead { grant, ending } => {
+                tracing::error!(
+                    %grant,
+                    why = ending.as_str(),
+                    "the grant is over: only a new login brings it back"
+                );
+                metrics.security_event(ending.as_str());
+            }
+            Note::GrantInDoubt { grant } => {
+                tracing::warn!(%grant, "a refresh was cut off; its refresh token is tried again");
+                metrics.token_event(grant.service.as_str(), "in_doubt");
+            }
             Note::Issued { grant, renewal, .. } => {
                 let event = if *renewal { "refreshed" } else { "issued" };
                 metrics.token_event(grant.service.as_str(), event);
@@ -102,6 +114,13 @@ fn event(note: &Note<'_>) -> Option<Event> {
             grant: grant.clone(),
             code: failure.code,
             oauth_error: failure.oauth_error,
+        },
+        Note::GrantDead { grant, ending } => Event::GrantDead {
+            grant: grant.clone(),
+            reason: ending.as_str(),
+        },
+        Note::GrantInDoubt { grant } => Event::GrantInDoubt {
+            grant: grant.clone(),
         },
         Note::Issued { .. } => return issued(note),
         Note::ScopeChanged {

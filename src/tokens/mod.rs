@@ -15,6 +15,7 @@ mod issuer;
 mod journal;
 mod keeper;
 mod ledger;
+mod lineage;
 mod settings;
 mod shelf;
 #[cfg(feature = "demo")]
@@ -27,6 +28,7 @@ use std::sync::Arc;
 
 use crate::audit::Audit;
 use crate::metrics::Metrics;
+use crate::store::{Lost, Store};
 use crate::upstream::Upstream;
 use crate::vocab::Clock;
 
@@ -52,6 +54,8 @@ pub struct Deps {
     pub metrics: Metrics,
     /// The way to the issuers.
     pub upstream: Upstream,
+    /// Where refresh tokens and their keys outlive the process, and what of it could not be read.
+    pub store: Option<(Store, Lost)>,
 }
 
 /// Sets the room up. Nothing is sent before somebody asks; [`Worker::run`] is to be spawned on the control runtime,
@@ -66,11 +70,16 @@ pub fn start(settings: Settings, deps: Deps) -> Result<(Arc<Door>, Worker), Setu
         audit: deps.audit,
         metrics: deps.metrics,
     };
+    let lineages = match deps.store {
+        Some((store, lost)) => lineage::Lineages::load(store, &lost.rows, &ledger),
+        None => lineage::Lineages::default(),
+    };
     door::assemble(
         settings,
         deps.clock,
         Arc::new(deps.upstream),
         Arc::new(ledger),
+        Arc::new(lineages),
         u64::from_le_bytes(seed),
     )
 }

@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use aws_lc_rs::digest::{Context, SHA256};
 use http::HeaderName;
 
 use crate::upstream::TargetSettings;
@@ -186,6 +187,37 @@ impl OauthSettings {
             && self.parameters == other.parameters
             && self.binding == other.binding
             && self.max_token_age == other.max_token_age
+    }
+}
+
+impl OauthSettings {
+    /// Names everything that a refresh token of this client depends on. Where it differs, only a new login helps:
+    /// another issuer must not see the token, another client cannot use it, other scopes were not consented to.
+    pub(super) fn print(&self) -> [u8; 32] {
+        let scopes = match &self.grant {
+            Grant::AuthorizationCode { scopes, .. } => scopes.to_string(),
+            Grant::ClientCredentials => String::new(),
+        };
+        let bound = if self.binding == Binding::Bearer {
+            "unbound"
+        } else {
+            "bound"
+        };
+        let mut context = Context::new(&SHA256);
+        let parts = [
+            self.issuer.url.as_str(),
+            &self.client_id,
+            self.resource.as_deref().unwrap_or_default(),
+            self.audience.as_deref().unwrap_or_default(),
+            &scopes,
+            bound,
+        ];
+        for part in parts {
+            context.update(&u64::try_from(part.len()).unwrap_or(u64::MAX).to_be_bytes());
+            context.update(part.as_bytes());
+        }
+        let digest = context.finish();
+        std::array::from_fn(|at| digest.as_ref().get(at).copied().unwrap_or_default())
     }
 }
 

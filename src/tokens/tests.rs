@@ -70,6 +70,7 @@ impl House {
             audit,
             metrics: metrics.clone(),
             upstream,
+            store: None,
         };
         let services = vec![(name(), CredentialSettings::Oauth(oauth))];
         let (door, worker) = start(Settings { services }, deps).unwrap();

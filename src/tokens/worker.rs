@@ -36,6 +36,8 @@ pub(super) type Answer = Result<Lease, Unavailable>;
 
 /// What the door says to the worker.
 pub(super) enum Command {
+    /// A login was answered.
+    Answered(Key),
     /// A request waits for a token.
     Ask {
         key: Key,
@@ -66,6 +68,8 @@ pub struct Worker {
     /// Which fetch a task is.
     errands: HashMap<Id, (Key, u64)>,
     wake: Option<Moment>,
+    /// Grants whose last refresh was cut off: their issuers may still be patient, so they are asked first of all.
+    pub(super) unsettled: Vec<Key>,
     /// Longest time for one token; tests are less patient.
     pub(super) patience: Duration,
 }
@@ -87,12 +91,16 @@ impl Worker {
             logins: JoinSet::new(),
             errands: HashMap::new(),
             wake: None,
+            unsettled: Vec::new(),
             patience: FETCH_LIMIT,
         }
     }
 
     /// Works until the door is gone. Fetches that are under way end with it.
     pub async fn run(mut self) {
+        for key in std::mem::take(&mut self.unsettled) {
+            self.feed(Event::Asked(key));
+        }
         loop {
             self.catch_up();
             let nap = self.nap();
@@ -158,6 +166,7 @@ impl Worker {
                 redirect_uri,
                 answer,
             } => self.begin_login(grant, redirect_uri, answer),
+            Command::Answered(key) => self.feed(Event::Answered(key)),
             Command::Look => {}
             Command::Retire(editions) => {
                 for edition in editions {

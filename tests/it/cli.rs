@@ -691,7 +691,7 @@ async fn serve_says_why_it_cannot_start() {
     );
 }
 
-/// A login belongs to `run` so far; and where the issuer offers none, the command does not begin.
+/// A login belongs to `run` so far, and `serve` takes one from a file store only; and where the issuer offers none, the command does not begin.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_grant_that_needs_a_person_is_not_served_without_one() {
     let (folder, _rehearsal) = prepared(Setup::usual()).await;
@@ -703,7 +703,7 @@ async fn a_grant_that_needs_a_person_is_not_served_without_one() {
     let failed = run(tokenward(folder.path()).arg("serve")).await;
     assert_eq!(code(&failed), 1);
     assert!(
-        err(&failed).contains("not supported yet"),
+        err(&failed).contains("needs `store: {file"),
         "{}",
         err(&failed)
     );

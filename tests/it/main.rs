@@ -43,4 +43,6 @@ mod parent;
 #[cfg(test)]
 mod refusals;
 #[cfg(test)]
+mod store;
+#[cfg(test)]
 mod story;

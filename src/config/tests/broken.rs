@@ -86,6 +86,16 @@ const KEYS: &[Case] = &[
         ],
     ),
     (
+        "a store without its parts",
+        "store: {file: {}}\n<OK>",
+        &[(1, "store.file.path", ""), (1, "store.file.key", "")],
+    ),
+    (
+        "a store key that is none",
+        "store: {file: {path: s, key: {file: not-pem}}}\n<OK>",
+        &[(1, "store.file.key", "openssl rand -hex 32")],
+    ),
+    (
         "nothing to reach",
         "store: memory\n",
         &[(1, "services", "name at least one service")],
@@ -109,10 +119,10 @@ const NOT_BUILT_YET: &[Case] = &[
     ),
     (
         "listeners and stores",
-        "listen: {proxy: 127.0.0.1:1}\nhealth: unix:/run/h.sock\nstore: {file: {path: x}}\n<OK>",
+        "listen: {proxy: 127.0.0.1:1}\nhealth: unix:/run/h.sock\nstore: {postgres: {url: {env: X}}}\n<OK>",
         &[
             (2, "health", "not supported yet"),
-            (3, "store.file", "not supported yet"),
+            (3, "store.postgres", "not supported yet"),
         ],
     ),
     (

@@ -131,6 +131,11 @@ const PLACES: &[(&str, &str, usize)] = &[
         8,
     ),
     (
+        "store:\n file:\n  path: s\n  key: <SECRET>\n",
+        "store.file.key",
+        4,
+    ),
+    (
         "agents:\n a:\n  auth:\n   token: <SECRET>\n",
         "agents.a.auth.token",
         4,

@@ -65,6 +65,7 @@ fn still_house() -> (House, Worker) {
         clock.clone(),
         Arc::new(OneLine(Arc::clone(&fake))),
         Arc::<Notebook>::clone(&notes),
+        Arc::default(),
         1,
     )
     .unwrap();

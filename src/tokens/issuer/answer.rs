@@ -71,6 +71,28 @@ pub(super) enum Objection {
     Unexpected,
 }
 
+/// The refresh token in a 200; `None` leaves the one from before in force (RFC 6749 §6). An error: this is no token
+/// response, and what it was about is not known.
+pub(super) fn refresh_token(reply: &IssuerReply) -> Result<Option<Secret<String>>, Failure> {
+    const GARBAGE: Code = Code::AsUnavailable;
+    if !is_json(&reply.headers) || reply.body.len() > BODY_MAX {
+        return Err(GARBAGE.into());
+    }
+    let mut members = Members::read(&reply.body).map_err(|_| Failure::from(GARBAGE))?;
+    drop(members.take_secret("access_token").ok_or(GARBAGE)?);
+    drop(members.take_secret("id_token"));
+    let Some(refresh) = members.take_secret("refresh_token") else {
+        return Ok(None);
+    };
+    // RFC 6749 appendix A.17.
+    let visible = |text: &String| text.bytes().all(|b| matches!(b, 0x20..=0x7e));
+    let fits = !refresh.expose().is_empty() && refresh.expose().len() <= TOKEN_MAX;
+    if !fits || !visible(refresh.expose()) {
+        return Err(GARBAGE.into());
+    }
+    Ok(Some(refresh))
+}
+
 impl Issued {
     /// Reads a 200. RFC 6749 §5.1: JSON, and every parameter once.
     pub(super) fn read(reply: &IssuerReply) -> Result<Self, Failure> {
@@ -80,7 +102,8 @@ impl Issued {
         }
         let mut members = Members::read(&reply.body).map_err(|_| Failure::from(GARBAGE))?;
         let access = members.take_secret("access_token").ok_or(GARBAGE)?;
-        // Nobody asked for these, and none is kept; they are overwritten here rather than left in a parser's buffers.
+        // A refresh token is kept before, where there is a lineage of them; they are overwritten here rather than left
+        // in a parser's buffers.
         drop(members.take_secret("refresh_token"));
         drop(members.take_secret("id_token"));
         if !can_stand_in_a_header(&access) {

@@ -17,6 +17,7 @@ use super::metadata::Metadata;
 use crate::proof::{self, HtuProfile, Jti, Nonce, ProofClaims, ProofKey, Signer};
 use crate::tokens::failure::Failure;
 use crate::tokens::journal::{Journal, Note};
+use crate::tokens::lineage::{Lineages, Print, Turn};
 use crate::tokens::settings::{Grant, OauthSettings};
 use crate::upstream::{IssuerReply, IssuerRequest};
 use crate::vocab::{AgentName, Binding, Code, GrantId, ScopeSet, Secret, ServiceName};
@@ -34,6 +35,10 @@ pub(in crate::tokens) struct Client {
     keys: Mutex<HashMap<AgentName, Arc<ProofKey>>>,
     /// Codes that logins brought and that no token request has used, one an agent.
     answered: Mutex<HashMap<AgentName, Answered>>,
+    /// Refresh tokens, of this client and all others.
+    lineages: Arc<Lineages>,
+    /// What a refresh token of this client is for.
+    print: Print,
 }
 
 /// What a lease is made of.
@@ -55,10 +60,20 @@ pub(in crate::tokens) struct Obtained {
 struct Errand<'a> {
     agent: &'a AgentName,
     scopes: &'a ScopeSet,
-    answered: Option<&'a Answered>,
+    basis: &'a Basis,
     metadata: &'a Metadata,
     key: Option<&'a Arc<ProofKey>>,
     journal: &'a dyn Journal,
+}
+
+/// What a token is asked for with.
+enum Basis {
+    /// The client's own name.
+    Client,
+    /// What a login brought.
+    Code(Answered),
+    /// The refresh token of a login.
+    Refresh(Turn),
 }
 
 impl Client {
@@ -69,6 +84,7 @@ impl Client {
         issuer: Arc<Issuer>,
     ) -> Result<Self, AuthError> {
         let auth = Authenticator::new(&settings.client_id, &settings.client_auth)?;
+        let print = settings.print();
         Ok(Self {
             service,
             settings,
@@ -76,7 +92,26 @@ impl Client {
             auth,
             keys: Mutex::new(HashMap::new()),
             answered: Mutex::new(HashMap::new()),
+            lineages: Arc::default(),
+            print,
         })
+    }
+
+    /// The same client, with the refresh tokens that the process has.
+    pub(in crate::tokens) fn with_lineages(self, lineages: Arc<Lineages>) -> Self {
+        Self { lineages, ..self }
+    }
+
+    /// Whether a login is still good, as far as we know.
+    pub(in crate::tokens) fn is_logged_in(&self, agent: &AgentName) -> bool {
+        self.lineages.has(&self.grant(agent), &self.print)
+    }
+
+    fn grant(&self, agent: &AgentName) -> GrantId {
+        GrantId {
+            service: self.service.clone(),
+            agent: agent.clone(),
+        }
     }
 
     /// How it is configured.
@@ -110,14 +145,7 @@ impl Client {
         scopes: &ScopeSet,
         journal: &dyn Journal,
     ) -> Result<Obtained, Failure> {
-        let answered = match &self.settings.grant {
-            Grant::ClientCredentials => None,
-            // A code is good once (RFC 6749 §4.1.2), so it is gone whatever becomes of the request.
-            Grant::AuthorizationCode { .. } => {
-                let mut all = self.answered.lock().unwrap_or_else(PoisonError::into_inner);
-                Some(all.remove(agent).ok_or(Code::ReauthorizationRequired)?)
-            }
-        };
+        let basis = self.basis(agent)?;
         let _turn = self
             .issuer
             .gate
@@ -129,16 +157,26 @@ impl Client {
         if proves && !metadata.takes_proofs() {
             return Err(Code::UnsupportedDpopAlg.into());
         }
-        let key = if proves { Some(self.key(agent)?) } else { None };
+        let key = match &basis {
+            // The token goes on with the key that it began with.
+            Basis::Refresh(turn) => turn.key().cloned(),
+            _ if proves => Some(self.key(agent)?),
+            _ => None,
+        };
         let errand = Errand {
             agent,
             scopes,
-            answered: answered.as_ref(),
+            basis: &basis,
             metadata: &metadata,
             key: key.as_ref(),
             journal,
         };
+        if let Basis::Refresh(turn) = &basis {
+            turn.announce(journal).await?;
+        }
         let reply = self.ask(&errand).await?;
+        // Before anything of the answer is used, or even judged: the refresh token in it may be the only one.
+        self.settle(&errand, &reply).await?;
         if reply.status != 200 {
             return Err(answer::failure(&reply, self.issuer.clock.wall()));
         }
@@ -162,6 +200,49 @@ impl Client {
                 self.object(&errand, &objection);
                 self.hand_back(&issued.access, &metadata).await;
                 Err(objection.code().into())
+            }
+        }
+    }
+
+    fn basis(&self, agent: &AgentName) -> Result<Basis, Failure> {
+        if self.settings.grant == Grant::ClientCredentials {
+            return Ok(Basis::Client);
+        }
+        // A code is good once (RFC 6749 §4.1.2), so it is gone whatever becomes of the request.
+        let mut all = self.answered.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(answered) = all.remove(agent) {
+            return Ok(Basis::Code(answered));
+        }
+        drop(all);
+        let turn = self.lineages.turn(&self.grant(agent), &self.print)?;
+        Ok(Basis::Refresh(turn))
+    }
+
+    /// Keeps the refresh token of an answer, or notes what the answer means for the one that was sent.
+    async fn settle(&self, errand: &Errand<'_>, reply: &IssuerReply) -> Result<(), Failure> {
+        // An answer that cannot be read leaves the refresh token in doubt; the next attempt sends it once more.
+        let brought = (reply.status == 200).then(|| answer::refresh_token(reply));
+        match (errand.basis, brought) {
+            (Basis::Client, _) | (Basis::Code(_), None) | (_, Some(Err(_))) => Ok(()),
+            (Basis::Code(_), Some(Ok(Some(refresh)))) => {
+                let (grant, key) = (self.grant(errand.agent), errand.key.cloned());
+                self.lineages.begin(&grant, &self.print, refresh, key).await
+            }
+            (Basis::Code(_), Some(Ok(None))) => {
+                self.lineages.forget(&self.grant(errand.agent)).await
+            }
+            (Basis::Refresh(turn), Some(Ok(next))) => turn.renewed(next).await,
+            (Basis::Refresh(turn), None) => {
+                match answer::failure(reply, self.issuer.clock.wall()) {
+                    Failure {
+                        oauth_error: Some("invalid_grant"),
+                        ..
+                    } => turn.refused(errand.journal).await,
+                    // A server in trouble may have rotated all the same.
+                    _ if reply.status >= 500 => {}
+                    _ => turn.unused(),
+                }
+                Ok(())
             }
         }
     }
@@ -220,17 +301,23 @@ impl Client {
         nonce: Option<&Nonce>,
     ) -> Result<IssuerRequest<'a>, Failure> {
         let mut form = Form::new();
-        match errand.answered {
-            None => {
+        match errand.basis {
+            Basis::Client => {
                 form.add("grant_type", "client_credentials");
                 self.say_what_for(&mut form, errand.scopes);
             }
-            Some(answered) => {
+            Basis::Code(answered) => {
                 form.add("grant_type", "authorization_code");
                 form.add_secret("code", &answered.code);
                 form.add("redirect_uri", &answered.redirect_uri);
                 form.add_secret("code_verifier", &answered.verifier);
                 // RFC 6749 §4.1.3: the scopes are the code's.
+                self.say_what_for(&mut form, &ScopeSet::default());
+            }
+            Basis::Refresh(turn) => {
+                form.add("grant_type", "refresh_token");
+                form.add_secret("refresh_token", turn.refresh());
+                // RFC 6749 §6: without `scope`, those of the login.
                 self.say_what_for(&mut form, &ScopeSet::default());
             }
         }
@@ -347,6 +434,11 @@ impl Client {
         if let Some(key) = keys.get(agent) {
             return Ok(Arc::clone(key));
         }
+        // A login may replace another one: the grant keeps its key.
+        if let Some(key) = self.lineages.key(&self.grant(agent), &self.print) {
+            keys.insert(agent.clone(), Arc::clone(&key));
+            return Ok(key);
+        }
         let key = Arc::new(ProofKey::generate().map_err(|_| Code::Internal)?);
         keys.insert(agent.clone(), Arc::clone(&key));
         Ok(key)
@@ -358,3 +450,6 @@ fn random() -> Result<[u8; 16], Failure> {
     rand::fill(&mut bytes).map_err(|_| Code::Internal)?;
     Ok(bytes)
 }
+
+#[cfg(test)]
+mod tests;

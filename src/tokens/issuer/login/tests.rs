@@ -105,10 +105,16 @@ async fn the_url_ties_the_answer_to_us_and_the_code_brings_a_token() {
     let key = obtained.token.key.unwrap();
     assert_eq!(of(&query, "dpop_jkt"), key.thumbprint());
     assert!(seen.proof().is_some());
-    // It is good once: the next token needs a new login.
-    let failure = bench.fails("items:read items:write").await;
-    assert_eq!(failure.code, Code::ReauthorizationRequired);
-    assert_eq!(bench.fake.tokens().len(), 1);
+    // The code is good once: the next token comes by the refresh token, and without one needs a new login.
+    bench.fake.then(Ok(refused(400, "invalid_grant")));
+    for _ in 0..2 {
+        let failure = bench.fails("items:read items:write").await;
+        assert_eq!(failure.code, Code::ReauthorizationRequired);
+    }
+    let seen = bench.fake.tokens();
+    assert_eq!(seen.len(), 2);
+    assert_eq!(seen[1].form["refresh_token"], "canary-rt");
+    assert!(!seen[1].form.contains_key("code"));
 }
 
 #[tokio::test]

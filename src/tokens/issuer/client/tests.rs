@@ -1,0 +1,280 @@
+//! Refresh tokens, from the login to the issuer's last word, with a real store under them.
+
+use std::path::Path;
+
+use serde_json::json;
+use tempfile::TempDir;
+
+use super::super::super::transport::Transport;
+use super::super::tests::{FakeIssuer, Notebook, granted, oauth, refused, reply};
+use super::*;
+use crate::store::{self, Store, StoreKey};
+use crate::tokens::settings::Redirect;
+use crate::upstream::IssuerError;
+use crate::vocab::{Clock, WallTime};
+
+struct Bench {
+    fake: Arc<FakeIssuer>,
+    client: Client,
+    notes: Notebook,
+}
+
+fn open(dir: &Path) -> Lineages {
+    let key = Secret::new("07".repeat(32).into_bytes());
+    let settings = store::Settings {
+        path: dir.join("store"),
+        key: StoreKey::parse(&key).unwrap(),
+    };
+    let (store, lost) = Store::open(settings).unwrap();
+    Lineages::load(store, &lost.rows, &Notebook::default())
+}
+
+fn settings() -> OauthSettings {
+    let redirect = Redirect {
+        address: [127, 0, 0, 1].into(),
+        port: None,
+        path: "/callback".into(),
+    };
+    OauthSettings {
+        grant: Grant::AuthorizationCode {
+            redirect,
+            scopes: scopes(),
+        },
+        resource: Some("https://api.test".into()),
+        ..oauth()
+    }
+}
+
+fn scopes() -> ScopeSet {
+    ScopeSet::parse("a b").unwrap()
+}
+
+fn agent() -> AgentName {
+    AgentName::fallback()
+}
+
+fn token(refresh: Option<&str>) -> IssuerReply {
+    granted(&refresh.map_or_else(|| json!({}), |text| json!({ "refresh_token": text })))
+}
+
+/// A client as it is after a start with this store; `None`: memory.
+fn bench(dir: Option<&Path>, change: impl FnOnce(&mut OauthSettings)) -> Bench {
+    let mut settings = settings();
+    change(&mut settings);
+    let fake = FakeIssuer::new();
+    let transport: Arc<dyn Transport> = Arc::<FakeIssuer>::clone(&fake);
+    let clock = Clock::manual(WallTime(1_700_000_000_000));
+    let issuer = Issuer::new(Arc::clone(&settings.issuer), transport, clock).unwrap();
+    let service = ServiceName::new("items").unwrap();
+    let client = Client::new(service, settings, Arc::new(issuer)).unwrap();
+    let lineages = dir.map(open).unwrap_or_default();
+    Bench {
+        fake,
+        client: client.with_lineages(Arc::new(lineages)),
+        notes: Notebook::default(),
+    }
+}
+
+impl Bench {
+    fn log_in(&self) {
+        let answered = Answered {
+            code: Secret::new("code".into()),
+            verifier: Secret::new("verifier".into()),
+            redirect_uri: "http://127.0.0.1:1/callback".into(),
+        };
+        self.client.take_answer(&agent(), answered);
+    }
+
+    async fn obtain(&self) -> Result<Obtained, Failure> {
+        self.client.obtain(&agent(), &scopes(), &self.notes).await
+    }
+
+    async fn code(&self) -> Code {
+        self.obtain().await.err().unwrap().code
+    }
+
+    /// The refresh tokens that were sent.
+    fn sent(&self) -> Vec<String> {
+        let seen = self.fake.tokens().into_iter();
+        seen.filter_map(|seen| seen.form.get("refresh_token").cloned())
+            .collect()
+    }
+}
+
+#[tokio::test]
+async fn a_login_goes_on_with_each_next_refresh_token_and_the_same_key() {
+    let dir = TempDir::new().unwrap();
+    let thumbprint = {
+        let bench = bench(Some(dir.path()), |_| {});
+        assert_eq!(bench.code().await, Code::ReauthorizationRequired);
+        bench.log_in();
+        bench.fake.then(Ok(token(Some("rt-1"))));
+        let key = bench.obtain().await.unwrap().token.key.unwrap();
+        bench.fake.then(Ok(token(Some("rt-2"))));
+        bench.obtain().await.unwrap();
+        bench.fake.then(Ok(token(None)));
+        bench.obtain().await.unwrap();
+        assert_eq!(bench.sent(), ["rt-1", "rt-2"]);
+        let seen = bench.fake.tokens();
+        let form = &seen.last().unwrap().form;
+        assert_eq!(form["grant_type"], "refresh_token");
+        assert_eq!(form["resource"], "https://api.test");
+        assert!(!form.contains_key("scope") && seen[1].proof().is_some());
+        key.thumbprint().to_owned()
+    };
+    // After a restart.
+    let bench = bench(Some(dir.path()), |_| {});
+    assert!(bench.client.is_logged_in(&agent()));
+    bench.fake.then(Ok(token(Some("rt-3"))));
+    let key = bench.obtain().await.unwrap().token.key.unwrap();
+    assert_eq!(bench.sent(), ["rt-2"]);
+    assert_eq!(key.thumbprint(), thumbprint);
+    assert_eq!(bench.client.key(&agent()).unwrap().thumbprint(), thumbprint);
+    assert_eq!(bench.notes.count("GrantInDoubt"), 0);
+}
+
+#[tokio::test]
+async fn in_memory_a_login_ends_with_the_process_and_not_before() {
+    let bench = bench(None, |_| {});
+    bench.log_in();
+    bench.fake.then(Ok(token(Some("rt-1"))));
+    bench.obtain().await.unwrap();
+    bench.fake.then(Ok(token(Some("rt-2"))));
+    bench.obtain().await.unwrap();
+    assert_eq!(bench.sent(), ["rt-1"]);
+}
+
+#[tokio::test]
+async fn an_answer_that_is_refused_still_brings_the_next_refresh_token() {
+    let dir = TempDir::new().unwrap();
+    let bench = bench(Some(dir.path()), |_| {});
+    bench.log_in();
+    bench.fake.then(Ok(token(Some("rt-1"))));
+    bench.obtain().await.unwrap();
+    let weaker = json!({"token_type": "Bearer", "refresh_token": "rt-2"});
+    bench.fake.then(Ok(granted(&weaker)));
+    assert_eq!(bench.code().await, Code::DowngradeRefused);
+    bench.fake.then(Ok(token(Some("rt-3"))));
+    bench.obtain().await.unwrap();
+    assert_eq!(bench.sent(), ["rt-1", "rt-2"]);
+}
+
+#[tokio::test]
+async fn what_was_cut_off_is_tried_again_and_its_end_is_told_as_such() {
+    let dir = TempDir::new().unwrap();
+    {
+        let bench = bench(Some(dir.path()), |_| {});
+        bench.log_in();
+        bench.fake.then(Ok(token(Some("rt-1"))));
+        bench.obtain().await.unwrap();
+        // No answer, an answer that is none, and a server in trouble: each may have rotated.
+        bench.fake.then(Err(IssuerError::Timeout));
+        assert_eq!(bench.code().await, Code::AsTimeout);
+        bench
+            .fake
+            .then(Ok(reply(200, &[], &json!("not an object"))));
+        assert_eq!(bench.code().await, Code::AsUnavailable);
+        bench.fake.then(Ok(reply(503, &[], &json!({}))));
+        assert_eq!(bench.code().await, Code::AsUnavailable);
+        assert_eq!(bench.notes.count("GrantInDoubt"), 2);
+    }
+    let bench = bench(Some(dir.path()), |_| {});
+    let grant = bench.client.grant(&agent());
+    assert_eq!(bench.client.lineages.in_doubt(), [grant]);
+    bench.fake.then(Ok(refused(400, "invalid_grant")));
+    assert_eq!(bench.code().await, Code::ReauthorizationRequired);
+    assert_eq!(bench.sent(), ["rt-1"]);
+    let told = bench.notes.0.lock().unwrap().join("\n");
+    assert!(told.contains("RefusedInDoubt"), "{told}");
+    // Refused once is refused for good: the issuer is not asked again, nor after the next start.
+    assert_eq!(bench.code().await, Code::ReauthorizationRequired);
+    assert_eq!(bench.sent().len(), 1);
+    drop(bench);
+    let again = self::bench(Some(dir.path()), |_| {});
+    assert!(!again.client.is_logged_in(&agent()));
+}
+
+#[tokio::test]
+async fn other_refusals_leave_the_refresh_token_as_it_was() {
+    let bench = bench(None, |_| {});
+    bench.log_in();
+    bench.fake.then(Ok(token(Some("rt-1"))));
+    bench.obtain().await.unwrap();
+    for (status, error, code) in [
+        (401, "invalid_client", Code::ClientMisconfigured),
+        (429, "slow_down", Code::AsUnavailable),
+    ] {
+        bench.fake.then(Ok(refused(status, error)));
+        assert_eq!(bench.code().await, code);
+    }
+    bench.fake.then(Ok(refused(400, "invalid_grant")));
+    assert_eq!(bench.code().await, Code::ReauthorizationRequired);
+    let told = bench.notes.0.lock().unwrap().join("\n");
+    assert!(told.contains("ending: Refused }"), "{told}");
+    assert_eq!(bench.notes.count("GrantInDoubt"), 0);
+}
+
+#[tokio::test]
+async fn nothing_is_sent_that_cannot_be_written_down() {
+    let dir = TempDir::new().unwrap();
+    let bench = bench(Some(dir.path()), |_| {});
+    bench.log_in();
+    bench.fake.then(Ok(token(Some("rt-1"))));
+    bench.obtain().await.unwrap();
+    // Somebody put another file in the store's place; nothing can be written over it.
+    std::fs::rename(dir.path().join("store"), dir.path().join("away")).unwrap();
+    assert_eq!(bench.code().await, Code::AsUnavailable);
+    assert!(bench.sent().is_empty());
+    std::fs::rename(dir.path().join("away"), dir.path().join("store")).unwrap();
+    bench.fake.then(Ok(token(Some("rt-2"))));
+    bench.obtain().await.unwrap();
+    assert_eq!(bench.sent(), ["rt-1"]);
+}
+
+#[tokio::test]
+async fn a_refresh_token_whose_successor_was_read_is_never_sent_again() {
+    let dir = TempDir::new().unwrap();
+    let bench = Arc::new(bench(Some(dir.path()), |_| {}));
+    bench.log_in();
+    bench.fake.then(Ok(token(Some("rt-1"))));
+    bench.obtain().await.unwrap();
+    // The store goes away while the issuer answers: the answer is not used, and its refresh token not forgotten.
+    let (path, away) = (dir.path().join("store"), dir.path().join("away"));
+    let (from, to) = (path.clone(), away.clone());
+    bench.fake.always(move |_| {
+        std::fs::rename(&from, &to).unwrap();
+        Ok(token(Some("rt-2")))
+    });
+    assert_eq!(bench.code().await, Code::AsUnavailable);
+    std::fs::rename(&away, &path).unwrap();
+    bench.fake.then(Ok(token(Some("rt-3"))));
+    bench.obtain().await.unwrap();
+    assert_eq!(bench.sent(), ["rt-1", "rt-2"]);
+}
+
+#[tokio::test]
+async fn a_login_for_something_else_is_none() {
+    let dir = TempDir::new().unwrap();
+    {
+        let bench = bench(Some(dir.path()), |_| {});
+        bench.log_in();
+        bench.fake.then(Ok(token(Some("rt-1"))));
+        bench.obtain().await.unwrap();
+    }
+    let changes: [fn(&mut OauthSettings); 4] = [
+        |s| s.client_id = "another".into(),
+        |s| s.resource = None,
+        |s| s.binding = Binding::Bearer,
+        |s| s.audience = Some("https://api.test".into()),
+    ];
+    for change in changes {
+        let other = bench(Some(dir.path()), change);
+        assert_eq!(other.code().await, Code::ReauthorizationRequired);
+        assert!(other.sent().is_empty());
+    }
+    assert!(
+        bench(Some(dir.path()), |_| {})
+            .client
+            .is_logged_in(&agent())
+    );
+}

@@ -1,0 +1,279 @@
+//! SIGKILL at every point of a refresh: a process of its own with a store on a disk, and an issuer that rotates.
+//!
+//! The process is this test program, started again. It says where it is and waits; the issuer in the parent answers,
+//! or kills it.
+
+use std::collections::HashSet;
+use std::io::{BufRead, BufReader, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use super::*;
+use crate::store::{self, StoreKey};
+
+const PRINT: Print = [5; 32];
+/// How often each point is tried; by hand 200.
+const ROUNDS: usize = 5;
+
+/// Where the process is when it dies. In the order of a refresh.
+const POINTS: &[&str] = &[
+    "announce", "send", "sent", "half", "parsed", "writing", "written",
+];
+
+struct Teller(Mutex<Vec<String>>);
+
+impl Journal for Teller {
+    fn note(&self, note: &Note<'_>) {
+        self.0.lock().unwrap().push(format!("{note:?}"));
+    }
+}
+
+fn grant() -> GrantId {
+    grant_of(&RowId {
+        kind: KIND,
+        name: "items/coder".into(),
+    })
+    .unwrap()
+}
+
+fn open(dir: &Path) -> Arc<Lineages> {
+    let key = Secret::new("07".repeat(32).into_bytes());
+    let settings = store::Settings {
+        path: dir.join("store"),
+        key: StoreKey::parse(&key).unwrap(),
+    };
+    let (store, lost) = Store::open(settings).unwrap();
+    assert!(lost.is_empty(), "{lost:?}");
+    Arc::new(Lineages::load(store, &lost.rows, &Teller(Mutex::default())))
+}
+
+/// The line to the parent.
+struct Line(BufReader<TcpStream>);
+
+impl Line {
+    fn say(&mut self, text: &str) {
+        self.0
+            .get_mut()
+            .write_all(format!("{text}\n").as_bytes())
+            .unwrap();
+    }
+
+    /// `None`: the other side is gone.
+    fn hear(&mut self) -> Option<String> {
+        let mut text = String::new();
+        self.0.read_line(&mut text).ok().filter(|n| *n > 0)?;
+        text.strip_suffix('\n').map(str::to_owned)
+    }
+
+    fn at(&mut self, point: &str) {
+        self.say(&format!("at {point}"));
+        assert_eq!(self.hear().as_deref(), Some("go"));
+    }
+}
+
+#[test]
+#[ignore = "the process that the tests below kill"]
+fn child() {
+    let mut input = String::new();
+    std::io::stdin().read_line(&mut input).unwrap();
+    let (port, dir) = input.trim().split_once(' ').unwrap();
+    let port: u16 = port.parse().unwrap();
+    let mut line = Line(BufReader::new(
+        TcpStream::connect(("127.0.0.1", port)).unwrap(),
+    ));
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let lineages = open(Path::new(dir));
+        for _ in 0..3 {
+            let turn = lineages.turn(&grant(), &PRINT).unwrap();
+            let teller = Teller(Mutex::default());
+            line.at("announce");
+            turn.announce(&teller).await.unwrap();
+            line.at("send");
+            line.say(&format!("refresh {}", turn.refresh().expose()));
+            match line.hear().unwrap().split_once(' ') {
+                Some(("new", next)) => {
+                    line.at("parsed");
+                    line.at("writing");
+                    turn.renewed(Some(Secret::new(next.to_owned())))
+                        .await
+                        .unwrap();
+                    line.at("written");
+                }
+                _ => {
+                    turn.refused(&teller).await;
+                    line.say(&format!("dead {}", teller.0.lock().unwrap().join(" ")));
+                    return;
+                }
+            }
+        }
+        line.say("done");
+    });
+}
+
+/// An issuer that rotates at each use. With grace it takes the token before the current one too, until the current
+/// one was used.
+struct Rotating {
+    grace: bool,
+    current: u32,
+    /// The process has told that it wrote down a successor of these.
+    replaced: HashSet<String>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum End {
+    Killed,
+    Done,
+    Dead(String),
+}
+
+impl Rotating {
+    /// Starts the process and kills it at this point of its second refresh.
+    fn run(&mut self, dir: &Path, kill_at: Option<&str>) -> End {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["tokens::lineage::tests::child", "--exact", "--ignored"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let hello = format!(
+            "{} {}\n",
+            listener.local_addr().unwrap().port(),
+            dir.display()
+        );
+        child
+            .stdin
+            .take()
+            .unwrap()
+            .write_all(hello.as_bytes())
+            .unwrap();
+        let mut line = Line(BufReader::new(listener.accept().unwrap().0));
+        let end = self.talk(&mut line, &mut child, kill_at);
+        drop(child.kill());
+        child.wait().unwrap();
+        end
+    }
+
+    fn talk(&mut self, line: &mut Line, child: &mut Child, kill_at: Option<&str>) -> End {
+        let (mut passes, mut sent) = (0, String::new());
+        // The second refresh of a process, so that the point is met after a clean one too.
+        let mut due = |point: &str, counts: bool| {
+            passes += usize::from(counts && kill_at == Some(point));
+            counts && kill_at == Some(point) && passes == 2
+        };
+        loop {
+            let said = line.hear().expect("the process ended by itself");
+            match said.split_once(' ').unwrap_or((&said, "")) {
+                ("at", "writing") if due("writing", true) => {
+                    line.say("go");
+                    // Somewhere between the first byte and the rename.
+                    std::thread::sleep(Duration::from_micros(u64::from(self.current) * 137 % 3000));
+                    child.kill().unwrap();
+                    return End::Killed;
+                }
+                ("at", point) if due(point, point != "writing") => {
+                    child.kill().unwrap();
+                    return End::Killed;
+                }
+                ("at", point) => {
+                    if point == "written" {
+                        self.replaced.insert(sent.clone());
+                    }
+                    line.say("go");
+                }
+                ("refresh", token) => {
+                    token.clone_into(&mut sent);
+                    assert!(!self.replaced.contains(token), "{token} was used up");
+                    let number: u32 = token.trim_start_matches("rt-").parse().unwrap();
+                    let good = number == self.current || (self.grace && number + 1 == self.current);
+                    if !good {
+                        line.say("no");
+                        continue;
+                    }
+                    // A reuse within the grace gives out a further one, as if the lost one had never been.
+                    self.current = number + 1;
+                    let answer = format!("new rt-{}", self.current);
+                    if due("sent", true) {
+                        child.kill().unwrap();
+                        return End::Killed;
+                    }
+                    if due("half", true) {
+                        line.0.get_mut().write_all(&answer.as_bytes()[..5]).unwrap();
+                        child.kill().unwrap();
+                        return End::Killed;
+                    }
+                    line.say(&answer);
+                }
+                ("dead", how) => return End::Dead(how.to_owned()),
+                ("done", _) => return End::Done,
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+}
+
+fn logged_in(dir: &Path, refresh: u32) {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let refresh = Secret::new(format!("rt-{refresh}"));
+        open(dir)
+            .begin(&grant(), &PRINT, refresh, None)
+            .await
+            .unwrap();
+    });
+}
+
+#[test]
+fn killed_anywhere_with_a_patient_issuer_no_grant_is_lost() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut issuer = Rotating {
+        grace: true,
+        current: 1,
+        replaced: HashSet::new(),
+    };
+    logged_in(dir.path(), 1);
+    for round in 0..ROUNDS {
+        for point in POINTS {
+            let end = issuer.run(dir.path(), Some(point));
+            assert_eq!(end, End::Killed, "round {round}, {point}");
+            assert_eq!(
+                issuer.run(dir.path(), None),
+                End::Done,
+                "round {round}, after {point}"
+            );
+        }
+    }
+}
+
+#[test]
+fn killed_with_an_impatient_issuer_a_grant_is_lost_in_the_window_only_and_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut issuer = Rotating {
+        grace: false,
+        current: 1,
+        replaced: HashSet::new(),
+    };
+    logged_in(dir.path(), 1);
+    for point in POINTS {
+        assert_eq!(issuer.run(dir.path(), Some(point)), End::Killed, "{point}");
+        let end = issuer.run(dir.path(), None);
+        let lost = matches!(&end, End::Dead(how) if how.contains("RefusedInDoubt"));
+        match *point {
+            "announce" | "send" | "written" => assert_eq!(end, End::Done, "{point}"),
+            "writing" => assert!(lost || end == End::Done, "{end:?}"),
+            _ => assert!(lost, "{point}: {end:?}"),
+        }
+        if lost {
+            issuer.current += 10;
+            logged_in(dir.path(), issuer.current);
+        }
+    }
+}
