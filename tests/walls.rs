@@ -155,6 +155,23 @@ const VARIANTS: &Exceptions = &[
     ("vocab/path.rs", "path-as-sent"),
 ];
 
+/// Where a build for tests may do what no other may.
+const DANGER: &Exceptions = &[
+    ("cli/args.rs", "`--version` says it"),
+    ("cli/mod.rs", "every start says it"),
+    (
+        "config/compile/issuers.rs",
+        "an issuer on loopback in clear text",
+    ),
+    (
+        "policy/snapshot.rs",
+        "a credential to loopback in clear text",
+    ),
+    ("proof/uri.rs", "proofs name the scheme that is used"),
+    ("upstream/issuer.rs", "an issuer on loopback in clear text"),
+    ("upstream/mod.rs", "a credential to loopback in clear text"),
+];
+
 /// Variants that have a name and wait for the check that they will leave out.
 const VARIANTS_TO_COME: &[&str] = &[];
 
@@ -349,13 +366,36 @@ fn every_broken_variant_is_broken_somewhere_and_none_can_be_shipped() -> Outcome
     if names.len() < 10 {
         found.push("src/vocab/variant.rs: its list could not be read".to_owned());
     }
-    let manifest = read("Cargo.toml")?;
-    let pulls = |line: &str| line.contains("\"variants\"");
-    if manifest.lines().any(pulls) || read("Dockerfile")?.contains("variants") {
-        found.push(
-            "Cargo.toml, Dockerfile: nothing may bring the feature `variants` with it".to_owned(),
-        );
-    }
+    found.extend(shipped("variants")?);
+    none(found)
+}
+
+/// Whether the manifest or the image brings a feature with it that is for tests alone.
+fn shipped(feature: &str) -> Result<Option<String>, String> {
+    let asked = format!("\"{feature}");
+    let pulled = read("Cargo.toml")?
+        .lines()
+        .any(|line| line.contains(&asked));
+    let built = read("Dockerfile")?.contains(feature);
+    let tell =
+        || format!("Cargo.toml, Dockerfile: nothing may bring the feature `{feature}` with it");
+    Ok((pulled || built).then(tell))
+}
+
+#[test]
+fn what_is_dangerous_is_asked_where_it_is_listed_and_cannot_be_shipped() -> Outcome {
+    let rule = "what only a build for tests may do has no place here; add the file to DANGER in tests/walls.rs";
+    let asks =
+        |source: &Source, homes: &Exceptions| house::only_in(source, homes, &["danger"], rule);
+    let sources = sources()?;
+    let mut found: Vec<String> = sources
+        .iter()
+        .flat_map(|source| asks(source, DANGER))
+        .collect();
+    found.extend(house::stale(DANGER, sources, |source| {
+        !asks(source, &[]).is_empty()
+    }));
+    found.extend(shipped("danger-")?);
     none(found)
 }
 

@@ -11,6 +11,7 @@ mod descriptors;
 mod environment;
 mod error;
 mod hygiene;
+mod login;
 mod running;
 
 pub use authority::{Custody, custody, permitted};

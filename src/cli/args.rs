@@ -4,11 +4,18 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand, ValueEnum};
 
-/// What `--version` prints; a build that can be broken says so.
+use crate::vocab::danger;
+
+/// What `--version` prints; a build that can be broken, or that may do what no other may, says so.
 const VERSION: &str = if cfg!(feature = "variants") {
     concat!(
         env!("CARGO_PKG_VERSION"),
         " with broken variants, for tests only"
+    )
+} else if danger::PLAIN_HTTP {
+    concat!(
+        env!("CARGO_PKG_VERSION"),
+        " with danger-plain-http, for tests only"
     )
 } else {
     env!("CARGO_PKG_VERSION")

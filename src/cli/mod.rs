@@ -24,6 +24,7 @@ use clap::Parser;
 
 use args::{Args, AuditVerb, CaVerb, Verb};
 
+use crate::vocab::danger;
 #[cfg(feature = "variants")]
 use crate::vocab::variant;
 
@@ -71,6 +72,11 @@ pub fn run() -> ExitCode {
         Err(error) => return usage(&error),
     };
     log::start(&args);
+    if danger::PLAIN_HTTP {
+        out::say(
+            "tokenward: WARNING: built with danger-plain-http, for tests only; credentials may cross loopback in clear text",
+        );
+    }
     #[cfg(feature = "variants")]
     if let Err(failure) = break_process() {
         out::say(&format!("tokenward: TOKENWARD_VARIANT: {failure}"));

@@ -16,7 +16,7 @@ use super::{Failure, env, out};
 use crate::app::{self, Running};
 use crate::audit::SinkSettings;
 use crate::config::{self, Plan, ProxyAddress, SecretReading};
-use crate::vocab::Clock;
+use crate::vocab::{AgentName, Clock, ServiceName};
 
 /// We ourselves failed.
 const FAILED: u8 = 125;
@@ -48,18 +48,64 @@ fn attempt(args: &Args, agent: Option<&str>, command: &[OsString]) -> Result<u8,
     let private = PrivateDir::new()?;
     make_private(&mut plan, &private.0)?;
     let removed = Removed::of(&plan);
+    let services = services_of(&plan, &agent);
     data_runtime()?.block_on(async {
         let running = app::start(plan, Clock::system())
             .await
             .map_err(Failure::of)?;
-        let seat = running.seats().iter().find(|seat| seat.agent == agent);
-        let variables = seat
-            .map(|seat| seat.environment.clone())
-            .unwrap_or_default();
-        let code = supervise(command, &variables, &removed).await;
+        let code = play(&running, &agent, (&services, command), &removed).await;
         stop(running).await;
         code
     })
+}
+
+/// Logs in where that is needed, then runs the command.
+async fn play(
+    running: &Running,
+    agent: &AgentName,
+    (services, command): (&[ServiceName], &[OsString]),
+    removed: &Removed,
+) -> Result<u8, Failure> {
+    // Before anything waits: a signal that came in between would end us and leave the command behind.
+    let mut signals = Signals::listen()?;
+    tokio::select! {
+        done = log_in(running, agent, services) => done?,
+        () = signals.either() => return Err(Failure("nobody logged in".into())),
+    }
+    let seat = running.seats().iter().find(|seat| seat.agent == *agent);
+    let variables = seat
+        .map(|seat| seat.environment.clone())
+        .unwrap_or_default();
+    supervise(command, &variables, removed, signals).await
+}
+
+/// Lets a person log in for each service of the agent that needs it. A memory store knows no login of yesterday.
+async fn log_in(
+    running: &Running,
+    agent: &AgentName,
+    services: &[ServiceName],
+) -> Result<(), Failure> {
+    for service in services {
+        let show = |url: &str| {
+            out::say(&format!("tokenward: {service}: to log in, open"));
+            out::say(url);
+        };
+        let done = running.log_in(agent, service, show).await;
+        if done.map_err(|error| Failure(format!("{service}: {error}")))? {
+            out::say(&format!("tokenward: {service}: logged in"));
+        }
+    }
+    Ok(())
+}
+
+/// The services that the agent may use, in the file's order.
+fn services_of(plan: &Plan, agent: &AgentName) -> Vec<ServiceName> {
+    let own = plan.policy.agents.iter().find(|a| a.name == *agent);
+    let own = own.and_then(|agent| agent.services.as_ref());
+    let all = plan.policy.services.iter().map(|service| &service.name);
+    all.filter(|name| own.is_none_or(|own| own.contains(name)))
+        .cloned()
+        .collect()
 }
 
 /// The proxy of one command: a port of its own, no health listener, an audit file in the state directory.
@@ -107,6 +153,7 @@ async fn supervise(
     command: &[OsString],
     variables: &[(String, String)],
     removed: &Removed,
+    signals: Signals,
 ) -> Result<u8, Failure> {
     let (program, arguments) = command
         .split_first()
@@ -115,8 +162,6 @@ async fn supervise(
         .all()
         .into_iter()
         .filter(|(name, _)| !removed.holds(name));
-    // Before the command begins: a signal that came in between would end us and leave it behind.
-    let signals = Signals::listen()?;
     // A cleared environment with named variables: taking one out of our own is not safe beside threads.
     let spawned = Command::new(program)
         .args(arguments)
@@ -166,6 +211,13 @@ impl Signals {
             interrupt: of(SignalKind::interrupt())?,
             terminate: of(SignalKind::terminate())?,
         })
+    }
+
+    async fn either(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
     }
 }
 

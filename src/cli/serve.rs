@@ -20,6 +20,11 @@ pub(super) fn serve(args: &Args) -> Result<ExitCode, Failure> {
     close_process();
     app::raise_descriptors();
     let plan = config::load(&config_path(args)?, SecretReading::Resolve).map_err(Failure::of)?;
+    if let Some(service) = plan.tokens.needs_login() {
+        return Err(Failure(format!(
+            "service {service}: `grant: authorization_code` is not supported yet by `serve`; `run` asks for the login at its start"
+        )));
+    }
     for warning in &plan.warnings {
         tracing::warn!(warning = %warning, "the configuration works and deserves a second look");
     }

@@ -235,6 +235,9 @@ pub(super) struct RawUpstream {
     pub(super) connect: Option<String>,
     /// Admits RFC 1918, CGNAT, unique-local and loopback addresses.
     pub(super) allow_private: Option<bool>,
+    /// Sends credentials to loopback in clear text. Only builds for tests have this key.
+    #[cfg(feature = "danger-plain-http")]
+    pub(super) danger_plain_http: Option<bool>,
 }
 
 /// How a credential is had.
@@ -279,6 +282,9 @@ pub(super) struct RawOauth {
     /// How tokens are had.
     #[schemars(with = "RawGrant")]
     pub(super) grant: Option<RawGrant>,
+    /// Where the browser is sent after a login: `http`, a loopback address, a path; without a port any free one.
+    /// Default: `http://127.0.0.1/callback`.
+    pub(super) redirect_uri: Option<String>,
     /// Resource indicator (RFC 8707).
     pub(super) resource: Option<String>,
     /// `audience`, for servers that know that instead.
@@ -320,6 +326,8 @@ pub(super) struct RawPrivateKeyJwt {
 #[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum RawGrant {
+    /// A person logs in (RFC 6749 §4.1).
+    AuthorizationCode,
     /// RFC 6749 §4.4.
     ClientCredentials,
 }

@@ -3,7 +3,7 @@
 //! The default names the path byte for byte as it goes out. The other profiles exist because deployed servers compare
 //! something else: a decoded path (Okta), or the path behind a gateway that cut a prefix.
 
-use crate::vocab::{Authority, RequestPath, Scheme};
+use crate::vocab::{Authority, RequestPath, Scheme, danger};
 
 /// Which form of the path a server compares.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -20,10 +20,14 @@ pub enum HtuProfile {
 }
 
 /// `https://host[:port]/path` for a request to `authority`. Always `https`, also for WebSockets and for an agent that
-/// asked in clear text: that is how it leaves us.
+/// asked in clear text: that is how it leaves us. (A build for tests that leaves in clear text says so.)
 #[must_use]
 pub fn htu(authority: &Authority, path: &RequestPath, profile: &HtuProfile) -> String {
-    let mut uri = authority.with_scheme(Scheme::Https).origin();
+    let mut uri = if danger::plain_http(authority.host()) {
+        authority.origin()
+    } else {
+        authority.with_scheme(Scheme::Https).origin()
+    };
     match profile {
         HtuProfile::AsSent => uri.push_str(path.wire()),
         HtuProfile::DecodeUnreserved => uri.push_str(path.compared()),

@@ -24,7 +24,10 @@ const OWN_PARAMETERS: &[&str] = &[
     "client_assertion_type",
     "client_id",
     "client_secret",
+    "code",
+    "code_verifier",
     "grant_type",
+    "redirect_uri",
     "resource",
     "scope",
 ];

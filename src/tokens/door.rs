@@ -7,9 +7,10 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
 use super::catalogue::{Builder, Catalogue, Kind, SetupError};
+use super::issuer::{Answered, Client, Login, LoginError};
 use super::journal::Journal;
 use super::keeper::Key;
-use super::settings::Settings;
+use super::settings::{Grant, Redirect, Settings};
 use super::shelf::Shelf;
 use super::transport::Lines;
 use super::worker::{Command, Worker};
@@ -19,6 +20,8 @@ use crate::vocab::{AgentName, Binding, Clock, Code, Generation, GrantId, ScopeSe
 
 /// Part F of the requirements.
 const WAIT_MAX: Duration = Duration::from_secs(5);
+/// Longest wait of a person for the token of a login: that of the fetch, and a little.
+const LOGIN_WAIT_MAX: Duration = Duration::from_secs(12);
 /// Most asks that the worker has not looked at.
 const ASKS_MAX: usize = 1024;
 
@@ -162,21 +165,80 @@ impl Door {
                 .lease(agent, service)
                 .map(Ok)
                 .map_err(|_| Code::Internal.into()),
-            Kind::Oauth { edition, .. } => {
+            Kind::Oauth { edition, client } => {
                 let key = Key {
                     edition: *edition,
                     grant: GrantId {
                         service: service.clone(),
                         agent: agent.clone(),
                     },
-                    scopes: scopes.clone(),
+                    scopes: client.scopes(scopes).clone(),
                 };
                 Ok(self.shelf.take(&key).ok_or(key))
             }
         }
     }
 
-    async fn wait_for(&self, key: Key) -> Result<Lease, Unavailable> {
+    /// Where the browser is sent after a login for this service; `None` where there is no login.
+    #[must_use]
+    pub fn redirect(&self, service: &ServiceName) -> Option<Redirect> {
+        match &self.client(service)?.1.settings().grant {
+            Grant::AuthorizationCode { redirect, .. } => Some(redirect.clone()),
+            Grant::ClientCredentials => None,
+        }
+    }
+
+    /// Begins a login for this grant. `redirect_uri` is where its answer will be waited for.
+    ///
+    /// # Errors
+    /// [`LoginError`] where the issuer cannot be asked or offers no login.
+    pub async fn begin_login(
+        &self,
+        grant: GrantId,
+        redirect_uri: String,
+    ) -> Result<Login, LoginError> {
+        let (answer, begun) = oneshot::channel();
+        let command = Command::Login {
+            grant,
+            redirect_uri,
+            answer,
+        };
+        let sent = self.commands.send(command).await;
+        sent.map_err(|_| LoginError::Unavailable(Code::Draining))?;
+        // No sender left: it took longer than a call to an issuer may.
+        begun.await.unwrap_or(Err(Code::AsTimeout.into()))
+    }
+
+    /// Fetches the token of a login that was answered.
+    ///
+    /// # Errors
+    /// [`LoginError`]; the login is used up all the same.
+    pub async fn finish_login(&self, login: &Login, answered: Answered) -> Result<(), LoginError> {
+        let service = &login.grant.service;
+        let (edition, client) = self
+            .client(service)
+            .filter(|(edition, _)| *edition == login.edition)
+            .ok_or(Code::ConfigChanged)?;
+        client.take_answer(&login.grant.agent, answered);
+        let key = Key {
+            edition,
+            scopes: client.scopes(&ScopeSet::default()).clone(),
+            grant: login.grant.clone(),
+        };
+        self.wait_for(key, LOGIN_WAIT_MAX)
+            .await
+            .map(drop)
+            .map_err(|refusal| refusal.code.into())
+    }
+
+    fn client(&self, service: &ServiceName) -> Option<(u64, Arc<Client>)> {
+        match &self.shelf.catalogue.load().offer(service)?.kind {
+            Kind::Oauth { edition, client } => Some((*edition, Arc::clone(client))),
+            Kind::Fixed(_) => None,
+        }
+    }
+
+    async fn wait_for(&self, key: Key, most: Duration) -> Result<Lease, Unavailable> {
         let (answer, outcome) = oneshot::channel();
         let asked = async {
             self.commands
@@ -185,14 +247,12 @@ impl Door {
                 .map_err(|_| Code::Draining)?;
             outcome.await.map_err(|_| Code::Draining)?
         };
-        tokio::time::timeout(self.wait, asked)
-            .await
-            .unwrap_or_else(|_| {
-                Err(Unavailable {
-                    retry_after: Some(Duration::from_secs(1)),
-                    ..Code::AsTimeout.into()
-                })
+        tokio::time::timeout(most, asked).await.unwrap_or_else(|_| {
+            Err(Unavailable {
+                retry_after: Some(Duration::from_secs(1)),
+                ..Code::AsTimeout.into()
             })
+        })
     }
 
     pub(super) async fn lend(
@@ -204,7 +264,7 @@ impl Door {
     ) -> Result<Lease, Unavailable> {
         match self.at_once(service, agent, scopes, generation)? {
             Ok(lease) => Ok(lease),
-            Err(key) => self.wait_for(key).await,
+            Err(key) => self.wait_for(key, self.wait).await,
         }
     }
 }

@@ -5,7 +5,7 @@
 //! to an authorization server.
 //!
 //! It knows nothing of requests and their answers, of TLS interception and of configuration files. Serves RFC 6749,
-//! RFC 7009, RFC 7523, RFC 8414, RFC 8707, RFC 9449 §5 and §8, RFC 10070. Invariant: what is lent is unexpired by both
+//! RFC 7009, RFC 7523, RFC 7636, RFC 8252, RFC 8414, RFC 8707, RFC 9126, RFC 9207, RFC 9449 §5, §8 and §10, RFC 10070. Invariant: what is lent is unexpired by both
 //! clocks, carries the scopes that were asked for and is bound as configured; where that cannot be had, nothing is lent.
 
 mod catalogue;
@@ -32,8 +32,10 @@ use crate::vocab::Clock;
 
 pub use catalogue::SetupError;
 pub use door::{Door, GrantStatus};
+pub use issuer::{Answered, Login, LoginError, Verdict};
 pub use settings::{
-    AssertionAudience, ClientAuth, CredentialSettings, IssuerSettings, OauthSettings, Settings,
+    AssertionAudience, ClientAuth, CredentialSettings, Grant, IssuerSettings, OauthSettings,
+    Redirect, Settings,
 };
 pub use worker::Worker;
 

@@ -1,18 +1,34 @@
 //! What the configuration says about credentials: the references are resolved, so values stand here as secrets.
 
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderName;
 
 use crate::upstream::TargetSettings;
-use crate::vocab::{Binding, Secret, ServiceName};
+use crate::vocab::{Binding, ScopeSet, Secret, ServiceName};
 
 /// Every service and the way its credential is had.
 #[derive(Debug, Clone, Default)]
 pub struct Settings {
     /// In the order of the configuration; each name once.
     pub services: Vec<(ServiceName, CredentialSettings)>,
+}
+
+impl Settings {
+    /// A service whose tokens need a person, if there is one.
+    #[must_use]
+    pub fn needs_login(&self) -> Option<&ServiceName> {
+        let mut services = self.services.iter();
+        services.find_map(|(name, credential)| match credential {
+            CredentialSettings::Oauth(OauthSettings {
+                grant: Grant::AuthorizationCode { .. },
+                ..
+            }) => Some(name),
+            _ => None,
+        })
+    }
 }
 
 /// How the credential of one service is had.
@@ -33,7 +49,41 @@ pub enum CredentialSettings {
     Oauth(OauthSettings),
 }
 
-/// An access token by `client_credentials` (RFC 6749 §4.4).
+/// How tokens are had.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Grant {
+    /// The client's own (RFC 6749 §4.4).
+    ClientCredentials,
+    /// A person logs in (RFC 6749 §4.1).
+    AuthorizationCode {
+        /// Where the browser is sent afterwards.
+        redirect: Redirect,
+        /// What the person is asked for: everything that any rule of the service wants.
+        scopes: ScopeSet,
+    },
+}
+
+/// A place on loopback at which a login ends (RFC 8252 §7.3).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Redirect {
+    /// A loopback address.
+    pub address: IpAddr,
+    /// `None`: any free one.
+    pub port: Option<u16>,
+    /// From its slash on.
+    pub path: String,
+}
+
+impl Redirect {
+    /// `redirect_uri`, while this port is listened on.
+    #[must_use]
+    pub fn uri(&self, port: u16) -> String {
+        let host = SocketAddr::new(self.address, port);
+        format!("http://{host}{}", self.path)
+    }
+}
+
+/// An access token from an issuer.
 #[derive(Debug, Clone)]
 pub struct OauthSettings {
     /// Who issues it. Services that name the same issuer share this.
@@ -42,6 +92,8 @@ pub struct OauthSettings {
     pub client_id: String,
     /// How we prove that name.
     pub client_auth: ClientAuth,
+    /// How tokens are had there.
+    pub grant: Grant,
     /// RFC 8707 resource indicator.
     pub resource: Option<String>,
     /// `audience`, for issuers that know that instead.
@@ -128,6 +180,7 @@ impl OauthSettings {
         self.issuer == other.issuer
             && self.client_id == other.client_id
             && self.client_auth.same(&other.client_auth)
+            && self.grant == other.grant
             && self.resource == other.resource
             && self.audience == other.audience
             && self.parameters == other.parameters

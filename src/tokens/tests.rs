@@ -8,7 +8,7 @@ use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 
 use super::{
-    AssertionAudience, ClientAuth, CredentialSettings, Deps, Door, IssuerSettings, OauthSettings,
+    AssertionAudience, ClientAuth, CredentialSettings, Deps, Door, Grant, IssuerSettings, OauthSettings,
     Settings, start,
 };
 use crate::audit::{self, Audit, SinkSettings, WhenFull};
@@ -146,6 +146,7 @@ fn settings(rehearsal: &Rehearsal, client: &str) -> OauthSettings {
         issuer: Arc::new(issuer),
         client_id: client.to_owned(),
         client_auth,
+        grant: Grant::ClientCredentials,
         resource: Some(rehearsal.api_origin().to_owned()),
         audience: None,
         parameters: Vec::new(),

@@ -12,19 +12,22 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
+use super::catalogue::Kind;
 use super::failure::Failure;
-use super::issuer::{Obtained, Token};
+use super::issuer::{Login, LoginError, Obtained, Token};
 use super::journal::{Journal, Note};
 use super::keeper::{Action, Event, Keeper, Key};
 use super::shelf::Shelf;
 use crate::credential::{BadToken, Expiry, Lease, LeaseFacts, Unavailable};
 use crate::proof::Signer;
-use crate::vocab::{Binding, Code, Moment};
+use crate::vocab::{Binding, Code, GrantId, Moment};
 
 /// Longest time for one token, metadata and retries included.
 const FETCH_LIMIT: Duration = Duration::from_secs(10);
 /// The worker looks at its clocks at least this often: a wall clock that jumps wakes nobody.
 const NAP_MAX: Duration = Duration::from_secs(30);
+/// Most logins that are being begun at a time.
+const LOGINS_MAX: usize = 8;
 /// Most requests that wait for one token.
 const WAITERS_MAX: usize = 4096;
 
@@ -37,6 +40,12 @@ pub(super) enum Command {
     Ask {
         key: Key,
         answer: oneshot::Sender<Answer>,
+    },
+    /// A person wants to log in.
+    Login {
+        grant: GrantId,
+        redirect_uri: String,
+        answer: oneshot::Sender<Result<Login, LoginError>>,
     },
     /// Look at the shelf: a report came in.
     Look,
@@ -52,6 +61,8 @@ pub struct Worker {
     keeper: Keeper,
     waiters: BTreeMap<Key, Vec<oneshot::Sender<Answer>>>,
     flights: JoinSet<Result<Obtained, Failure>>,
+    /// Logins that are being begun; each answers by itself.
+    logins: JoinSet<()>,
     /// Which fetch a task is.
     errands: HashMap<Id, (Key, u64)>,
     wake: Option<Moment>,
@@ -73,6 +84,7 @@ impl Worker {
             keeper: Keeper::new(seed),
             waiters: BTreeMap::new(),
             flights: JoinSet::new(),
+            logins: JoinSet::new(),
             errands: HashMap::new(),
             wake: None,
             patience: FETCH_LIMIT,
@@ -87,6 +99,7 @@ impl Worker {
             tokio::select! {
                 biased;
                 Some(landed) = self.flights.join_next_with_id() => self.landed(landed),
+                Some(_) = self.logins.join_next() => {}
                 command = self.commands.recv() => match command {
                     Some(command) => self.obey(command),
                     None => return,
@@ -140,6 +153,11 @@ impl Worker {
                 waiting.push(answer);
                 self.feed(Event::Asked(key));
             }
+            Command::Login {
+                grant,
+                redirect_uri,
+                answer,
+            } => self.begin_login(grant, redirect_uri, answer),
             Command::Look => {}
             Command::Retire(editions) => {
                 for edition in editions {
@@ -247,6 +265,32 @@ impl Worker {
                 .unwrap_or_else(|_| Err(Code::AsTimeout.into()))
         });
         self.errands.insert(task.id(), (key, attempt));
+    }
+
+    /// Begins a login on a task of its own. Whoever asked may have gone; then nobody is told.
+    fn begin_login(
+        &mut self,
+        grant: GrantId,
+        redirect_uri: String,
+        answer: oneshot::Sender<Result<Login, LoginError>>,
+    ) {
+        if self.logins.len() >= LOGINS_MAX {
+            drop(answer.send(Err(Code::Overloaded.into())));
+            return;
+        }
+        let offer = self.shelf.catalogue.load().offer(&grant.service).cloned();
+        let Some(Kind::Oauth { edition, client }) = offer.map(|offer| offer.kind) else {
+            drop(answer.send(Err(LoginError::OtherGrant)));
+            return;
+        };
+        let (journal, patience) = (Arc::clone(&self.journal), self.patience);
+        self.logins.spawn(async move {
+            let begun = client.begin_login(&grant, edition, redirect_uri, journal.as_ref());
+            let begun = tokio::time::timeout(patience, begun)
+                .await
+                .unwrap_or_else(|_| Err(Code::AsTimeout.into()));
+            drop(answer.send(begun));
+        });
     }
 
     fn publish(&mut self, key: Key, (id, expires): (u64, Expiry), token: Token, renewal: bool) {

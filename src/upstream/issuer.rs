@@ -21,7 +21,7 @@ use super::reply::{Reply, ReplyBody};
 use super::settings::TargetSettings;
 use super::tls::Endpoint;
 use crate::credential::OutBody;
-use crate::vocab::{Authority, AuthorityError, Code, Scheme, Secret};
+use crate::vocab::{Authority, AuthorityError, Code, Scheme, Secret, danger};
 
 /// Largest answer.
 const BODY_MAX: usize = 64 * 1024;
@@ -67,8 +67,13 @@ impl IssuerUrl {
     /// # Errors
     /// [`IssuerUrlError`] where it is none.
     pub fn parse(text: &str) -> Result<Self, IssuerUrlError> {
-        let scheme = "https://";
-        let rest = text.strip_prefix(scheme).ok_or(IssuerUrlError::Scheme)?;
+        let clear = danger::PLAIN_HTTP && text.starts_with("http://");
+        let (scheme, prefix) = if clear {
+            (Scheme::Http, "http://")
+        } else {
+            (Scheme::Https, "https://")
+        };
+        let rest = text.strip_prefix(prefix).ok_or(IssuerUrlError::Scheme)?;
         let plain =
             |b: u8| matches!(b, 0x21..=0x7e) && !matches!(b, b'#' | b'\\' | b'"' | b'<' | b'>');
         if text.len() > URL_MAX || !text.bytes().all(plain) {
@@ -76,11 +81,14 @@ impl IssuerUrl {
         }
         let host_len = rest.find(['/', '?']).unwrap_or(rest.len());
         let (host, path) = rest.split_at(host_len);
-        let authority = Authority::parse(Scheme::Https, host)?;
+        let authority = Authority::parse(scheme, host)?;
+        if clear && !danger::plain_http(authority.host()) {
+            return Err(IssuerUrlError::Scheme);
+        }
         let url = Self {
             text: text.to_owned(),
             authority,
-            path_at: scheme.len() + host_len,
+            path_at: prefix.len() + host_len,
         };
         // A query right behind the host needs its slash before it can be sent (RFC 9112 §3.2.1).
         if path.starts_with('?') || url.path_and_query().parse::<Uri>().is_err() {
@@ -252,7 +260,12 @@ impl IssuerClient {
         &self,
         request: &IssuerRequest<'_>,
     ) -> Result<Result<Reply, SendError>, IssuerError> {
-        let key = Key::issuer(request.url.authority().clone());
+        let authority = request.url.authority();
+        // Clear text is for loopback, not for what somebody would have us dial in its place.
+        if authority.scheme() == Scheme::Http && self.endpoint.connect().is_some() {
+            return Err(IssuerError::Address);
+        }
+        let key = Key::issuer(authority.clone());
         let connection = self
             .pool
             .checkout(&key, &self.endpoint, Protocol::Any, CONNECT_MAX)

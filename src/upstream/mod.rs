@@ -39,7 +39,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::policy::Permit;
-use crate::vocab::{AgentName, Authority, Clock, Scheme, ServiceName};
+use crate::vocab::{AgentName, Authority, Clock, Scheme, ServiceName, danger};
 
 pub use client::{Client, SendError, SendFailure};
 pub use connection::{Connection, Protocol};
@@ -133,7 +133,11 @@ impl Upstream {
         deadline: Duration,
     ) -> Result<Connection, UpstreamError> {
         // Policy should not have permitted it; a credential in clear text is worth a second look.
-        if permit.credentialed() && permit.authority().scheme() == Scheme::Http {
+        let authority = permit.authority();
+        if permit.credentialed()
+            && authority.scheme() == Scheme::Http
+            && !(danger::plain_http(authority.host()) && endpoint.connect().is_none())
+        {
             return Err(UpstreamError::Plaintext);
         }
         self.0

@@ -6,6 +6,7 @@ mod authority;
 mod binding;
 mod clock;
 mod code;
+pub mod danger;
 mod names;
 mod path;
 mod scope;

@@ -1,6 +1,7 @@
 //! How a service's credential is had, and what is wise about it and what is not.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use http::HeaderName;
@@ -11,8 +12,8 @@ use crate::config::raw::{
     RawBinding, RawClientAuth, RawCredential, RawGrant, RawHeader, RawOauth, RawPrivateKeyJwt,
 };
 use crate::credential::Slot;
-use crate::tokens::{ClientAuth, CredentialSettings, OauthSettings};
-use crate::vocab::Binding;
+use crate::tokens::{ClientAuth, CredentialSettings, Grant, OauthSettings, Redirect};
+use crate::vocab::{Authority, Binding, Host, ScopeSet};
 
 /// Fields that frame or route a message, or that tokenward itself writes: a credential there would change what the
 /// request is.
@@ -72,10 +73,11 @@ impl Credential {
     }
 }
 
-/// Reads the credential of the service at `key`.
+/// Reads the credential of the service at `key`, whose rules want these scopes in all.
 pub(super) fn compile(
     key: &str,
     raw: Option<RawCredential>,
+    scopes: &ScopeSet,
     issuers: &mut Issuers,
     it: &mut Context<'_>,
 ) -> Credential {
@@ -94,7 +96,7 @@ pub(super) fn compile(
             header(&format!("{key}.header"), &raw, it).unwrap_or_else(Credential::nothing)
         }
         Some(RawCredential::Oauth(raw)) => {
-            let read = oauth(&format!("{key}.oauth"), *raw, issuers, it);
+            let read = oauth(&format!("{key}.oauth"), *raw, scopes, issuers, it);
             read.map_or_else(Credential::nothing, |settings| Credential {
                 slot: Slot::Authorization,
                 binding: settings.binding,
@@ -135,6 +137,7 @@ fn header(key: &str, raw: &RawHeader, it: &mut Context<'_>) -> Option<Credential
 fn oauth(
     key: &str,
     raw: RawOauth,
+    scopes: &ScopeSet,
     issuers: &mut Issuers,
     it: &mut Context<'_>,
 ) -> Option<OauthSettings> {
@@ -170,8 +173,10 @@ fn oauth(
     let client_auth = raw
         .client_auth
         .and_then(|raw| client_auth(&at("client_auth"), raw, binding, it));
-    let RawGrant::ClientCredentials = raw.grant?;
+    let redirect_uri = raw.redirect_uri.as_deref();
+    let grant = grant(key, raw.grant?, redirect_uri, scopes, it)?;
     Some(OauthSettings {
+        grant,
         issuer: issuer?,
         client_id: client_id?,
         client_auth: client_auth?,
@@ -180,6 +185,54 @@ fn oauth(
         parameters,
         binding,
         max_token_age: age,
+    })
+}
+
+fn grant(
+    key: &str,
+    raw: RawGrant,
+    redirect_uri: Option<&str>,
+    scopes: &ScopeSet,
+    it: &mut Context<'_>,
+) -> Option<Grant> {
+    let key = format!("{key}.redirect_uri");
+    match (raw, redirect_uri) {
+        (RawGrant::ClientCredentials, None) => Some(Grant::ClientCredentials),
+        (RawGrant::ClientCredentials, Some(_)) => {
+            let what = "nobody logs in for this grant";
+            it.findings
+                .error(&key, what, "remove it, or use `grant: authorization_code`");
+            None
+        }
+        (RawGrant::AuthorizationCode, given) => {
+            let text = given.unwrap_or("http://127.0.0.1/callback");
+            let Some(redirect) = loopback_redirect(text) else {
+                let what = "not a redirect to loopback";
+                let remedy =
+                    "write http://127.0.0.1[:PORT]/PATH, as it is registered at the issuer";
+                it.findings.error(&key, what, remedy);
+                return None;
+            };
+            let scopes = scopes.clone();
+            Some(Grant::AuthorizationCode { redirect, scopes })
+        }
+    }
+}
+
+/// RFC 8252 §7.3 and §8.3: an address, for the name `localhost` may be somebody else's; a path that needs no escapes.
+fn loopback_redirect(text: &str) -> Option<Redirect> {
+    let rest = text.strip_prefix("http://")?;
+    let (host, path) = rest.split_at(rest.find('/')?);
+    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'/' | b'-' | b'.' | b'_' | b'~');
+    let (host, port) = match Authority::parse_connect(host) {
+        Ok(authority) => (authority.host().clone(), Some(authority.port())),
+        Err(_) => (Host::parse(host).ok()?, None),
+    };
+    let address = host.ip().filter(IpAddr::is_loopback)?;
+    path.bytes().all(plain).then(|| Redirect {
+        address,
+        port,
+        path: path.to_owned(),
     })
 }
 

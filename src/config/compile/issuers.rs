@@ -11,7 +11,7 @@ use crate::config::problem::printable;
 use crate::config::raw::{Named, RawAssertionAudience, RawFileRef, RawIssuer};
 use crate::tokens::{AssertionAudience, IssuerSettings};
 use crate::upstream::{ConnectTo, TargetSettings};
-use crate::vocab::{Authority, Host, Scheme};
+use crate::vocab::{Authority, Host, Scheme, danger};
 
 /// Issuers by name, and by URL where services give that.
 pub(super) struct Issuers(BTreeMap<String, Option<Arc<IssuerSettings>>>);
@@ -81,11 +81,11 @@ fn issuer(key: &str, raw: &RawIssuer, it: &mut Context<'_>) -> Option<IssuerSett
 /// An issuer identifier: https, without query and fragment (RFC 8414 §2), and with a host that means one thing.
 fn url(key: &str, text: &str, it: &mut Context<'_>) -> Option<String> {
     let plain = text.bytes().all(|b| matches!(b, 0x21..=0x7e)) && !text.contains(['?', '#', '@']);
-    let host = text
-        .parse::<Uri>()
-        .ok()
-        .filter(|uri| plain && uri.scheme_str() == Some("https") && text.starts_with("https://"))
-        .and_then(|uri| Authority::parse(Scheme::Https, uri.authority()?.as_str()).ok());
+    let host = text.parse::<Uri>().ok().filter(|_| plain).and_then(|uri| {
+        let host = Authority::parse(Scheme::Https, uri.authority()?.as_str()).ok()?;
+        let clear = text.starts_with("http://") && danger::plain_http(host.host());
+        (clear || text.starts_with("https://")).then_some(host)
+    });
     if host.is_none() {
         let what = "not the URL of an issuer";
         let remedy = "write https://HOST[:PORT][/PATH], without user, query and fragment";

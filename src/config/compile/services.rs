@@ -57,21 +57,20 @@ fn service(
     it: &mut Context<'_>,
 ) {
     let key = format!("services.{name}");
-    let credential = credentials::compile(&key, raw.credential.take(), issuers, it);
+    let (rules, rule_places) = rules(&key, raw.rules.take().unwrap_or_default(), it);
+    let wanted = rules.iter().flat_map(|rule| rule.scopes().iter().cloned());
+    let wanted = ScopeSet::of(wanted);
+    let credential = credentials::compile(&key, raw.credential.take(), &wanted, issuers, it);
     let credentialed = credential.binding != Binding::None;
     let port = raw.port.unwrap_or(443);
+    let clear = port == 80 || dangerous(&raw);
     let (hosts, host_places) = hosts(&key, raw.hosts.take(), it);
-    let (rules, rule_places) = rules(&key, raw.rules.take().unwrap_or_default(), it);
     services.origins.insert(format!("{key}.hosts"), host_places);
     services.origins.insert(format!("{key}.rules"), rule_places);
     services.policy.push(policy::ServiceSettings {
         name: name.clone(),
         hosts,
-        scheme: if port == 80 {
-            Scheme::Http
-        } else {
-            Scheme::Https
-        },
+        scheme: if clear { Scheme::Http } else { Scheme::Https },
         port,
         credentialed,
         escaped_slashes: match raw.escaped_slashes.take() {
@@ -89,6 +88,18 @@ fn service(
     services.tokens.services.push((name.clone(), settings));
     let carried = carriage::compile(name, raw, slot, binding, it);
     services.exchange.push(carried);
+}
+
+/// Whether the service is reached in clear text on any port; policy says to which hosts.
+#[cfg(feature = "danger-plain-http")]
+fn dangerous(raw: &RawService) -> bool {
+    let upstream = raw.upstream.as_ref();
+    upstream.and_then(|up| up.danger_plain_http) == Some(true)
+}
+
+#[cfg(not(feature = "danger-plain-http"))]
+fn dangerous(_: &RawService) -> bool {
+    false
 }
 
 fn hosts(

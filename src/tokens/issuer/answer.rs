@@ -80,7 +80,7 @@ impl Issued {
         }
         let mut members = Members::read(&reply.body).map_err(|_| Failure::from(GARBAGE))?;
         let access = members.take_secret("access_token").ok_or(GARBAGE)?;
-        // Nobody asked for these (RFC 6749 §4.4.3); they are overwritten here rather than left in a parser's buffers.
+        // Nobody asked for these, and none is kept; they are overwritten here rather than left in a parser's buffers.
         drop(members.take_secret("refresh_token"));
         drop(members.take_secret("id_token"));
         if !can_stand_in_a_header(&access) {
@@ -163,6 +163,13 @@ pub(super) fn oauth_error(reply: &IssuerReply) -> Option<(&'static str, Code)> {
     let members = Members::read(&reply.body).ok()?;
     let error = members.text("error")?;
     ERRORS.iter().find(|(name, _)| *name == error).copied()
+}
+
+/// An error at the redirect, if it is one of the standards' words; else nothing, for the text is the browser's.
+pub(super) fn known_error(error: &str) -> &'static str {
+    let known = ERRORS.iter().map(|(name, _)| *name);
+    let more = ["invalid_request_uri", "unsupported_response_type"];
+    known.chain(more).find(|name| *name == error).unwrap_or("")
 }
 
 /// What an answer other than 200 means.

@@ -12,11 +12,12 @@ use super::address::Address;
 use super::answer::{self, Issued, Objection, Wanted};
 use super::auth::{AuthError, Authenticator, Occasion};
 use super::form::Form;
+use super::login::Answered;
 use super::metadata::Metadata;
 use crate::proof::{self, HtuProfile, Jti, Nonce, ProofClaims, ProofKey, Signer};
 use crate::tokens::failure::Failure;
 use crate::tokens::journal::{Journal, Note};
-use crate::tokens::settings::OauthSettings;
+use crate::tokens::settings::{Grant, OauthSettings};
 use crate::upstream::{IssuerReply, IssuerRequest};
 use crate::vocab::{AgentName, Binding, Code, GrantId, ScopeSet, Secret, ServiceName};
 
@@ -31,6 +32,8 @@ pub(in crate::tokens) struct Client {
     auth: Authenticator,
     /// A key belongs to one grant, so that a thumbprint neither links agents nor services, and lives as long as it.
     keys: Mutex<HashMap<AgentName, Arc<ProofKey>>>,
+    /// Codes that logins brought and that no token request has used, one an agent.
+    answered: Mutex<HashMap<AgentName, Answered>>,
 }
 
 /// What a lease is made of.
@@ -52,6 +55,7 @@ pub(in crate::tokens) struct Obtained {
 struct Errand<'a> {
     agent: &'a AgentName,
     scopes: &'a ScopeSet,
+    answered: Option<&'a Answered>,
     metadata: &'a Metadata,
     key: Option<&'a Arc<ProofKey>>,
     journal: &'a dyn Journal,
@@ -71,6 +75,7 @@ impl Client {
             issuer,
             auth,
             keys: Mutex::new(HashMap::new()),
+            answered: Mutex::new(HashMap::new()),
         })
     }
 
@@ -84,13 +89,35 @@ impl Client {
         &self.issuer
     }
 
-    /// Gets one token for one agent by `client_credentials`.
+    /// Takes what a login brought. The next token request uses it up.
+    pub(in crate::tokens) fn take_answer(&self, agent: &AgentName, answered: Answered) {
+        let mut all = self.answered.lock().unwrap_or_else(PoisonError::into_inner);
+        all.insert(agent.clone(), answered);
+    }
+
+    /// What one token is asked for with, where a rule wants these scopes: a login's token serves all rules.
+    pub(in crate::tokens) fn scopes<'a>(&'a self, of_rule: &'a ScopeSet) -> &'a ScopeSet {
+        match &self.settings.grant {
+            Grant::AuthorizationCode { scopes, .. } => scopes,
+            Grant::ClientCredentials => of_rule,
+        }
+    }
+
+    /// Gets one token for one agent.
     pub(in crate::tokens) async fn obtain(
         &self,
         agent: &AgentName,
         scopes: &ScopeSet,
         journal: &dyn Journal,
     ) -> Result<Obtained, Failure> {
+        let answered = match &self.settings.grant {
+            Grant::ClientCredentials => None,
+            // A code is good once (RFC 6749 §4.1.2), so it is gone whatever becomes of the request.
+            Grant::AuthorizationCode { .. } => {
+                let mut all = self.answered.lock().unwrap_or_else(PoisonError::into_inner);
+                Some(all.remove(agent).ok_or(Code::ReauthorizationRequired)?)
+            }
+        };
         let _turn = self
             .issuer
             .gate
@@ -106,6 +133,7 @@ impl Client {
         let errand = Errand {
             agent,
             scopes,
+            answered: answered.as_ref(),
             metadata: &metadata,
             key: key.as_ref(),
             journal,
@@ -192,15 +220,19 @@ impl Client {
         nonce: Option<&Nonce>,
     ) -> Result<IssuerRequest<'a>, Failure> {
         let mut form = Form::new();
-        form.add("grant_type", "client_credentials");
-        if !errand.scopes.is_empty() {
-            form.add("scope", &errand.scopes.to_string());
-        }
-        if let Some(resource) = &self.settings.resource {
-            form.add("resource", resource);
-        }
-        if let Some(audience) = &self.settings.audience {
-            form.add("audience", audience);
+        match errand.answered {
+            None => {
+                form.add("grant_type", "client_credentials");
+                self.say_what_for(&mut form, errand.scopes);
+            }
+            Some(answered) => {
+                form.add("grant_type", "authorization_code");
+                form.add_secret("code", &answered.code);
+                form.add("redirect_uri", &answered.redirect_uri);
+                form.add_secret("code_verifier", &answered.verifier);
+                // RFC 6749 §4.1.3: the scopes are the code's.
+                self.say_what_for(&mut form, &ScopeSet::default());
+            }
         }
         for (name, value) in &self.settings.parameters {
             form.add(name, value);
@@ -229,8 +261,21 @@ impl Client {
         Ok(call)
     }
 
+    /// What the token is to be good for.
+    pub(super) fn say_what_for(&self, form: &mut Form, scopes: &ScopeSet) {
+        if !scopes.is_empty() {
+            form.add("scope", &scopes.to_string());
+        }
+        if let Some(resource) = &self.settings.resource {
+            form.add("resource", resource);
+        }
+        if let Some(audience) = &self.settings.audience {
+            form.add("audience", audience);
+        }
+    }
+
     /// An authenticated POST to one of the issuer's endpoints.
-    fn call<'a>(
+    pub(super) fn call<'a>(
         &self,
         mut form: Form,
         url: &'a Address,
@@ -297,7 +342,7 @@ impl Client {
     }
 
     /// The grant's key, made when it is first needed.
-    fn key(&self, agent: &AgentName) -> Result<Arc<ProofKey>, Failure> {
+    pub(super) fn key(&self, agent: &AgentName) -> Result<Arc<ProofKey>, Failure> {
         let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(key) = keys.get(agent) {
             return Ok(Arc::clone(key));

@@ -61,9 +61,53 @@ pub(super) fn encode(text: &str, out: &mut String) {
     }
 }
 
+/// The parameters of a query. `None` where an escape is none, or what it stands for is no text.
+pub(super) fn pairs(query: &str) -> Option<Vec<(String, String)>> {
+    let parts = query.split('&').filter(|part| !part.is_empty());
+    parts
+        .map(|part| {
+            let (name, value) = part.split_once('=').unwrap_or((part, ""));
+            Some((decode(name)?, decode(value)?))
+        })
+        .collect()
+}
+
+fn decode(text: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.bytes();
+    while let Some(byte) = rest.next() {
+        bytes.push(match byte {
+            b'+' => b' ',
+            b'%' => {
+                let mut digit = || char::from(rest.next()?).to_digit(16);
+                u8::try_from(digit()? * 16 + digit()?).ok()?
+            }
+            plain => plain,
+        });
+    }
+    String::from_utf8(bytes).ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_query_is_read_back_as_it_was_written() {
+        let mut form = Form::new();
+        form.add("iss", "https://as.test/a b?\u{a3}&=+%");
+        form.add("empty", "");
+        let read = pairs(form.finish().expose()).unwrap();
+        let iss = (
+            "iss".to_owned(),
+            "https://as.test/a b?\u{a3}&=+%".to_owned(),
+        );
+        assert_eq!(read, [iss, ("empty".to_owned(), String::new())]);
+        assert_eq!(pairs("").unwrap(), []);
+        for bad in ["a=%", "a=%4", "a=%zz", "a=%ff", "%+1=x"] {
+            assert_eq!(pairs(bad), None, "{bad}");
+        }
+    }
 
     #[test]
     fn encodes_as_rfc_6749_appendix_b() {

@@ -28,6 +28,14 @@ const FAILED_PAUSE: Duration = Duration::from_secs(2);
 pub(super) struct Metadata {
     pub(super) token_endpoint: Address,
     pub(super) revocation_endpoint: Option<Address>,
+    /// Where a person logs in.
+    pub(super) authorization_endpoint: Option<Address>,
+    /// `pushed_authorization_request_endpoint` (RFC 9126).
+    pub(super) pushed_endpoint: Option<Address>,
+    /// `authorization_response_iss_parameter_supported` (RFC 9207).
+    pub(super) names_itself: bool,
+    /// `code_challenge_methods_supported`.
+    challenge_methods: Option<Vec<String>>,
     /// `dpop_signing_alg_values_supported`.
     dpop_algorithms: Option<Vec<String>>,
     /// `token_endpoint_auth_signing_alg_values_supported`.
@@ -71,16 +79,34 @@ impl Metadata {
                 .map(Some)
                 .ok_or(MetadataError::Invalid),
         };
+        // What only a login needs spoils no other grant.
+        let of_login = |name: &str| {
+            let text = members.text(name)?;
+            Address::parse(text).ok()
+        };
         let list = |name: &str| members.list(name).map_err(|_| MetadataError::Invalid);
         Ok(Self {
             token_endpoint: url("token_endpoint")?.ok_or(MetadataError::Invalid)?,
             revocation_endpoint: url("revocation_endpoint")?,
+            authorization_endpoint: of_login("authorization_endpoint"),
+            pushed_endpoint: of_login("pushed_authorization_request_endpoint"),
+            names_itself: members.value("authorization_response_iss_parameter_supported")
+                == Some(&serde_json::Value::Bool(true)),
+            challenge_methods: list("code_challenge_methods_supported")?,
             dpop_algorithms: list("dpop_signing_alg_values_supported")?,
             assertion_algorithms: list("token_endpoint_auth_signing_alg_values_supported")?,
         })
     }
 
-    /// Everywhere that it leads.
+    /// Whether PKCE with S256 can be meant. Silence is consent, as with proofs: an issuer that does not know the
+    /// parameter leaves it alone.
+    pub(super) fn takes_s256(&self) -> bool {
+        self.challenge_methods
+            .as_ref()
+            .is_none_or(|list| list.iter().any(|method| method == "S256"))
+    }
+
+    /// Everywhere that it leads without a person.
     pub(super) fn endpoints(&self) -> impl Iterator<Item = &Address> {
         [
             Some(&self.token_endpoint),
@@ -101,6 +127,15 @@ impl Metadata {
     fn after(mut self, before: &Self) -> Result<Self, MetadataError> {
         let same = |a: &Address, b: &Address| a.authority() == b.authority();
         if !same(&self.token_endpoint, &before.token_endpoint) {
+            return Err(MetadataError::Moved);
+        }
+        let moved = |new: &Option<Address>, old: &Option<Address>| match (new, old) {
+            (Some(new), Some(old)) => !same(new, old),
+            _ => false,
+        };
+        if moved(&self.authorization_endpoint, &before.authorization_endpoint)
+            || moved(&self.pushed_endpoint, &before.pushed_endpoint)
+        {
             return Err(MetadataError::Moved);
         }
         match (&self.revocation_endpoint, &before.revocation_endpoint) {

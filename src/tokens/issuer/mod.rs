@@ -1,7 +1,7 @@
 //! One authorization server, as a client sees it: its metadata, its token endpoint, its clock and its nonces.
 //!
 //! It knows nothing of agents' requests, of policy and of when a token is wanted: it is asked for a token and brings
-//! one or says in a word of the closed list why not. Serves RFC 8414 (metadata), RFC 6749 §4.4 (client credentials),
+//! one or says in a word of the closed list why not. Serves RFC 8414 (metadata), RFC 6749 §4.1 and §4.4 (grants),
 //! RFC 7523 and RFC 10070 (assertions), RFC 8707 (resource), RFC 9449 §5 and §8 (DPoP at the issuer), RFC 7009 (a
 //! refused token is handed back).
 //!
@@ -14,6 +14,7 @@ mod client;
 mod form;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
+mod login;
 mod metadata;
 mod strict;
 #[cfg(test)]
@@ -38,6 +39,7 @@ use metadata::{Book, Metadata, MetadataError};
 pub(super) use address::{Address, BadAddress};
 pub(super) use auth::AuthError;
 pub(super) use client::{Client, Obtained, Token};
+pub use login::{Answered, Login, LoginError, Verdict};
 
 /// Token requests of one issuer at a time. A fleet of agents must not look like an attack to it.
 const AT_ONCE: usize = 8;
@@ -111,14 +113,16 @@ impl Issuer {
         journal: &dyn Journal,
     ) -> Result<Arc<Metadata>, Failure> {
         let metadata = self.known_metadata(service, journal).await?;
-        let others = self.others.read().unwrap_or_else(PoisonError::into_inner);
-        if metadata
-            .endpoints()
-            .any(|endpoint| others.contains(endpoint.authority()))
-        {
+        if metadata.endpoints().any(|url| self.is_anothers(url)) {
             return Err(Code::AsMetadataInvalid.into());
         }
         Ok(metadata)
+    }
+
+    /// Whether another issuer of the configuration is there.
+    fn is_anothers(&self, url: &Address) -> bool {
+        let others = self.others.read().unwrap_or_else(PoisonError::into_inner);
+        others.contains(url.authority())
     }
 
     /// Its metadata: from memory while that is fresh, else read by whoever comes first.

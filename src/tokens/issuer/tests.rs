@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::credential::BoxFuture;
-use crate::tokens::settings::{AssertionAudience, ClientAuth, OauthSettings};
+use crate::tokens::settings::{AssertionAudience, ClientAuth, Grant, OauthSettings};
 use crate::upstream::{IssuerError, TargetSettings};
 use crate::vocab::{AgentName, Binding, ScopeSet, Secret, WallTime};
 
@@ -224,6 +224,7 @@ pub(in crate::tokens) fn oauth() -> OauthSettings {
         issuer: Arc::new(issuer),
         client_id: "agent-proxy".into(),
         client_auth: ClientAuth::Nothing,
+        grant: Grant::ClientCredentials,
         resource: None,
         audience: None,
         parameters: Vec::new(),
