@@ -150,7 +150,7 @@ async fn attempt(
 ) -> Result<Attempt, Refusal> {
     let Crossing { permit, service } = crossing;
     let settings = &service.settings;
-    let connection = connect(exchange, crossing, bare.head.intent(), line).await?;
+    let connection = connect(exchange, crossing, bare.head.intent(), lease, line).await?;
     let progress = line.progress();
     let body = bare
         .body
@@ -195,11 +195,12 @@ async fn attempt(
     Ok((nonce, outcome.ok_or(Code::UpstreamTimeout)?))
 }
 
-/// Checks out a connection to the service.
+/// Checks out a connection to the service, with the certificate that the lease is bound to.
 async fn connect(
     exchange: &Exchange,
     crossing: &Crossing<'_>,
     intent: Intent,
+    lease: &Lease,
     line: &mut Line,
 ) -> Result<Connection, Refusal> {
     let Crossing { permit, service } = crossing;
@@ -212,7 +213,7 @@ async fn connect(
     let waiting = Stopwatch::start();
     let connection = exchange
         .upstream
-        .connection(permit, &service.endpoint, need, limit)
+        .connection(permit, &service.endpoint, need, lease.certificate(), limit)
         .await;
     line.upstream_took(waiting.elapsed());
     connection.map_err(|why| {

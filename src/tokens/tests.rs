@@ -8,8 +8,8 @@ use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 
 use super::{
-    AssertionAudience, ClientAuth, CredentialSettings, Deps, Door, Grant, IssuerSettings, OauthSettings,
-    Settings, start,
+    AssertionAudience, ClientAuth, CredentialSettings, Deps, Door, Grant, IssuerSettings,
+    OauthSettings, Settings, start,
 };
 use crate::audit::{self, Audit, SinkSettings, WhenFull};
 use crate::credential::{Lease, Source, Unavailable};

@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use rustls::client::Resumption;
+use rustls::client::{ResolvesClientCert, Resumption};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, Der, ServerName};
@@ -19,6 +20,7 @@ use tokio_rustls::client::TlsStream;
 use super::connection::Protocol;
 use super::error::{EndpointError, RootsError, UpstreamError};
 use super::settings::{ConnectTo, TargetSettings};
+use crate::credential::Certificate;
 use crate::vocab::Host;
 use crate::vocab::variant::overhear;
 
@@ -164,11 +166,12 @@ impl Endpoint {
     }
 
     /// Runs the handshake. The name is the authority's, whatever address was dialled; a literal address goes without
-    /// SNI (RFC 6066 §3) and must stand in the certificate as an address.
+    /// SNI (RFC 6066 §3) and must stand in the certificate as an address. Ours is shown to a server that asks.
     pub(super) async fn handshake(
         &self,
         host: &Host,
         need: Protocol,
+        certificate: Option<&Certificate>,
         stream: TcpStream,
     ) -> Result<TlsStream<TcpStream>, UpstreamError> {
         let name = match host {
@@ -181,7 +184,11 @@ impl Endpoint {
             Protocol::Any => &self.any,
             Protocol::Http1 => &self.http1,
         };
-        let connecting = TlsConnector::from(config.clone()).connect(name, stream);
+        let config = match certificate {
+            Some(certificate) => showing(config, certificate.handle()),
+            None => config.clone(),
+        };
+        let connecting = TlsConnector::from(config).connect(name, stream);
         connecting.await.map_err(|error| {
             overhear(|| error.to_string());
             let judged = error.get_ref().is_some_and(|e| e.is::<rustls::Error>());
@@ -192,6 +199,14 @@ impl Endpoint {
             }
         })
     }
+}
+
+/// The same settings with an identity. Made for each connection: they are few, and an endpoint outlives certificates.
+fn showing(config: &ClientConfig, key: &Arc<CertifiedKey>) -> Arc<ClientConfig> {
+    let mut config = config.clone();
+    let shown: Arc<dyn ResolvesClientCert> = Arc::new(SingleCertAndKey::from(key.clone()));
+    config.client_auth_cert_resolver = shown;
+    Arc::new(config)
 }
 
 fn config(
