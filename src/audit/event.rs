@@ -122,6 +122,13 @@ pub enum Event {
         /// Why, in a word.
         reason: &'static str,
     },
+    /// A token was exchanged for another one.
+    TokenExchanged {
+        /// The grant.
+        grant: GrantId,
+        /// For whom it speaks, then who acts for them, the nearest first; a name that cannot be shown is empty.
+        chain: Vec<String>,
+    },
     /// A token was had.
     TokenIssued {
         /// The grant.
@@ -185,6 +192,7 @@ impl Event {
             Self::Stopped => "process.stopped",
             Self::StreamOpened { .. } => "stream.opened",
             Self::TokenDropped { .. } => "token.dropped",
+            Self::TokenExchanged { .. } => "token.exchanged",
             Self::TokenIssued { .. } => "token.issued",
             Self::TokenRefreshed { .. } => "token.refreshed",
             Self::TokenRequestFailed { .. } => "token.request_failed",
@@ -255,6 +263,12 @@ impl Event {
                 of_grant(&mut line, grant);
                 line.number("lease", *token_id);
                 line.text("reason", reason);
+            }
+            Self::TokenExchanged { grant, chain } => {
+                of_grant(&mut line, grant);
+                let mut names = chain.iter().map(String::as_str);
+                line.text("subject", names.next().unwrap_or_default());
+                line.list("actors", names);
             }
             Self::TokenIssued {
                 grant,

@@ -2,9 +2,11 @@
 //! is found. Every mistake is reported, not the first one.
 
 mod agents;
+mod authentication;
 mod authority;
 mod carriage;
 mod credentials;
+mod grants;
 mod issuers;
 mod listeners;
 mod parent;
@@ -28,6 +30,7 @@ use super::secrets::{References, Unreadable};
 use super::values;
 use crate::exchange::BodyFloor;
 use crate::store::StoreKey;
+use crate::tokens::Supply;
 use crate::vocab::{Authority, Generation, Secret};
 use crate::{audit, policy};
 
@@ -125,6 +128,11 @@ impl Context<'_> {
         }
         let read = self.references.secret(reference);
         self.or_report(key, read)
+    }
+
+    /// Where a secret is to be read again and again.
+    fn supply(&self, reference: &SecretRef) -> Supply {
+        self.references.supply(reference)
     }
 
     /// Reads a secret that is text. Empty where it was not read.

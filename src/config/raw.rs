@@ -353,6 +353,10 @@ pub(super) struct RawOauth {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum RawClientAuth {
+    /// A projected service-account token of Kubernetes, shown as assertion (RFC 7523) and read again for each request.
+    Kubernetes(RawKubernetes),
+    /// A certificate in the TLS handshake (RFC 8705), read again when its files are replaced.
+    Mtls(RawMtls),
     /// A public client: its name alone.
     None,
     /// A signed assertion (RFC 7523).
@@ -361,6 +365,54 @@ pub(super) enum RawClientAuth {
     SecretBasic(SecretRef),
     /// The client secret in the form.
     SecretPost(SecretRef),
+    /// A JWT-SVID of SPIFFE, read again for each request.
+    Spiffe(RawSpiffe),
+}
+
+/// A projected service-account token.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawKubernetes {
+    /// The projected token.
+    #[schemars(with = "RawFileRef")]
+    pub(super) token: Option<RawFileRef>,
+    /// Its one audience. Default: the issuer's URL.
+    pub(super) audience: Option<String>,
+}
+
+/// A JWT-SVID.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawSpiffe {
+    /// The JWT-SVID, as an agent of SPIFFE keeps it.
+    #[schemars(with = "RawFileRef")]
+    pub(super) jwt_svid: Option<RawFileRef>,
+    /// Its one audience. Default: the issuer's URL.
+    pub(super) audience: Option<String>,
+    /// How it is named to the issuer. Default: jwt_spiffe.
+    pub(super) assertion_type: Option<RawAssertionType>,
+}
+
+/// How a JWT-SVID is named to the issuer.
+#[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum RawAssertionType {
+    /// As any assertion (RFC 7523), for issuers that do not know the other.
+    JwtBearer,
+    /// As draft-ietf-oauth-spiffe-client-auth says.
+    JwtSpiffe,
+}
+
+/// A client certificate.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawMtls {
+    /// The certificate in PEM, its chain after it.
+    #[schemars(with = "RawFileRef")]
+    pub(super) cert: Option<RawFileRef>,
+    /// Its private key, in PEM.
+    #[schemars(with = "SecretRef")]
+    pub(super) key: Option<SecretRef>,
 }
 
 /// A signed assertion.
@@ -375,13 +427,50 @@ pub(super) struct RawPrivateKeyJwt {
 }
 
 /// How tokens are had.
-#[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum RawGrant {
     /// A person logs in (RFC 6749 §4.1).
     AuthorizationCode,
     /// RFC 6749 §4.4.
     ClientCredentials,
+    /// An assertion is turned into a token (RFC 7523 §2.1).
+    JwtBearer(RawJwtBearer),
+    /// A token is turned into another one (RFC 8693).
+    TokenExchange(RawTokenExchange),
+}
+
+/// An assertion: one that somebody else signs, or `key` and `subject` to sign it here.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawJwtBearer {
+    /// The assertion, read again for each token request.
+    pub(super) assertion: Option<SecretRef>,
+    /// The private key to sign with, in PEM.
+    pub(super) key: Option<SecretRef>,
+    /// Its name at the issuer.
+    pub(super) kid: Option<String>,
+    /// `iss`. Default: the client_id.
+    pub(super) issuer: Option<String>,
+    /// `sub`: whose token it will be.
+    pub(super) subject: Option<String>,
+}
+
+/// The tokens that are exchanged; each is read again for each token request.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawTokenExchange {
+    /// For whom the new token will speak.
+    #[schemars(with = "SecretRef")]
+    pub(super) subject_token: Option<SecretRef>,
+    /// Its type: `jwt`, `access_token`, `id_token`, `refresh_token`, `saml1`, `saml2` or a URI. Default: jwt.
+    pub(super) subject_token_type: Option<String>,
+    /// Who acts for them.
+    pub(super) actor_token: Option<SecretRef>,
+    /// Its type. Default: jwt.
+    pub(super) actor_token_type: Option<String>,
+    /// The type to ask for: `access_token`, `jwt` or their URIs; absent: the server's choice.
+    pub(super) requested_token_type: Option<String>,
 }
 
 /// What ties a token to our key.
@@ -392,6 +481,8 @@ pub(super) enum RawBinding {
     Bearer,
     /// DPoP (RFC 9449) at the issuer and at the API.
     Dpop,
+    /// Our client certificate (RFC 8705), at the issuer and at the API; needs `client_auth: {mtls: …}`.
+    Mtls,
     /// DPoP at the issuer only.
     RefreshOnly,
 }
@@ -517,7 +608,7 @@ pub(super) struct RawSize(#[schemars(regex(pattern = "^[0-9]+(B|KiB|MiB)$"))] pu
 pub(super) struct RawRate(#[schemars(regex(pattern = "^[0-9]+(B|KiB|MiB)/s$"))] pub(super) String);
 
 /// Where a secret is found; never the secret itself.
-#[derive(Debug, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum SecretRef {
     /// An environment variable.

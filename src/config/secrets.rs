@@ -17,6 +17,7 @@ use zeroize::Zeroize;
 
 use super::env::Environment;
 use super::raw::SecretRef;
+use crate::tokens::Supply;
 use crate::vocab::{Clock, Moment, Secret};
 
 /// Largest secret.
@@ -55,6 +56,25 @@ impl<'a> References<'a> {
             environment,
             exec_limit: EXEC_LIMIT,
         }
+    }
+
+    /// The same secret, to be read while we run. A variable does not change any more; files and commands do.
+    pub(super) fn supply(&self, reference: &SecretRef) -> Supply {
+        let (base, environment) = (self.base.to_owned(), self.environment.clone());
+        let (limit, reference) = (self.exec_limit, reference.clone());
+        let name = match &reference {
+            SecretRef::Env(name) => format!("env {name}"),
+            SecretRef::Exec(words) => format!("exec {words:?}"),
+            SecretRef::File(path) => format!("file {}", self.path(path).display()),
+        };
+        Supply::new(&name, move || {
+            let again = References {
+                base: &base,
+                environment: &environment,
+                exec_limit: limit,
+            };
+            again.secret(&reference).ok()
+        })
     }
 
     /// A path of the file, made absolute where the configuration's own path is.

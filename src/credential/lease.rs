@@ -6,6 +6,7 @@ use std::sync::Arc;
 use http::{HeaderName, HeaderValue, header};
 use tokio_util::sync::CancellationToken;
 
+use super::certificate::Certificate;
 use crate::proof::{self, Signer};
 use crate::vocab::{Binding, GrantId, Moment, ScopeSet, Secret, WallTime};
 
@@ -59,6 +60,7 @@ pub struct Lease(Arc<Inner>);
 struct Inner {
     facts: LeaseFacts,
     form: Form,
+    certificate: Option<Arc<Certificate>>,
 }
 
 /// What `attach` puts on the request.
@@ -115,6 +117,26 @@ impl Lease {
         ))
     }
 
+    /// A token bound to a certificate (RFC 8705 §3). It is good on connections that showed it, and goes on no other.
+    ///
+    /// # Errors
+    /// [`BadToken`] where the token cannot stand in a header.
+    pub fn certified(
+        facts: LeaseFacts,
+        token: &Secret<String>,
+        certificate: Arc<Certificate>,
+    ) -> Result<Self, BadToken> {
+        let form = Form::Field {
+            name: header::AUTHORIZATION,
+            value: field("Bearer ", token)?,
+        };
+        Ok(Self(Arc::new(Inner {
+            facts,
+            form,
+            certificate: Some(certificate),
+        })))
+    }
+
     /// A fixed value in a named field.
     ///
     /// # Errors
@@ -135,7 +157,11 @@ impl Lease {
     }
 
     fn new(facts: LeaseFacts, form: Form) -> Self {
-        Self(Arc::new(Inner { facts, form }))
+        Self(Arc::new(Inner {
+            facts,
+            form,
+            certificate: None,
+        }))
     }
 
     /// What is known about it.
@@ -151,6 +177,12 @@ impl Lease {
             Form::Dpop { signer, .. } => Some(signer.thumbprint()),
             Form::Field { .. } | Form::Nothing => None,
         }
+    }
+
+    /// What the connection must have shown that this token goes out on.
+    #[must_use]
+    pub fn certificate(&self) -> Option<&Arc<Certificate>> {
+        self.0.certificate.as_ref()
     }
 
     /// Whether it may no longer be used.

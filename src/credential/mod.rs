@@ -8,6 +8,7 @@
 //! §7.6.1 (hop-by-hop fields). Invariant: nothing removes or adds a field after the credential was set.
 
 mod attach;
+mod certificate;
 mod lease;
 mod nonces;
 mod placeholder;
@@ -16,6 +17,7 @@ mod source;
 mod strip;
 
 pub use attach::{Armed, AttachError, BodyError, OutBody, Stamp, Wire, attach};
+pub use certificate::{BadCertificate, Certificate};
 pub use lease::{BadToken, Expiry, Lease, LeaseFacts};
 pub use nonces::Nonces;
 pub use placeholder::{

@@ -175,7 +175,7 @@ async fn attempt(
 ) -> Result<Attempt, Refusal> {
     let Crossing { permit, service } = crossing;
     let settings = &service.settings;
-    let connection = connect(exchange, crossing, needed(bare), line).await?;
+    let connection = connect(exchange, crossing, needed(bare), lease, line).await?;
     let progress = line.progress();
     // The nonce of a challenge answers that challenge: of one that is good once, another request may have had the use.
     let nonce = demanded.or_else(|| {
@@ -262,11 +262,12 @@ fn needed(bare: &Bare) -> Protocol {
     }
 }
 
-/// Checks out a connection to the service.
+/// Checks out a connection to the service, with the certificate that the lease is bound to.
 async fn connect(
     exchange: &Exchange,
     crossing: &Crossing<'_>,
     need: Protocol,
+    lease: &Lease,
     line: &mut Line,
 ) -> Result<Connection, Refusal> {
     let Crossing { permit, service } = crossing;
@@ -274,7 +275,7 @@ async fn connect(
     let waiting = Stopwatch::start();
     let connection = exchange
         .upstream
-        .connection(permit, &service.endpoint, need, limit)
+        .connection(permit, &service.endpoint, need, lease.certificate(), limit)
         .await;
     line.upstream_took(waiting.elapsed());
     connection.map_err(|why| {

@@ -12,15 +12,20 @@ use tokio_util::sync::CancellationToken;
 use super::issuer::{AuthError, Client, Issuer};
 use super::keeper::Key;
 use super::lineage::Lineages;
-use super::settings::{CredentialSettings, Grant, IssuerSettings, OauthSettings, Settings};
+use super::settings::{
+    ClientAuth, CredentialSettings, Grant, IssuerSettings, OauthSettings, Settings,
+};
 use super::transport::Lines;
-use crate::credential::{BadToken, Lease, LeaseFacts};
+use crate::credential::{BadCertificate, BadToken, Lease, LeaseFacts};
 use crate::vocab::{
     AgentName, Authority, Binding, Clock, Generation, GrantId, ScopeSet, Secret, ServiceName,
 };
 
 /// Parameters of a token request that tokenward sets itself.
 const OWN_PARAMETERS: &[&str] = &[
+    "actor_token",
+    "actor_token_type",
+    "assertion",
     "audience",
     "client_assertion",
     "client_assertion_type",
@@ -30,8 +35,12 @@ const OWN_PARAMETERS: &[&str] = &[
     "code_verifier",
     "grant_type",
     "redirect_uri",
+    "refresh_token",
+    "requested_token_type",
     "resource",
     "scope",
+    "subject_token",
+    "subject_token_type",
 ];
 
 /// Why the credentials of the configuration cannot be used.
@@ -40,6 +49,9 @@ pub enum SetupError {
     /// The kind of binding is not one that OAuth can give here.
     #[error("service {0}: this binding is not supported yet")]
     Binding(ServiceName),
+    /// The client's certificate cannot be used.
+    #[error("service {0}: the client's certificate cannot be used: {1}")]
+    ClientCertificate(ServiceName, BadCertificate),
     /// The client's private key cannot be read.
     #[error("service {0}: the client's key is {kind}", kind = AuthError::Key)]
     ClientKey(ServiceName),
@@ -117,6 +129,19 @@ impl Catalogue {
         all
     }
 
+    /// Clients with a certificate, which may be replaced at any time.
+    pub(super) fn certified(&self) -> Vec<(u64, Arc<Client>)> {
+        let offers = self.services.values();
+        offers
+            .filter_map(|offer| match &offer.kind {
+                Kind::Oauth { edition, client } if client.identity().is_some() => {
+                    Some((*edition, Arc::clone(client)))
+                }
+                Kind::Oauth { .. } | Kind::Fixed(_) => None,
+            })
+            .collect()
+    }
+
     /// The client of this edition.
     pub(super) fn client(&self, service: &ServiceName, edition: u64) -> Option<Arc<Client>> {
         match &self.services.get(service)?.kind {
@@ -134,7 +159,7 @@ impl Catalogue {
                     grant,
                     scopes: scopes.clone(),
                 }),
-                Grant::ClientCredentials => None,
+                Grant::ClientCredentials | Grant::JwtBearer(_) | Grant::TokenExchange(_) => None,
             },
             Kind::Fixed(_) => None,
         }
@@ -228,6 +253,7 @@ impl Builder<'_> {
         check(service, &oauth)?;
         let issuer = self.issuer(service, &oauth.issuer, issuers)?;
         let client = Client::new(service.clone(), oauth, issuer).map_err(|error| match error {
+            AuthError::Certificate(why) => SetupError::ClientCertificate(service.clone(), why),
             AuthError::Key => SetupError::ClientKey(service.clone()),
             AuthError::Signature | AuthError::Value => SetupError::ClientSecret(service.clone()),
         })?;
@@ -260,10 +286,14 @@ impl Builder<'_> {
 }
 
 fn check(service: &ServiceName, oauth: &OauthSettings) -> Result<(), SetupError> {
-    if !matches!(
-        oauth.binding,
-        Binding::Bearer | Binding::Dpop | Binding::RefreshOnly
-    ) {
+    let certified = matches!(oauth.client_auth, ClientAuth::Mtls(_));
+    let possible = match oauth.binding {
+        Binding::Bearer | Binding::Dpop | Binding::RefreshOnly => true,
+        // The key that the token is bound to is the one that the issuer saw (RFC 8705 §3).
+        Binding::Mtls => certified,
+        Binding::None | Binding::Static => false,
+    };
+    if !possible {
         return Err(SetupError::Binding(service.clone()));
     }
     let own = |name: &str| OWN_PARAMETERS.contains(&name);

@@ -123,7 +123,7 @@ impl Door {
                 let lease = lease.as_ref();
                 Some(GrantStatus {
                     binding: lease.map_or_else(|| offer.kind.binding(), |l| l.facts().binding),
-                    thumbprint: lease.and_then(Lease::thumbprint).map(str::to_owned),
+                    thumbprint: lease.and_then(key_of).map(str::to_owned),
                     lease: lease.map(|l| l.facts().id),
                     expires_in: lease
                         .and_then(|l| l.facts().expires)
@@ -195,7 +195,7 @@ impl Door {
     pub fn redirect(&self, service: &ServiceName) -> Option<Redirect> {
         match &self.client(service)?.1.settings().grant {
             Grant::AuthorizationCode { redirect, .. } => Some(redirect.clone()),
-            Grant::ClientCredentials => None,
+            Grant::ClientCredentials | Grant::JwtBearer(_) | Grant::TokenExchange(_) => None,
         }
     }
 
@@ -298,6 +298,14 @@ impl Door {
             Err(key) => self.wait_for(key, self.wait).await,
         }
     }
+}
+
+/// The thumbprint of what the lease is bound to: `jkt`, or `x5t#S256`.
+fn key_of(lease: &Lease) -> Option<&str> {
+    let certificate = lease.certificate();
+    lease
+        .thumbprint()
+        .or_else(|| certificate.map(|certificate| certificate.thumbprint()))
 }
 
 impl Source for Door {

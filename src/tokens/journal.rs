@@ -12,7 +12,8 @@ pub(super) trait Journal: Send + Sync {
     fn note(&self, note: &Note<'_>);
 }
 
-/// Something that operators want to see. No variant can carry a token, a key or a text of an issuer.
+/// Something that operators want to see. No variant can carry a token or a key; of an issuer's text only names of a
+/// delegation, and those are bounded and printable.
 #[derive(Debug)]
 pub(super) enum Note<'a> {
     /// The token is bound to a key that is not ours.
@@ -32,6 +33,11 @@ pub(super) enum Note<'a> {
     },
     /// The issuer's metadata names another host than before.
     EndpointMoved { service: &'a ServiceName },
+    /// A token was exchanged: for whom it speaks, then who acts for them.
+    Exchanged {
+        grant: &'a GrantId,
+        chain: &'a [String],
+    },
     /// No token could be had.
     Failed {
         grant: &'a GrantId,

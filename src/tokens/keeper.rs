@@ -68,6 +68,8 @@ pub(super) enum Event<T> {
     },
     /// An API refused this very lease; `again`: and the one before it.
     Rejected { lease: u64, again: bool },
+    /// The tokens of this edition should be had anew; those in use stay until then.
+    Renew { edition: u64 },
     /// The credential of this edition is no longer configured.
     Retired { edition: u64 },
     /// Time passed.
@@ -228,6 +230,10 @@ impl Keeper {
             }
             Event::Rejected { lease, again } => {
                 self.rejected(now, wall, lease, again, &mut actions)
+            }
+            Event::Renew { edition } => {
+                self.renew(now, wall, edition, &mut actions);
+                None
             }
             Event::Retired { edition } => {
                 self.retired(edition, &mut actions);
@@ -402,6 +408,27 @@ impl Keeper {
             entry.launch(now, wall, &key, &mut self.counter, actions);
         }
         Some(key)
+    }
+
+    /// The key that tokens are bound to has a successor: whoever waits for the end of the old one waits too long.
+    fn renew<T>(
+        &mut self,
+        now: Moment,
+        wall: WallTime,
+        edition: u64,
+        actions: &mut Vec<Action<T>>,
+    ) {
+        let of_edition = self
+            .entries
+            .iter_mut()
+            .filter(|(k, _)| k.edition == edition);
+        for live in of_edition.filter_map(|(_, entry)| entry.live.as_mut()) {
+            live.renew = Expiry {
+                monotonic: now,
+                wall,
+            };
+        }
+        self.tick(now, wall, actions);
     }
 
     fn retired<T>(&mut self, edition: u64, actions: &mut Vec<Action<T>>) {

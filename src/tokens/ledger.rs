@@ -42,6 +42,9 @@ impl Ledger {
                 };
                 metrics.token_event(grant.service.as_str(), event);
             }
+            Note::Exchanged { grant, .. } => {
+                metrics.token_event(grant.service.as_str(), "exchanged");
+            }
             Note::EndpointMoved { service } => {
                 tracing::warn!(%service, "the issuer's metadata names another host than before");
                 metrics.security_event("issuer_moved");
@@ -109,6 +112,10 @@ fn event(note: &Note<'_>) -> Option<Event> {
             grant: grant.clone(),
             token_id: lease,
             reason: reason.as_str(),
+        },
+        Note::Exchanged { grant, chain } => Event::TokenExchanged {
+            grant: grant.clone(),
+            chain: chain.to_vec(),
         },
         Note::Failed { grant, failure } => Event::TokenRequestFailed {
             grant: grant.clone(),

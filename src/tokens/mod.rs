@@ -5,12 +5,13 @@
 //! to an authorization server.
 //!
 //! It knows nothing of requests and their answers, of TLS interception and of configuration files. Serves RFC 6749,
-//! RFC 7009, RFC 7523, RFC 7636, RFC 8252, RFC 8414, RFC 8707, RFC 9126, RFC 9207, RFC 9449 §5, §8 and §10, RFC 10070. Invariant: what is lent is unexpired by both
+//! RFC 7009, RFC 7523, RFC 7636, RFC 8252, RFC 8414, RFC 8693, RFC 8705, RFC 8707, RFC 9126, RFC 9207, RFC 9449 §5, §8 and §10, RFC 10070. Invariant: what is lent is unexpired by both
 //! clocks, carries the scopes that were asked for and is bound as configured; where that cannot be had, nothing is lent.
 
 mod catalogue;
 mod door;
 mod failure;
+mod identity;
 mod issuer;
 mod journal;
 mod keeper;
@@ -18,6 +19,7 @@ mod ledger;
 mod lineage;
 mod settings;
 mod shelf;
+mod supply;
 #[cfg(feature = "demo")]
 #[cfg(test)]
 mod tests;
@@ -36,9 +38,11 @@ pub use catalogue::SetupError;
 pub use door::{Door, GrantStatus};
 pub use issuer::{Answered, Login, LoginError, Verdict};
 pub use settings::{
-    AssertionAudience, ClientAuth, CredentialSettings, Grant, IssuerSettings, OauthSettings,
-    Redirect, Settings,
+    AssertionAudience, AssertionSource, CertificateSettings, ClientAuth, CredentialSettings,
+    ExchangeSettings, Grant, IssuerSettings, OauthSettings, Platform, Presented, Redirect,
+    Settings, WorkloadSettings,
 };
+pub use supply::Supply;
 pub use worker::Worker;
 
 #[cfg(feature = "fuzzing")]

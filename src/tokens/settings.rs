@@ -7,6 +7,7 @@ use std::time::Duration;
 use aws_lc_rs::digest::{Context, SHA256};
 use http::HeaderName;
 
+use super::supply::Supply;
 use crate::upstream::TargetSettings;
 use crate::vocab::{Binding, ScopeSet, Secret, ServiceName};
 
@@ -62,6 +63,48 @@ pub enum Grant {
         /// What the person is asked for: everything that any rule of the service wants.
         scopes: ScopeSet,
     },
+    /// Somebody's assertion is turned into a token (RFC 7523 §2.1).
+    JwtBearer(AssertionSource),
+    /// One token is turned into another (RFC 8693).
+    TokenExchange(Box<ExchangeSettings>),
+}
+
+/// Where the assertion of a `jwt_bearer` grant comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AssertionSource {
+    /// Somebody else signs it; it is read for each token request.
+    Found(Supply),
+    /// We sign it, anew for each token request.
+    Signed {
+        /// The private key in PEM.
+        key: Supply,
+        /// Its name at the issuer.
+        kid: Option<String>,
+        /// `iss`; the client's name where absent.
+        issuer: Option<String>,
+        /// `sub`: whose token it will be.
+        subject: String,
+    },
+}
+
+/// A token exchange.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExchangeSettings {
+    /// For whom the token will speak.
+    pub subject: Presented,
+    /// Who acts for them.
+    pub actor: Option<Presented>,
+    /// `requested_token_type`.
+    pub requested: Option<String>,
+}
+
+/// A token that is shown to the issuer; it is read for each token request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Presented {
+    /// Where it is.
+    pub token: Supply,
+    /// Its type, a URN.
+    pub kind: String,
 }
 
 /// A place on loopback at which a login ends (RFC 8252 §7.3).
@@ -101,7 +144,7 @@ pub struct OauthSettings {
     pub audience: Option<String>,
     /// Further parameters of the token request.
     pub parameters: Vec<(String, String)>,
-    /// `Dpop`, `RefreshOnly` or `Bearer`.
+    /// `Dpop`, `Mtls`, `RefreshOnly` or `Bearer`; `Mtls` with `ClientAuth::Mtls` only.
     pub binding: Binding,
     /// Longest use of one access token, at most 30 minutes.
     pub max_token_age: Duration,
@@ -131,6 +174,8 @@ pub enum AssertionAudience {
 /// How the client proves its name at the issuer (RFC 6749 §2.3).
 #[derive(Debug, Clone)]
 pub enum ClientAuth {
+    /// A certificate in the handshake (RFC 8705 §2).
+    Mtls(CertificateSettings),
     /// A public client: its name alone.
     Nothing,
     /// A signed assertion (RFC 7523, RFC 10070).
@@ -144,6 +189,39 @@ pub enum ClientAuth {
     SecretBasic(Secret<String>),
     /// The secret in the form.
     SecretPost(Secret<String>),
+    /// A token that the platform gives us, as assertion.
+    Workload(WorkloadSettings),
+}
+
+/// A client certificate. Both are read again from time to time, so that they can be replaced.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CertificateSettings {
+    /// The chain in PEM, its own certificate first.
+    pub cert: Supply,
+    /// The private key in PEM.
+    pub key: Supply,
+}
+
+/// A platform's token; it is read for each request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WorkloadSettings {
+    /// Where it is.
+    pub token: Supply,
+    /// Its one audience; the issuer identifier where absent.
+    pub audience: Option<String>,
+    /// Whose token.
+    pub platform: Platform,
+}
+
+/// Who makes a platform's tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Platform {
+    /// A projected service-account token, shown as RFC 7523 says.
+    Kubernetes,
+    /// A JWT-SVID, shown as draft-ietf-oauth-spiffe-client-auth says.
+    Spiffe,
+    /// A JWT-SVID, shown as RFC 7523 says; for issuers that do not know better.
+    SpiffePlain,
 }
 
 impl CredentialSettings {
@@ -196,7 +274,9 @@ impl OauthSettings {
     pub(super) fn print(&self) -> [u8; 32] {
         let scopes = match &self.grant {
             Grant::AuthorizationCode { scopes, .. } => scopes.to_string(),
-            Grant::ClientCredentials => String::new(),
+            Grant::ClientCredentials | Grant::JwtBearer(_) | Grant::TokenExchange(_) => {
+                String::new()
+            }
         };
         let bound = if self.binding == Binding::Bearer {
             "unbound"
@@ -225,6 +305,8 @@ impl ClientAuth {
     fn same(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Nothing, Self::Nothing) => true,
+            (Self::Mtls(a), Self::Mtls(b)) => a == b,
+            (Self::Workload(a), Self::Workload(b)) => a == b,
             (
                 Self::PrivateKeyJwt { key_pem, kid },
                 Self::PrivateKeyJwt {

@@ -18,7 +18,7 @@ use super::issuer::{Login, LoginError, Obtained, Token};
 use super::journal::{Journal, Note};
 use super::keeper::{Action, Event, Keeper, Key};
 use super::shelf::Shelf;
-use crate::credential::{BadToken, Expiry, Lease, LeaseFacts, Unavailable};
+use crate::credential::{BadToken, Certificate, Expiry, Lease, LeaseFacts, Unavailable};
 use crate::proof::Signer;
 use crate::vocab::{Binding, Code, GrantId, Moment};
 
@@ -26,6 +26,8 @@ use crate::vocab::{Binding, Code, GrantId, Moment};
 const FETCH_LIMIT: Duration = Duration::from_secs(10);
 /// The worker looks at its clocks at least this often: a wall clock that jumps wakes nobody.
 const NAP_MAX: Duration = Duration::from_secs(30);
+/// How often clients' certificates are looked for.
+const CERTIFICATES_EVERY: Duration = Duration::from_secs(10);
 /// Most logins that are being begun at a time.
 const LOGINS_MAX: usize = 8;
 /// Most requests that wait for one token.
@@ -70,6 +72,11 @@ pub struct Worker {
     wake: Option<Moment>,
     /// Grants whose last refresh was cut off: their issuers may still be patient, so they are asked first of all.
     pub(super) unsettled: Vec<Key>,
+    /// The look at certificates that is under way: which one each client has now.
+    watch: JoinSet<Vec<(u64, Arc<Certificate>)>>,
+    /// The certificate that each edition's tokens are or will be bound to.
+    shown: HashMap<u64, Arc<Certificate>>,
+    watched: Moment,
     /// Longest time for one token; tests are less patient.
     pub(super) patience: Duration,
 }
@@ -92,6 +99,9 @@ impl Worker {
             errands: HashMap::new(),
             wake: None,
             unsettled: Vec::new(),
+            watch: JoinSet::new(),
+            shown: HashMap::new(),
+            watched: Moment::default(),
             patience: FETCH_LIMIT,
         }
     }
@@ -108,6 +118,7 @@ impl Worker {
                 biased;
                 Some(landed) = self.flights.join_next_with_id() => self.landed(landed),
                 Some(_) = self.logins.join_next() => {}
+                Some(seen) = self.watch.join_next() => self.compare(seen.unwrap_or_default()),
                 command = self.commands.recv() => match command {
                     Some(command) => self.obey(command),
                     None => return,
@@ -128,6 +139,42 @@ impl Worker {
         if self.wake.is_some_and(|wake| self.shelf.clock.now() >= wake) {
             self.tick();
         }
+        self.look_at_certificates();
+    }
+
+    /// Has the certificates of all clients read again, on a task of its own.
+    fn look_at_certificates(&mut self) {
+        let now = self.shelf.clock.now();
+        if now.since(self.watched) < CERTIFICATES_EVERY || !self.watch.is_empty() {
+            return;
+        }
+        self.watched = now;
+        let clients = self.shelf.catalogue.load().certified();
+        self.shown
+            .retain(|edition, _| clients.iter().any(|(e, _)| e == edition));
+        if clients.is_empty() {
+            return;
+        }
+        self.watch.spawn(async move {
+            let mut seen = Vec::new();
+            for (edition, client) in clients {
+                if let Some(identity) = client.identity() {
+                    identity.refresh().await;
+                    seen.push((edition, identity.current()));
+                }
+            }
+            seen
+        });
+    }
+
+    /// Has the tokens of replaced certificates fetched anew.
+    fn compare(&mut self, seen: Vec<(u64, Arc<Certificate>)>) {
+        for (edition, certificate) in seen {
+            let before = self.shown.insert(edition, Arc::clone(&certificate));
+            if before.is_some_and(|before| before != certificate) {
+                self.feed(Event::Renew { edition });
+            }
+        }
     }
 
     fn tick(&mut self) {
@@ -140,9 +187,12 @@ impl Worker {
 
     fn nap(&self) -> Duration {
         let now = self.shelf.clock.now();
-        self.wake
-            .map_or(NAP_MAX, |wake| wake.since(now))
-            .min(NAP_MAX)
+        let most = if self.shown.is_empty() {
+            NAP_MAX
+        } else {
+            CERTIFICATES_EVERY
+        };
+        self.wake.map_or(most, |wake| wake.since(now)).min(most)
     }
 
     fn obey(&mut self, command: Command) {
@@ -187,8 +237,12 @@ impl Worker {
         };
         match outcome {
             Ok(obtained) => {
-                let client = self.client(&key);
-                let cap = client.map_or(Duration::ZERO, |c| c.settings().max_token_age);
+                if let Some(certificate) = &obtained.token.certificate {
+                    let shown = self.shown.entry(key.edition);
+                    shown.or_insert_with(|| Arc::clone(certificate));
+                }
+                // A credential that is gone has no use for its tokens.
+                let cap = self.client(&key).map_or(Duration::ZERO, |_| obtained.cap);
                 self.feed(Event::Granted {
                     key,
                     attempt,
@@ -361,6 +415,10 @@ fn lease_of(token: &Token, facts: LeaseFacts) -> Result<Lease, BadToken> {
         (Binding::Dpop, Some(key)) => {
             let signer: Arc<dyn Signer> = Arc::<crate::proof::ProofKey>::clone(key);
             Lease::dpop(facts, &token.access, signer)
+        }
+        (Binding::Mtls, _) => {
+            let certificate = token.certificate.as_ref().ok_or(BadToken)?;
+            Lease::certified(facts, &token.access, Arc::clone(certificate))
         }
         // A bound token never goes out as a bearer token.
         (Binding::Dpop, None) => Err(BadToken),

@@ -20,7 +20,7 @@ use super::pool::Pool;
 use super::reply::{Reply, ReplyBody};
 use super::settings::TargetSettings;
 use super::tls::Endpoint;
-use crate::credential::OutBody;
+use crate::credential::{Certificate, OutBody};
 use crate::vocab::{Authority, AuthorityError, Code, Scheme, Secret, danger};
 
 /// Largest answer.
@@ -136,6 +136,8 @@ pub struct IssuerRequest<'a> {
     pub headers: HeaderMap,
     /// An `application/x-www-form-urlencoded` body.
     pub form: Option<Secret<String>>,
+    /// What we show in the handshake (RFC 8705 §2).
+    pub certificate: Option<Arc<Certificate>>,
 }
 
 /// What the issuer answered. The body may hold tokens: there is no `Debug`.
@@ -267,7 +269,11 @@ impl IssuerClient {
         if authority.scheme() == Scheme::Http && self.endpoint.connect().is_some() {
             return Err(IssuerError::Address);
         }
-        let key = Key::issuer(authority.clone());
+        let certificate = request.certificate.as_ref();
+        if certificate.is_some() && authority.scheme() == Scheme::Http {
+            return Err(IssuerError::Protocol);
+        }
+        let key = Key::issuer(authority.clone()).showing(certificate);
         let connection = self
             .pool
             .checkout(&key, &self.endpoint, Protocol::Any, CONNECT_MAX)

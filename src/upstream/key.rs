@@ -1,8 +1,10 @@
 //! Whose connections are whose, and how many there may be.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::lookup::Asker;
+use crate::credential::Certificate;
 use crate::policy::Permit;
 use crate::vocab::variant::{Variant, broken};
 use crate::vocab::{AgentName, Authority, ServiceName};
@@ -31,12 +33,14 @@ impl Default for PoolLimits {
     }
 }
 
-/// Whose connections: an agent's to a service, at one authority.
+/// Whose connections: an agent's to a service, at one authority, with one certificate or none.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Key {
     /// `None` for calls of our own to an issuer, which have a pool of their own besides.
     pub(super) owner: Option<(AgentName, ServiceName)>,
     pub(super) authority: Authority,
+    /// What we show in the handshake (RFC 8705 §2): never two identities on one connection.
+    pub(super) certificate: Option<Arc<Certificate>>,
 }
 
 impl Key {
@@ -46,7 +50,15 @@ impl Key {
         Self {
             owner: Some((agent, service)),
             authority,
+            certificate: None,
         }
+    }
+
+    /// The same with this certificate.
+    #[must_use]
+    pub(super) fn showing(mut self, certificate: Option<&Arc<Certificate>>) -> Self {
+        self.certificate = certificate.cloned();
+        self
     }
 
     /// On whose behalf its name is looked up.
@@ -61,6 +73,7 @@ impl Key {
         Self {
             owner: None,
             authority,
+            certificate: None,
         }
     }
 }

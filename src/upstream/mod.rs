@@ -39,6 +39,7 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
+use crate::credential::Certificate;
 use crate::policy::Permit;
 use crate::vocab::{AgentName, Authority, Clock, Scheme, ServiceName, danger};
 
@@ -127,7 +128,7 @@ impl Upstream {
     }
 
     /// Checks out a connection for what the permit allows: a kept one, or a new one made within `deadline` (waiting,
-    /// lookup, TCP and TLS together).
+    /// lookup, TCP and TLS together). With a `certificate`, one on which that was shown and none else.
     ///
     /// # Errors
     /// [`UpstreamError`]; no byte of the request was written anywhere.
@@ -136,10 +137,14 @@ impl Upstream {
         permit: &Permit,
         endpoint: &Arc<Endpoint>,
         need: Protocol,
+        certificate: Option<&Arc<Certificate>>,
         deadline: Duration,
     ) -> Result<Connection, UpstreamError> {
         // Policy should not have permitted it; a credential in clear text is worth a second look.
         let authority = permit.authority();
+        if certificate.is_some() && authority.scheme() == Scheme::Http {
+            return Err(UpstreamError::Plaintext);
+        }
         if permit.credentialed()
             && authority.scheme() == Scheme::Http
             && !(danger::plain_http(authority.host()) && endpoint.connect().is_none())
@@ -148,7 +153,7 @@ impl Upstream {
         }
         self.0
             .pool
-            .checkout(&key(permit), endpoint, need, deadline)
+            .checkout(&key(permit).showing(certificate), endpoint, need, deadline)
             .await
     }
 

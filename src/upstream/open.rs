@@ -114,7 +114,10 @@ impl Pool {
                 .start_http1(key, place.shelf, Stream::Plain(stream), open)
                 .await;
         }
-        let stream = endpoint.handshake(authority.host(), need, stream).await?;
+        let shown = key.certificate.as_deref();
+        let stream = endpoint
+            .handshake(authority.host(), need, shown, stream)
+            .await?;
         let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
         let stream = Stream::Tls(Box::new(stream));
         let version = if http2 {

@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use rustls::client::Resumption;
+use rustls::client::{ResolvesClientCert, Resumption};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, Der, ServerName};
@@ -19,6 +20,7 @@ use super::connection::Protocol;
 use super::error::{EndpointError, RootsError, UpstreamError};
 use super::settings::{ConnectTo, TargetSettings};
 use super::way::Way;
+use crate::credential::Certificate;
 use crate::vocab::Host;
 use crate::vocab::variant::overhear;
 
@@ -167,11 +169,12 @@ impl Endpoint {
     }
 
     /// Runs the handshake. The name is the authority's, whatever address was dialled; a literal address goes without
-    /// SNI (RFC 6066 §3) and must stand in the certificate as an address.
+    /// SNI (RFC 6066 §3) and must stand in the certificate as an address. Ours is shown to a server that asks.
     pub(super) async fn handshake(
         &self,
         host: &Host,
         need: Protocol,
+        certificate: Option<&Certificate>,
         stream: Way,
     ) -> Result<TlsStream<Way>, UpstreamError> {
         let name = server_name(host)?;
@@ -181,7 +184,11 @@ impl Endpoint {
             Protocol::Any | Protocol::Http2 => &self.any,
             Protocol::Http1 => &self.http1,
         };
-        let connecting = TlsConnector::from(config.clone()).connect(name, stream);
+        let config = match certificate {
+            Some(certificate) => showing(config, certificate.handle()),
+            None => config.clone(),
+        };
+        let connecting = TlsConnector::from(config).connect(name, stream);
         connecting.await.map_err(failure)
     }
 }
@@ -203,6 +210,14 @@ pub(super) fn failure(error: std::io::Error) -> UpstreamError {
     } else {
         UpstreamError::Unreachable
     }
+}
+
+/// The same settings with an identity. Made for each connection: they are few, and an endpoint outlives certificates.
+fn showing(config: &ClientConfig, key: &Arc<CertifiedKey>) -> Arc<ClientConfig> {
+    let mut config = config.clone();
+    let shown: Arc<dyn ResolvesClientCert> = Arc::new(SingleCertAndKey::from(key.clone()));
+    config.client_auth_cert_resolver = shown;
+    Arc::new(config)
 }
 
 pub(super) fn config(

@@ -1,19 +1,16 @@
 //! How a service's credential is had, and what is wise about it and what is not.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::time::Duration;
 
 use http::HeaderName;
 
 use super::issuers::Issuers;
-use super::{Context, header_value, pem, visible};
-use crate::config::raw::{
-    RawBinding, RawClientAuth, RawCredential, RawGrant, RawHeader, RawOauth, RawPrivateKeyJwt,
-};
+use super::{Context, authentication, grants, header_value, visible};
+use crate::config::raw::{RawBinding, RawClientAuth, RawCredential, RawHeader, RawOauth};
 use crate::credential::Slot;
-use crate::tokens::{ClientAuth, CredentialSettings, Grant, OauthSettings, Redirect};
-use crate::vocab::{Authority, Binding, Host, ScopeSet};
+use crate::tokens::{CredentialSettings, OauthSettings};
+use crate::vocab::{Binding, ScopeSet};
 
 /// Fields that frame or route a message, or that tokenward itself writes: a credential there would change what the
 /// request is.
@@ -38,6 +35,8 @@ const RESERVED: &[&str] = &[
 
 /// Parameters of a token request that have a key of their own, or that tokenward writes.
 const PARAMETERS: &[&str] = &[
+    "actor_token",
+    "actor_token_type",
     "assertion",
     "audience",
     "client_assertion",
@@ -49,8 +48,11 @@ const PARAMETERS: &[&str] = &[
     "grant_type",
     "redirect_uri",
     "refresh_token",
+    "requested_token_type",
     "resource",
     "scope",
+    "subject_token",
+    "subject_token_type",
 ];
 
 const AGE_MIN: Duration = Duration::from_secs(60);
@@ -163,7 +165,8 @@ fn oauth(
         it.findings.error(&at("audience"), "empty", remedy);
     }
     let parameters = parameters(&at("parameters"), raw.parameters.unwrap_or_default(), it);
-    let binding = binding(&at("binding"), raw.binding, it);
+    let certified = matches!(raw.client_auth, None | Some(RawClientAuth::Mtls(_)));
+    let binding = binding(&at("binding"), raw.binding, certified, it);
     let age = it.span(
         &at("max_token_age"),
         raw.max_token_age,
@@ -172,9 +175,9 @@ fn oauth(
     );
     let client_auth = raw
         .client_auth
-        .and_then(|raw| client_auth(&at("client_auth"), raw, binding, it));
+        .and_then(|raw| authentication::compile(&at("client_auth"), raw, binding, it));
     let redirect_uri = raw.redirect_uri.as_deref();
-    let grant = grant(key, raw.grant?, redirect_uri, scopes, it)?;
+    let grant = grants::compile(key, raw.grant?, redirect_uri, scopes, it)?;
     Some(OauthSettings {
         grant,
         issuer: issuer?,
@@ -185,54 +188,6 @@ fn oauth(
         parameters,
         binding,
         max_token_age: age,
-    })
-}
-
-fn grant(
-    key: &str,
-    raw: RawGrant,
-    redirect_uri: Option<&str>,
-    scopes: &ScopeSet,
-    it: &mut Context<'_>,
-) -> Option<Grant> {
-    let key = format!("{key}.redirect_uri");
-    match (raw, redirect_uri) {
-        (RawGrant::ClientCredentials, None) => Some(Grant::ClientCredentials),
-        (RawGrant::ClientCredentials, Some(_)) => {
-            let what = "nobody logs in for this grant";
-            it.findings
-                .error(&key, what, "remove it, or use `grant: authorization_code`");
-            None
-        }
-        (RawGrant::AuthorizationCode, given) => {
-            let text = given.unwrap_or("http://127.0.0.1/callback");
-            let Some(redirect) = loopback_redirect(text) else {
-                let what = "not a redirect to loopback";
-                let remedy =
-                    "write http://127.0.0.1[:PORT]/PATH, as it is registered at the issuer";
-                it.findings.error(&key, what, remedy);
-                return None;
-            };
-            let scopes = scopes.clone();
-            Some(Grant::AuthorizationCode { redirect, scopes })
-        }
-    }
-}
-
-/// RFC 8252 §7.3 and §8.3: an address, for the name `localhost` may be somebody else's; a path that needs no escapes.
-fn loopback_redirect(text: &str) -> Option<Redirect> {
-    let rest = text.strip_prefix("http://")?;
-    let (host, path) = rest.split_at(rest.find('/')?);
-    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'/' | b'-' | b'.' | b'_' | b'~');
-    let (host, port) = match Authority::parse_connect(host) {
-        Ok(authority) => (authority.host().clone(), Some(authority.port())),
-        Err(_) => (Host::parse(host).ok()?, None),
-    };
-    let address = host.ip().filter(IpAddr::is_loopback)?;
-    path.bytes().all(plain).then(|| Redirect {
-        address,
-        port,
-        path: path.to_owned(),
     })
 }
 
@@ -269,7 +224,7 @@ fn parameters(
     found
 }
 
-fn binding(key: &str, raw: Option<RawBinding>, it: &mut Context<'_>) -> Binding {
+fn binding(key: &str, raw: Option<RawBinding>, certified: bool, it: &mut Context<'_>) -> Binding {
     let remedy = "use `dpop` as soon as the server can";
     match raw {
         None | Some(RawBinding::Dpop) => Binding::Dpop,
@@ -278,54 +233,18 @@ fn binding(key: &str, raw: Option<RawBinding>, it: &mut Context<'_>) -> Binding 
             it.findings.warn(key, what, remedy);
             Binding::Bearer
         }
+        Some(RawBinding::Mtls) => {
+            if !certified {
+                let what = "the token is bound to the certificate that the client shows the issuer";
+                let remedy = "add `client_auth: {mtls: {cert: …, key: …}}`, or use `binding: dpop`";
+                it.findings.error(key, what, remedy);
+            }
+            Binding::Mtls
+        }
         Some(RawBinding::RefreshOnly) => {
             let what = "the access token itself is not bound to a key";
             it.findings.warn(key, what, remedy);
             Binding::RefreshOnly
         }
     }
-}
-
-fn client_auth(
-    key: &str,
-    raw: RawClientAuth,
-    binding: Binding,
-    it: &mut Context<'_>,
-) -> Option<ClientAuth> {
-    match raw {
-        RawClientAuth::None => {
-            if binding == Binding::Bearer {
-                let what = "a public client's token should at least be bound to a key";
-                it.findings.warn(key, what, "use `binding: dpop`");
-            }
-            Some(ClientAuth::Nothing)
-        }
-        RawClientAuth::PrivateKeyJwt(RawPrivateKeyJwt {
-            key: reference,
-            kid,
-        }) => {
-            let key = format!("{key}.private_key_jwt.key");
-            let key_pem = pem::private_key(&key, &reference?, it);
-            Some(ClientAuth::PrivateKeyJwt { key_pem, kid })
-        }
-        RawClientAuth::SecretBasic(reference) => {
-            let key = format!("{key}.secret_basic");
-            weak_secret(&key, it);
-            let secret = it.secret_text(&key, &reference, header_value);
-            Some(ClientAuth::SecretBasic(secret))
-        }
-        RawClientAuth::SecretPost(reference) => {
-            let key = format!("{key}.secret_post");
-            weak_secret(&key, it);
-            let secret = it.secret_text(&key, &reference, header_value);
-            Some(ClientAuth::SecretPost(secret))
-        }
-    }
-}
-
-/// RFC 9700 §2.5 recommends asymmetric client authentication: the server then holds nothing worth stealing.
-fn weak_secret(key: &str, it: &mut Context<'_>) {
-    let what = "a shared secret goes over the wire with every token request";
-    it.findings
-        .warn(key, what, "use `private_key_jwt` if the server can");
 }

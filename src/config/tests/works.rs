@@ -7,7 +7,9 @@ use crate::audit::{SinkSettings, WhenFull};
 use crate::config::{CaPlan, ProxyAt, schema};
 use crate::credential::{PlaceholderMode, Shape, Slot};
 use crate::proof::HtuProfile;
-use crate::tokens::{AssertionAudience, ClientAuth, CredentialSettings, Grant};
+use crate::tokens::{
+    AssertionAudience, AssertionSource, ClientAuth, CredentialSettings, Grant, Platform,
+};
 use crate::vocab::{Binding, Scheme};
 
 /// The example of the product page, without what is not built yet.
@@ -462,4 +464,65 @@ fn listeners_may_be_sockets_and_may_speak_tls() {
     assert_eq!(tls.hosts, [crate::vocab::Host::parse("leaf.test").unwrap()]);
     assert!(first.tls.is_none() && second.tls.is_none());
     assert!(plan.warnings.is_empty(), "{:?}", plan.warnings);
+}
+
+/// Every client authentication and grant that needs no person reaches its place.
+#[test]
+fn machine_grants_reach_the_plan() {
+    let file = |auth: &str, grant: &str, binding: &str| {
+        format!(
+            "services:\n  a:\n    hosts: [a.example]\n    credential:\n      oauth:\n        issuer: https://as.example\n        client_id: c\n        client_auth: {auth}\n        grant: {grant}\n        binding: {binding}\n    rules: [{{allow: GET /}}]\n"
+        )
+    };
+    let read = |auth: &str, grant: &str, binding: &str| {
+        let plan = accepted(&file(auth, grant, binding));
+        match plan.tokens.services.into_iter().next().unwrap().1 {
+            CredentialSettings::Oauth(oauth) => oauth,
+            other => panic!("{other:?}"),
+        }
+    };
+    let mtls = read(
+        "{mtls: {cert: {file: leaf.pem}, key: {file: client.pem}}}",
+        "client_credentials",
+        "mtls",
+    );
+    assert!(matches!(mtls.client_auth, ClientAuth::Mtls(_)));
+    assert_eq!(mtls.binding, Binding::Mtls);
+    let spiffe = read(
+        "{spiffe: {jwt_svid: {file: not-pem}, audience: x, assertion_type: jwt_bearer}}",
+        "client_credentials",
+        "dpop",
+    );
+    let ClientAuth::Workload(spiffe) = spiffe.client_auth else {
+        panic!("no workload");
+    };
+    assert_eq!(
+        (spiffe.audience.as_deref(), spiffe.platform),
+        (Some("x"), Platform::SpiffePlain)
+    );
+    let exchange = read(
+        "{kubernetes: {token: {file: not-pem}}}",
+        "{token_exchange: {subject_token: {file: not-pem}, actor_token: {file: not-pem}, actor_token_type: access_token}}",
+        "dpop",
+    );
+    let Grant::TokenExchange(exchange) = exchange.grant else {
+        panic!("no exchange");
+    };
+    assert_eq!(
+        exchange.subject.kind,
+        "urn:ietf:params:oauth:token-type:jwt"
+    );
+    assert_eq!(
+        exchange.actor.unwrap().kind,
+        "urn:ietf:params:oauth:token-type:access_token"
+    );
+    let signed = read(
+        "none",
+        "{jwt_bearer: {key: {file: client.pem}, subject: alice}}",
+        "dpop",
+    );
+    assert!(matches!(
+        signed.grant,
+        Grant::JwtBearer(AssertionSource::Signed { .. })
+    ));
 }

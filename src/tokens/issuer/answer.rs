@@ -3,11 +3,10 @@
 
 use std::time::{Duration, UNIX_EPOCH};
 
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::{HeaderMap, header};
 
 use super::strict::Members;
+use super::workload;
 use crate::proof::Nonce;
 use crate::tokens::failure::{Failure, RETRY_AFTER_MAX};
 use crate::upstream::IssuerReply;
@@ -48,6 +47,8 @@ pub(super) struct Issued {
     kind: Option<String>,
     pub(super) life: Option<Duration>,
     scopes: Option<ScopeSet>,
+    /// `issued_token_type` (RFC 8693 §2.2.1).
+    issued_kind: Option<String>,
 }
 
 /// What the token must be.
@@ -56,6 +57,19 @@ pub(super) struct Wanted<'a> {
     /// The thumbprint of our key, where proofs were sent.
     pub(super) jkt: Option<&'a str>,
     pub(super) scopes: &'a ScopeSet,
+    /// `x5t#S256` of our certificate, where the token must be bound to it.
+    pub(super) certificate: Option<Bound<'a>>,
+    /// It comes of a token exchange.
+    pub(super) exchanged: bool,
+}
+
+/// A certificate that a token must be bound to.
+#[derive(Clone, Copy)]
+pub(super) struct Bound<'a> {
+    /// `x5t#S256`.
+    pub(super) thumbprint: &'a str,
+    /// The issuer's metadata says that it binds tokens: then one that shows nothing is believed.
+    pub(super) promised: bool,
 }
 
 /// Why a token is not taken.
@@ -125,6 +139,7 @@ impl Issued {
             kind: members.text("token_type").map(str::to_owned),
             life,
             scopes,
+            issued_kind: members.text("issued_token_type").map(str::to_owned),
         })
     }
 
@@ -142,9 +157,10 @@ impl Issued {
             _ if is("Bearer") => {}
             _ => return Err(Objection::Unexpected),
         }
-        if names_another_key(&self.access, wanted.jkt) {
-            return Err(Objection::Mismatch);
+        if wanted.exchanged && !self.is_access_token() {
+            return Err(Objection::Unexpected);
         }
+        self.weigh_key(wanted)?;
         // RFC 6749 §5.1: no `scope` means as requested. Without a request the issuer's default is all there is.
         let Some(granted) = &self.scopes else {
             return Ok(wanted.scopes.clone());
@@ -153,6 +169,42 @@ impl Issued {
             return Ok(granted.clone());
         }
         Err(Objection::Scope(granted.clone()))
+    }
+}
+
+impl Issued {
+    /// RFC 8693 §2.2.1: what comes of an exchange must say what it is, for it may be no access token at all.
+    fn is_access_token(&self) -> bool {
+        const KINDS: [&str; 2] = [
+            "urn:ietf:params:oauth:token-type:access_token",
+            "urn:ietf:params:oauth:token-type:jwt",
+        ];
+        self.issued_kind
+            .as_deref()
+            .is_some_and(|kind| KINDS.contains(&kind))
+    }
+
+    /// Looks into an access token that happens to be a JWT for the key that it is bound to (RFC 9449 §6.1, RFC 8705
+    /// §3.1). Only to refuse: nothing that stands there makes a token better.
+    fn weigh_key(&self, wanted: &Wanted<'_>) -> Result<(), Objection> {
+        let Some(claims) = workload::claims(self.access.expose()) else {
+            return match wanted.certificate {
+                Some(bound) if !bound.promised => Err(Objection::Downgrade),
+                _ => Ok(()),
+            };
+        };
+        let jkt = claims.inner_text("cnf", "jkt");
+        let certificate = claims.inner_text("cnf", "x5t#S256");
+        let ours = wanted.certificate.map(|bound| bound.thumbprint);
+        if jkt.is_some_and(|named| wanted.jkt != Some(named))
+            || certificate.is_some_and(|named| ours != Some(named))
+        {
+            return Err(Objection::Mismatch);
+        }
+        if ours.is_some() && certificate.is_none() {
+            return Err(Objection::Downgrade);
+        }
+        Ok(())
     }
 }
 
@@ -257,29 +309,6 @@ fn seconds(value: &serde_json::Value) -> Option<Duration> {
 fn can_stand_in_a_header(token: &Secret<String>) -> bool {
     let token = token.expose();
     !token.is_empty() && token.len() <= TOKEN_MAX && token.bytes().all(|b| matches!(b, 0x21..=0x7e))
-}
-
-/// Looks into an access token that happens to be a JWT for the key that it is bound to (RFC 9449 §6.1, RFC 8705 §3.1).
-/// Only to refuse: nothing that stands there makes a token better.
-fn names_another_key(token: &Secret<String>, jkt: Option<&str>) -> bool {
-    let mut parts = token.expose().split('.');
-    let (Some(_), Some(claims), Some(_), None) =
-        (parts.next(), parts.next(), parts.next(), parts.next())
-    else {
-        return false;
-    };
-    let Some(claims) = URL_SAFE_NO_PAD
-        .decode(claims)
-        .ok()
-        .map(zeroize::Zeroizing::new)
-        .and_then(|json| Members::read(&json).ok())
-    else {
-        return false;
-    };
-    let other_proof_key = claims
-        .inner_text("cnf", "jkt")
-        .is_some_and(|named| jkt != Some(named));
-    other_proof_key || claims.inner_text("cnf", "x5t#S256").is_some()
 }
 
 #[cfg(test)]

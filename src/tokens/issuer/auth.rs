@@ -13,11 +13,18 @@ use serde_json::json;
 use zeroize::Zeroizing;
 
 use super::form::{Form, encode};
-use crate::tokens::settings::{AssertionAudience, ClientAuth};
+use super::workload::{self, Unfit};
+use crate::credential::BadCertificate;
+use crate::tokens::settings::{AssertionAudience, ClientAuth, Platform, WorkloadSettings};
 use crate::vocab::Secret;
 
 /// Life of an assertion.
 const ASSERTION_LIFE: i64 = 60;
+
+/// RFC 7523 §2.2.
+const JWT_BEARER: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
+/// draft-ietf-oauth-spiffe-client-auth.
+const JWT_SPIFFE: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-spiffe";
 
 /// The client's name and its means to prove it.
 pub(super) struct Authenticator {
@@ -27,13 +34,20 @@ pub(super) struct Authenticator {
 
 /// Never printed: josekit's signers show their key in `Debug`.
 enum Method {
-    Assertion {
-        signers: Vec<Box<dyn JwsSigner>>,
-        kid: Option<String>,
-    },
+    Assertion(Signed),
     Basic(HeaderValue),
-    Nothing,
+    /// The name alone: of a public client, or of one whose certificate says the rest.
+    Name,
     Post(Secret<String>),
+    Workload(WorkloadSettings),
+}
+
+/// A key and who signs with it.
+struct Signed {
+    signers: Vec<Box<dyn JwsSigner>>,
+    kid: Option<String>,
+    issuer: String,
+    subject: String,
 }
 
 /// Time, freshness and addressee of one assertion.
@@ -54,6 +68,9 @@ pub(super) struct Occasion<'a> {
 /// Why a client credential is of no use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(in crate::tokens) enum AuthError {
+    /// The certificate cannot be used.
+    #[error("{0}")]
+    Certificate(BadCertificate),
     /// The private key cannot be read.
     #[error(
         "not a private key in PEM of a kind that is supported: EC P-256 or P-384, RSA of 2048 bits or more, Ed25519"
@@ -71,11 +88,14 @@ impl Authenticator {
     /// Reads the configured credential.
     pub(super) fn new(client_id: &str, auth: &ClientAuth) -> Result<Self, AuthError> {
         let method = match auth {
-            ClientAuth::Nothing => Method::Nothing,
-            ClientAuth::PrivateKeyJwt { key_pem, kid } => Method::Assertion {
+            ClientAuth::Nothing | ClientAuth::Mtls(_) => Method::Name,
+            ClientAuth::PrivateKeyJwt { key_pem, kid } => Method::Assertion(Signed {
                 signers: signers(key_pem)?,
                 kid: kid.clone(),
-            },
+                issuer: client_id.to_owned(),
+                subject: client_id.to_owned(),
+            }),
+            ClientAuth::Workload(settings) => Method::Workload(settings.clone()),
             ClientAuth::SecretBasic(secret) => Method::Basic(basic(client_id, secret)?),
             ClientAuth::SecretPost(secret) => Method::Post(secret.clone()),
         };
@@ -85,27 +105,54 @@ impl Authenticator {
         })
     }
 
+    /// What the platform gives us to show, read for this very request; `None` where nothing is shown.
+    pub(super) async fn platform_token(
+        &self,
+        issuer: &str,
+        now: i64,
+    ) -> Result<Option<Secret<String>>, Unfit> {
+        let Method::Workload(settings) = &self.method else {
+            return Ok(None);
+        };
+        let token = settings.token.read_text().await.ok_or(Unfit::Missing)?;
+        let wanted = workload::Wanted {
+            audience: settings.audience.as_deref().unwrap_or(issuer),
+            now,
+            spiffe: settings.platform != Platform::Kubernetes,
+        };
+        workload::vet(token.expose(), &wanted)?;
+        Ok(Some(token))
+    }
+
     /// Puts the proof of our name on a request.
     pub(super) fn apply(
         &self,
         form: &mut Form,
         headers: &mut HeaderMap,
         occasion: &Occasion<'_>,
+        platform_token: Option<&Secret<String>>,
     ) -> Result<(), AuthError> {
         match &self.method {
-            Method::Assertion { signers, kid } => {
-                let assertion = self.assertion(signers, kid.as_deref(), occasion)?;
+            Method::Assertion(signed) => {
+                let assertion = signed.assertion("client-authentication+jwt", occasion)?;
                 form.add("client_id", &self.client_id);
-                form.add(
-                    "client_assertion_type",
-                    "urn:ietf:params:oauth:client-assertion-type:jwt-bearer",
-                );
-                form.add("client_assertion", &assertion);
+                form.add("client_assertion_type", JWT_BEARER);
+                form.add_secret("client_assertion", &assertion);
+            }
+            Method::Workload(settings) => {
+                let token = platform_token.ok_or(AuthError::Value)?;
+                form.add("client_id", &self.client_id);
+                let kind = match settings.platform {
+                    Platform::Kubernetes | Platform::SpiffePlain => JWT_BEARER,
+                    Platform::Spiffe => JWT_SPIFFE,
+                };
+                form.add("client_assertion_type", kind);
+                form.add_secret("client_assertion", token);
             }
             Method::Basic(value) => {
                 headers.insert(header::AUTHORIZATION, value.clone());
             }
-            Method::Nothing => form.add("client_id", &self.client_id),
+            Method::Name => form.add("client_id", &self.client_id),
             Method::Post(secret) => {
                 form.add("client_id", &self.client_id);
                 form.add_secret("client_secret", secret);
@@ -113,44 +160,62 @@ impl Authenticator {
         }
         Ok(())
     }
+}
 
+/// The assertion of a `jwt_bearer` grant that we sign ourselves (RFC 7523 §2.1).
+pub(super) fn grant_assertion(
+    key_pem: &Secret<Vec<u8>>,
+    kid: Option<&str>,
+    (issuer, subject): (&str, &str),
+    occasion: &Occasion<'_>,
+) -> Result<Secret<String>, AuthError> {
+    let signed = Signed {
+        signers: signers(key_pem)?,
+        kid: kid.map(str::to_owned),
+        issuer: issuer.to_owned(),
+        subject: subject.to_owned(),
+    };
+    signed.assertion("JWT", occasion)
+}
+
+impl Signed {
     /// RFC 7523 §3, with the audience and type of RFC 10070. The audience is what the operator configured or what is
     /// pinned to the issuer, never an address that an API offered.
     fn assertion(
         &self,
-        signers: &[Box<dyn JwsSigner>],
-        kid: Option<&str>,
+        typed: &'static str,
         occasion: &Occasion<'_>,
-    ) -> Result<Zeroizing<String>, AuthError> {
+    ) -> Result<Secret<String>, AuthError> {
         let listed = |name: &str| {
             occasion
                 .algorithms
                 .is_some_and(|list| list.iter().any(|a| a == name))
         };
-        let signer = signers
+        let signer = self
+            .signers
             .iter()
             .find(|signer| listed(signer.algorithm().name()))
-            .or_else(|| signers.last())
+            .or_else(|| self.signers.last())
             .ok_or(AuthError::Key)?;
         let (kind, audience) = match occasion.audience {
-            AssertionAudience::Issuer => ("client-authentication+jwt", occasion.issuer),
+            AssertionAudience::Issuer => (typed, occasion.issuer),
             AssertionAudience::TokenEndpoint => ("JWT", occasion.token_endpoint),
         };
         let mut head = JwsHeader::new();
         head.set_token_type(kind);
-        if let Some(kid) = kid {
+        if let Some(kid) = &self.kid {
             head.set_key_id(kid);
         }
         let claims = json!({
-            "iss": self.client_id,
-            "sub": self.client_id,
+            "iss": self.issuer,
+            "sub": self.subject,
             "aud": audience,
             "jti": occasion.jti,
             "iat": occasion.now,
             "exp": occasion.now.saturating_add(ASSERTION_LIFE),
         });
         josekit::jws::serialize_compact(claims.to_string().as_bytes(), &head, signer.as_ref())
-            .map(Zeroizing::new)
+            .map(Secret::new)
             .map_err(|_| AuthError::Signature)
     }
 }

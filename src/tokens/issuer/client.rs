@@ -9,16 +9,19 @@ use http::{HeaderMap, HeaderValue, Method, header};
 
 use super::Issuer;
 use super::address::Address;
-use super::answer::{self, Issued, Objection, Wanted};
-use super::auth::{AuthError, Authenticator, Occasion};
+use super::answer::{self, Bound, Issued, Objection, Wanted};
+use super::auth::{AuthError, Authenticator, Occasion, grant_assertion};
 use super::form::Form;
 use super::login::Answered;
 use super::metadata::Metadata;
+use super::workload::{self, Unfit};
+use crate::credential::Certificate;
 use crate::proof::{self, HtuProfile, Jti, Nonce, ProofClaims, ProofKey, Signer};
 use crate::tokens::failure::Failure;
+use crate::tokens::identity::{self, Identity};
 use crate::tokens::journal::{Journal, Note};
 use crate::tokens::lineage::{Lineages, Print, Turn};
-use crate::tokens::settings::{Grant, OauthSettings};
+use crate::tokens::settings::{AssertionSource, ClientAuth, Grant, OauthSettings, Presented};
 use crate::upstream::{IssuerReply, IssuerRequest};
 use crate::vocab::{AgentName, Binding, Code, GrantId, ScopeSet, Secret, ServiceName};
 
@@ -31,6 +34,8 @@ pub(in crate::tokens) struct Client {
     settings: OauthSettings,
     issuer: Arc<Issuer>,
     auth: Authenticator,
+    /// What it shows in handshakes.
+    identity: Option<Identity>,
     /// A key belongs to one grant, so that a thumbprint neither links agents nor services, and lives as long as it.
     keys: Mutex<HashMap<AgentName, Arc<ProofKey>>>,
     /// Codes that logins brought and that no token request has used, one an agent.
@@ -48,32 +53,44 @@ pub(in crate::tokens) struct Token {
     pub(in crate::tokens) scopes: ScopeSet,
     /// The key that the token is bound to.
     pub(in crate::tokens) key: Option<Arc<ProofKey>>,
+    /// The certificate that it is bound to.
+    pub(in crate::tokens) certificate: Option<Arc<Certificate>>,
 }
 
 /// A token and its life.
 pub(in crate::tokens) struct Obtained {
     pub(in crate::tokens) token: Token,
     pub(in crate::tokens) life: Option<Duration>,
+    /// Longest use, whatever the issuer says.
+    pub(in crate::tokens) cap: Duration,
 }
 
 /// What one token request is about.
 struct Errand<'a> {
     agent: &'a AgentName,
     scopes: &'a ScopeSet,
-    basis: &'a Basis,
+    means: &'a Means,
     metadata: &'a Metadata,
     key: Option<&'a Arc<ProofKey>>,
+    certificate: Option<&'a Arc<Certificate>>,
     journal: &'a dyn Journal,
 }
 
-/// What a token is asked for with.
-enum Basis {
-    /// The client's own name.
-    Client,
-    /// What a login brought.
+/// What entitles us to a token.
+enum Means {
+    /// Being the client (RFC 6749 §4.4).
+    Ourselves,
+    /// A code (RFC 6749 §4.1.3).
     Code(Answered),
-    /// The refresh token of a login.
+    /// The refresh token of a login (RFC 6749 §6).
     Refresh(Turn),
+    /// Somebody's assertion (RFC 7523 §2.1).
+    Assertion(Secret<String>),
+    /// Tokens, with their types (RFC 8693 §2.1).
+    Tokens {
+        subject: Secret<String>,
+        actor: Option<Secret<String>>,
+    },
 }
 
 impl Client {
@@ -85,11 +102,18 @@ impl Client {
     ) -> Result<Self, AuthError> {
         let auth = Authenticator::new(&settings.client_id, &settings.client_auth)?;
         let print = settings.print();
+        let identity = match &settings.client_auth {
+            ClientAuth::Mtls(files) => {
+                Some(Identity::new(files.clone()).map_err(AuthError::Certificate)?)
+            }
+            _ => None,
+        };
         Ok(Self {
             service,
             settings,
             issuer,
             auth,
+            identity,
             keys: Mutex::new(HashMap::new()),
             answered: Mutex::new(HashMap::new()),
             lineages: Arc::default(),
@@ -124,6 +148,11 @@ impl Client {
         &self.issuer
     }
 
+    /// What it shows in handshakes.
+    pub(in crate::tokens) fn identity(&self) -> Option<&Identity> {
+        self.identity.as_ref()
+    }
+
     /// Takes what a login brought. The next token request uses it up.
     pub(in crate::tokens) fn take_answer(&self, agent: &AgentName, answered: Answered) {
         let mut all = self.answered.lock().unwrap_or_else(PoisonError::into_inner);
@@ -134,7 +163,7 @@ impl Client {
     pub(in crate::tokens) fn scopes<'a>(&'a self, of_rule: &'a ScopeSet) -> &'a ScopeSet {
         match &self.settings.grant {
             Grant::AuthorizationCode { scopes, .. } => scopes,
-            Grant::ClientCredentials => of_rule,
+            Grant::ClientCredentials | Grant::JwtBearer(_) | Grant::TokenExchange(_) => of_rule,
         }
     }
 
@@ -145,33 +174,37 @@ impl Client {
         scopes: &ScopeSet,
         journal: &dyn Journal,
     ) -> Result<Obtained, Failure> {
-        let basis = self.basis(agent)?;
+        self.check_login(agent)?;
+        let certificate = self.fresh_certificate().await?;
         let _turn = self
             .issuer
             .gate
             .acquire()
             .await
             .map_err(|_| Code::Internal)?;
-        let metadata = self.issuer.metadata(&self.service, journal).await?;
-        let proves = self.settings.binding != Binding::Bearer;
+        let metadata = self.metadata(journal).await?;
+        let proves = self.proves();
         if proves && !metadata.takes_proofs() {
             return Err(Code::UnsupportedDpopAlg.into());
         }
-        let key = match &basis {
+        // What can be used once is taken last, when nothing else is missing.
+        let means = self.means(agent, &metadata).await?;
+        let key = match &means {
             // The token goes on with the key that it began with.
-            Basis::Refresh(turn) => turn.key().cloned(),
+            Means::Refresh(turn) => turn.key().cloned(),
             _ if proves => Some(self.key(agent)?),
             _ => None,
         };
         let errand = Errand {
             agent,
             scopes,
-            basis: &basis,
+            means: &means,
             metadata: &metadata,
             key: key.as_ref(),
+            certificate: certificate.as_ref(),
             journal,
         };
-        if let Basis::Refresh(turn) = &basis {
+        if let Means::Refresh(turn) = &means {
             turn.announce(journal).await?;
         }
         let reply = self.ask(&errand).await?;
@@ -181,21 +214,11 @@ impl Client {
             return Err(answer::failure(&reply, self.issuer.clock.wall()));
         }
         let issued = Issued::read(&reply)?;
-        let wanted = Wanted {
-            binding: self.settings.binding,
-            jkt: key.as_ref().map(|key| key.thumbprint()),
-            scopes,
-        };
-        match issued.weigh(&wanted) {
-            Ok(scopes) => Ok(Obtained {
-                token: Token {
-                    access: issued.access,
-                    binding: self.settings.binding,
-                    scopes,
-                    key: key.filter(|_| self.settings.binding == Binding::Dpop),
-                },
-                life: issued.life,
-            }),
+        match issued.weigh(&self.wanted(&errand)) {
+            Ok(scopes) => {
+                self.tell_whose(&errand, &issued);
+                self.obtained(issued, scopes, key, certificate)
+            }
             Err(objection) => {
                 self.object(&errand, &objection);
                 self.hand_back(&issued.access, &metadata).await;
@@ -204,35 +227,33 @@ impl Client {
         }
     }
 
-    fn basis(&self, agent: &AgentName) -> Result<Basis, Failure> {
-        if self.settings.grant == Grant::ClientCredentials {
-            return Ok(Basis::Client);
+    /// Whether there is anything to ask for a token with, before the issuer is troubled.
+    fn check_login(&self, agent: &AgentName) -> Result<(), Failure> {
+        let all = self.answered.lock().unwrap_or_else(PoisonError::into_inner);
+        let by_login = matches!(self.settings.grant, Grant::AuthorizationCode { .. });
+        if by_login && !all.contains_key(agent) && !self.is_logged_in(agent) {
+            return Err(Code::ReauthorizationRequired.into());
         }
-        // A code is good once (RFC 6749 §4.1.2), so it is gone whatever becomes of the request.
-        let mut all = self.answered.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(answered) = all.remove(agent) {
-            return Ok(Basis::Code(answered));
-        }
-        drop(all);
-        let turn = self.lineages.turn(&self.grant(agent), &self.print)?;
-        Ok(Basis::Refresh(turn))
+        Ok(())
     }
 
     /// Keeps the refresh token of an answer, or notes what the answer means for the one that was sent.
     async fn settle(&self, errand: &Errand<'_>, reply: &IssuerReply) -> Result<(), Failure> {
         // An answer that cannot be read leaves the refresh token in doubt; the next attempt sends it once more.
         let brought = (reply.status == 200).then(|| answer::refresh_token(reply));
-        match (errand.basis, brought) {
-            (Basis::Client, _) | (Basis::Code(_), None) | (_, Some(Err(_))) => Ok(()),
-            (Basis::Code(_), Some(Ok(Some(refresh)))) => {
+        match (errand.means, brought) {
+            (Means::Ourselves | Means::Assertion(_) | Means::Tokens { .. }, _)
+            | (Means::Code(_), None)
+            | (_, Some(Err(_))) => Ok(()),
+            (Means::Code(_), Some(Ok(Some(refresh)))) => {
                 let (grant, key) = (self.grant(errand.agent), errand.key.cloned());
                 self.lineages.begin(&grant, &self.print, refresh, key).await
             }
-            (Basis::Code(_), Some(Ok(None))) => {
+            (Means::Code(_), Some(Ok(None))) => {
                 self.lineages.forget(&self.grant(errand.agent)).await
             }
-            (Basis::Refresh(turn), Some(Ok(next))) => turn.renewed(next).await,
-            (Basis::Refresh(turn), None) => {
+            (Means::Refresh(turn), Some(Ok(next))) => turn.renewed(next).await,
+            (Means::Refresh(turn), None) => {
                 match answer::failure(reply, self.issuer.clock.wall()) {
                     Failure {
                         oauth_error: Some("invalid_grant"),
@@ -247,13 +268,175 @@ impl Client {
         }
     }
 
+    /// What a token must be that this client can use.
+    fn wanted<'a>(&self, errand: &Errand<'a>) -> Wanted<'a> {
+        let bound = self.settings.binding == Binding::Mtls;
+        let certificate = errand.certificate.filter(|_| bound);
+        Wanted {
+            binding: self.settings.binding,
+            jkt: errand.key.map(|key| key.thumbprint()),
+            scopes: errand.scopes,
+            certificate: certificate.map(|certificate| Bound {
+                thumbprint: certificate.thumbprint(),
+                promised: errand.metadata.binds_certificates,
+            }),
+            exchanged: matches!(errand.means, Means::Tokens { .. }),
+        }
+    }
+
+    /// A token that was weighed and found good. One that is bound to a certificate ends with it.
+    fn obtained(
+        &self,
+        issued: Issued,
+        scopes: ScopeSet,
+        key: Option<Arc<ProofKey>>,
+        certificate: Option<Arc<Certificate>>,
+    ) -> Result<Obtained, Failure> {
+        let binding = self.settings.binding;
+        let certificate = certificate.filter(|_| binding == Binding::Mtls);
+        let mut cap = self.settings.max_token_age;
+        if let Some(certificate) = &certificate {
+            let left = identity::remaining(certificate, self.issuer.clock.wall());
+            cap = cap.min(left.ok_or(Code::IdentityUnavailable)?);
+        }
+        Ok(Obtained {
+            token: Token {
+                access: issued.access,
+                binding,
+                scopes,
+                key: key.filter(|_| binding == Binding::Dpop),
+                certificate,
+            },
+            life: issued.life,
+            cap,
+        })
+    }
+
+    /// Whether its token requests carry proofs (RFC 9449 §5).
+    pub(super) fn proves(&self) -> bool {
+        match self.settings.binding {
+            Binding::Dpop | Binding::RefreshOnly => true,
+            Binding::Bearer | Binding::Mtls | Binding::None | Binding::Static => false,
+        }
+    }
+
+    /// The certificate to show, as the files have it now. One whose time is over is not shown.
+    async fn fresh_certificate(&self) -> Result<Option<Arc<Certificate>>, Failure> {
+        let Some(identity) = &self.identity else {
+            return Ok(None);
+        };
+        identity.refresh().await;
+        let current = identity.current();
+        if identity::remaining(&current, self.issuer.clock.wall()).is_none() {
+            tracing::warn!(service = %self.service, "the client certificate has expired and was not replaced");
+            return Err(Code::IdentityUnavailable.into());
+        }
+        Ok(Some(current))
+    }
+
+    /// The issuer's metadata, as this client sees it.
+    pub(super) async fn metadata(&self, journal: &dyn Journal) -> Result<Arc<Metadata>, Failure> {
+        let metadata = self.issuer.metadata(&self.service, journal).await?;
+        Ok(match self.identity {
+            Some(_) => Arc::new(metadata.with_certificate()),
+            None => metadata,
+        })
+    }
+
+    /// What entitles us to the next token.
+    async fn means(&self, agent: &AgentName, metadata: &Metadata) -> Result<Means, Failure> {
+        Ok(match &self.settings.grant {
+            Grant::ClientCredentials => Means::Ourselves,
+            // A code is good once (RFC 6749 §4.1.2), so it is gone whatever becomes of the request.
+            Grant::AuthorizationCode { .. } => {
+                let answered = self
+                    .answered
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .remove(agent);
+                match answered {
+                    Some(answered) => Means::Code(answered),
+                    None => Means::Refresh(self.lineages.turn(&self.grant(agent), &self.print)?),
+                }
+            }
+            Grant::JwtBearer(AssertionSource::Found(supply)) => {
+                let assertion = supply.read_text().await.ok_or(Unfit::Missing);
+                Means::Assertion(self.unexpired(assertion)?)
+            }
+            Grant::JwtBearer(AssertionSource::Signed {
+                key,
+                kid,
+                issuer,
+                subject,
+            }) => {
+                let key = key.read().await;
+                let key = key.ok_or_else(|| self.unfit(Unfit::Missing))?;
+                let issuer = issuer.as_ref().unwrap_or(&self.settings.client_id);
+                let jti = Jti::from_random(random()?);
+                let occasion = self.occasion(&jti, metadata);
+                let signed = grant_assertion(&key, kid.as_deref(), (issuer, subject), &occasion);
+                Means::Assertion(signed.map_err(|_| Code::ClientMisconfigured)?)
+            }
+            Grant::TokenExchange(exchange) => Means::Tokens {
+                subject: self.shown(&exchange.subject).await?,
+                actor: match &exchange.actor {
+                    Some(actor) => Some(self.shown(actor).await?),
+                    None => None,
+                },
+            },
+        })
+    }
+
+    async fn shown(&self, presented: &Presented) -> Result<Secret<String>, Failure> {
+        let token = presented.token.read_text().await.ok_or(Unfit::Missing);
+        self.unexpired(token)
+    }
+
+    /// A token that is known to be dead is not shown: the issuer's "no" would look like a lost grant.
+    fn unexpired(&self, token: Result<Secret<String>, Unfit>) -> Result<Secret<String>, Failure> {
+        let now = self.issuer.clock.wall().seconds();
+        let token = token.and_then(|token| match workload::expired(token.expose(), now) {
+            true => Err(Unfit::Expired),
+            false => Ok(token),
+        });
+        token.map_err(|why| self.unfit(why))
+    }
+
+    fn unfit(&self, why: Unfit) -> Failure {
+        tracing::warn!(service = %self.service, %why, "nothing is asked of the issuer");
+        Code::IdentityUnavailable.into()
+    }
+
+    /// For whom an exchanged token speaks, and who acts for them: as the issuer says where that can be read,
+    /// else as the tokens say that we showed.
+    fn tell_whose(&self, errand: &Errand<'_>, issued: &Issued) {
+        let Means::Tokens { subject, actor } = errand.means else {
+            return;
+        };
+        let mut chain = workload::delegation(issued.access.expose());
+        if chain.is_empty() {
+            chain = workload::delegation(subject.expose());
+            let actors = actor
+                .iter()
+                .map(|actor| workload::delegation(actor.expose()));
+            chain.extend(actors.flatten());
+        }
+        errand.journal.note(&Note::Exchanged {
+            grant: &GrantId {
+                service: self.service.clone(),
+                agent: errand.agent.clone(),
+            },
+            chain: &chain,
+        });
+    }
+
     /// Sends the token request, once more with the nonce that the issuer asks for (RFC 9449 §8), once more with its
     /// clock; every time with a new assertion and a new proof. Never a third reason, never the same one twice.
     async fn ask(&self, errand: &Errand<'_>) -> Result<IssuerReply, Failure> {
         let (mut nonce_retry, mut clock_retry) = (true, true);
         loop {
             let sent = self.current_nonce(errand);
-            let call = self.token_request(errand, sent.as_ref())?;
+            let call = self.token_request(errand, sent.as_ref()).await?;
             let reply = self.issuer.transport.send(call).await.inspect_err(|error| {
                 tracing::warn!(service = %self.service, %error, "no answer of the token endpoint");
             })?;
@@ -295,37 +478,18 @@ impl Client {
             .current(&origin, errand.key?.thumbprint())
     }
 
-    fn token_request<'a>(
+    async fn token_request<'a>(
         &self,
         errand: &Errand<'a>,
         nonce: Option<&Nonce>,
     ) -> Result<IssuerRequest<'a>, Failure> {
-        let mut form = Form::new();
-        match errand.basis {
-            Basis::Client => {
-                form.add("grant_type", "client_credentials");
-                self.say_what_for(&mut form, errand.scopes);
-            }
-            Basis::Code(answered) => {
-                form.add("grant_type", "authorization_code");
-                form.add_secret("code", &answered.code);
-                form.add("redirect_uri", &answered.redirect_uri);
-                form.add_secret("code_verifier", &answered.verifier);
-                // RFC 6749 §4.1.3: the scopes are the code's.
-                self.say_what_for(&mut form, &ScopeSet::default());
-            }
-            Basis::Refresh(turn) => {
-                form.add("grant_type", "refresh_token");
-                form.add_secret("refresh_token", turn.refresh());
-                // RFC 6749 §6: without `scope`, those of the login.
-                self.say_what_for(&mut form, &ScopeSet::default());
-            }
-        }
+        let mut form = self.ticket(errand);
         for (name, value) in &self.settings.parameters {
             form.add(name, value);
         }
         let url = &errand.metadata.token_endpoint;
-        let mut call = self.call(form, url, errand.metadata)?;
+        let mut call = self.call(form, url, errand.metadata).await?;
+        call.certificate = errand.certificate.cloned();
         if let Some(key) = errand.key {
             let jti = Jti::from_random(random()?);
             let htu = proof::htu(url.authority(), url.path(), &HtuProfile::AsSent);
@@ -348,6 +512,57 @@ impl Client {
         Ok(call)
     }
 
+    /// The grant's own part of a token request.
+    fn ticket(&self, errand: &Errand<'_>) -> Form {
+        let mut form = Form::new();
+        match errand.means {
+            Means::Ourselves => form.add("grant_type", "client_credentials"),
+            Means::Code(answered) => {
+                form.add("grant_type", "authorization_code");
+                form.add_secret("code", &answered.code);
+                form.add("redirect_uri", &answered.redirect_uri);
+                form.add_secret("code_verifier", &answered.verifier);
+            }
+            Means::Refresh(turn) => {
+                form.add("grant_type", "refresh_token");
+                form.add_secret("refresh_token", turn.refresh());
+            }
+            Means::Assertion(assertion) => {
+                form.add("grant_type", "urn:ietf:params:oauth:grant-type:jwt-bearer");
+                form.add_secret("assertion", assertion);
+            }
+            Means::Tokens { subject, actor } => self.exchange(&mut form, subject, actor.as_ref()),
+        }
+        match errand.means {
+            // RFC 6749 §4.1.3 and §6: the scopes are those of the login.
+            Means::Code(_) | Means::Refresh(_) => {
+                self.say_what_for(&mut form, &ScopeSet::default())
+            }
+            _ => self.say_what_for(&mut form, errand.scopes),
+        }
+        form
+    }
+
+    /// RFC 8693 §2.1.
+    fn exchange(&self, form: &mut Form, subject: &Secret<String>, actor: Option<&Secret<String>>) {
+        let Grant::TokenExchange(settings) = &self.settings.grant else {
+            return;
+        };
+        form.add(
+            "grant_type",
+            "urn:ietf:params:oauth:grant-type:token-exchange",
+        );
+        form.add_secret("subject_token", subject);
+        form.add("subject_token_type", &settings.subject.kind);
+        if let (Some(token), Some(actor)) = (actor, &settings.actor) {
+            form.add_secret("actor_token", token);
+            form.add("actor_token_type", &actor.kind);
+        }
+        if let Some(kind) = &settings.requested {
+            form.add("requested_token_type", kind);
+        }
+    }
+
     /// What the token is to be good for.
     pub(super) fn say_what_for(&self, form: &mut Form, scopes: &ScopeSet) {
         if !scopes.is_empty() {
@@ -362,7 +577,7 @@ impl Client {
     }
 
     /// An authenticated POST to one of the issuer's endpoints.
-    pub(super) fn call<'a>(
+    pub(super) async fn call<'a>(
         &self,
         mut form: Form,
         url: &'a Address,
@@ -371,18 +586,17 @@ impl Client {
         let mut headers = HeaderMap::new();
         headers.insert(header::ACCEPT, HeaderValue::from_static("application/json"));
         let jti = Jti::from_random(random()?);
-        let occasion = Occasion {
-            now: self.issuer.seconds(),
-            jti: jti.as_str(),
-            issuer: &self.issuer.settings.url,
-            token_endpoint: metadata.token_endpoint.as_str(),
-            audience: self.issuer.settings.assertion_audience,
-            algorithms: metadata.assertion_algorithms.as_deref(),
-        };
+        let occasion = self.occasion(&jti, metadata);
+        let now = self.issuer.clock.wall().seconds();
+        let issuer = &self.issuer.settings.url;
+        let platform = self.auth.platform_token(issuer, now).await;
+        let platform = platform.map_err(|why| self.unfit(why))?;
         self.auth
-            .apply(&mut form, &mut headers, &occasion)
+            .apply(&mut form, &mut headers, &occasion, platform.as_ref())
             .map_err(|error| match error {
-                AuthError::Key | AuthError::Value => Code::ClientMisconfigured,
+                AuthError::Certificate(_) | AuthError::Key | AuthError::Value => {
+                    Code::ClientMisconfigured
+                }
                 AuthError::Signature => Code::Internal,
             })?;
         Ok(IssuerRequest {
@@ -390,7 +604,20 @@ impl Client {
             url: url.url(),
             headers,
             form: Some(form.finish()),
+            certificate: self.identity.as_ref().map(Identity::current),
         })
+    }
+
+    /// Time, freshness and addressee of one assertion.
+    fn occasion<'a>(&'a self, jti: &'a Jti, metadata: &'a Metadata) -> Occasion<'a> {
+        Occasion {
+            now: self.issuer.seconds(),
+            jti: jti.as_str(),
+            issuer: &self.issuer.settings.url,
+            token_endpoint: metadata.token_endpoint.as_str(),
+            audience: self.issuer.settings.assertion_audience,
+            algorithms: metadata.assertion_algorithms.as_deref(),
+        }
     }
 
     fn object(&self, errand: &Errand<'_>, objection: &Objection) {
@@ -419,7 +646,7 @@ impl Client {
         let mut form = Form::new();
         form.add_secret("token", token);
         form.add("token_type_hint", "access_token");
-        let Ok(call) = self.call(form, url, metadata) else {
+        let Ok(call) = self.call(form, url, metadata).await else {
             return;
         };
         let sent = tokio::time::timeout(REVOCATION_LIMIT, self.issuer.transport.send(call)).await;

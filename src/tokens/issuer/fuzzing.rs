@@ -15,6 +15,8 @@ pub fn taken(body: &[u8], jkt: &str, scopes: &ScopeSet) -> Option<(String, Scope
         binding: Binding::Dpop,
         jkt: Some(jkt),
         scopes,
+        certificate: None,
+        exchanged: false,
     };
     let granted = issued.weigh(&wanted).ok()?;
     Some((issued.access.expose().clone(), granted))

@@ -21,7 +21,7 @@ use crate::proof::Signer as _;
 use crate::tokens::failure::Failure;
 use crate::tokens::journal::Journal;
 use crate::tokens::settings::{ClientAuth, Grant};
-use crate::vocab::{Binding, Code, GrantId, Secret};
+use crate::vocab::{Code, GrantId, Secret};
 
 /// Longest authorization code, `request_uri` or answer that is read, in bytes.
 const TEXT_MAX: usize = 4 * 1024;
@@ -160,7 +160,7 @@ impl Client {
         let Grant::AuthorizationCode { scopes, .. } = &self.settings().grant else {
             return Err(LoginError::OtherGrant);
         };
-        let metadata = self.issuer().metadata(&grant.service, journal).await?;
+        let metadata = self.metadata(journal).await?;
         let endpoint = metadata
             .authorization_endpoint
             .as_ref()
@@ -181,7 +181,7 @@ impl Client {
         form.add("code_challenge", &URL_SAFE_NO_PAD.encode(challenge));
         form.add("code_challenge_method", "S256");
         self.say_what_for(&mut form, scopes);
-        if self.settings().binding != Binding::Bearer {
+        if self.proves() {
             form.add("dpop_jkt", self.key(&grant.agent)?.thumbprint());
         }
         let query = match &metadata.pushed_endpoint {
@@ -215,7 +215,7 @@ impl Client {
         if matches!(self.settings().client_auth, ClientAuth::SecretBasic(_)) {
             form.add("client_id", &self.settings().client_id);
         }
-        let call = self.call(form, url, metadata)?;
+        let call = self.call(form, url, metadata).await?;
         let issuer = self.issuer();
         let reply = issuer.transport.send(call).await.map_err(Failure::from)?;
         if !matches!(reply.status, 200 | 201) {

@@ -32,6 +32,10 @@ pub(super) struct Metadata {
     pub(super) authorization_endpoint: Option<Address>,
     /// `pushed_authorization_request_endpoint` (RFC 9126).
     pub(super) pushed_endpoint: Option<Address>,
+    /// `tls_client_certificate_bound_access_tokens` (RFC 8705 §3.3).
+    pub(super) binds_certificates: bool,
+    /// `mtls_endpoint_aliases` (RFC 8705 §5).
+    aliases: Aliases,
     /// `authorization_response_iss_parameter_supported` (RFC 9207).
     pub(super) names_itself: bool,
     /// `code_challenge_methods_supported`.
@@ -40,6 +44,20 @@ pub(super) struct Metadata {
     dpop_algorithms: Option<Vec<String>>,
     /// `token_endpoint_auth_signing_alg_values_supported`.
     pub(super) assertion_algorithms: Option<Vec<String>>,
+}
+
+/// Where clients with a certificate are to go instead.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Aliases {
+    token: Option<Address>,
+    revocation: Option<Address>,
+    pushed: Option<Address>,
+}
+
+impl Aliases {
+    fn all(&self) -> [Option<&Address>; 3] {
+        [&self.token, &self.revocation, &self.pushed].map(Option::as_ref)
+    }
 }
 
 /// Why metadata is not believed.
@@ -84,14 +102,16 @@ impl Metadata {
             let text = members.text(name)?;
             Address::parse(text).ok()
         };
+        let flag = |name: &str| members.value(name) == Some(&serde_json::Value::Bool(true));
         let list = |name: &str| members.list(name).map_err(|_| MetadataError::Invalid);
         Ok(Self {
             token_endpoint: url("token_endpoint")?.ok_or(MetadataError::Invalid)?,
             revocation_endpoint: url("revocation_endpoint")?,
             authorization_endpoint: of_login("authorization_endpoint"),
             pushed_endpoint: of_login("pushed_authorization_request_endpoint"),
-            names_itself: members.value("authorization_response_iss_parameter_supported")
-                == Some(&serde_json::Value::Bool(true)),
+            binds_certificates: flag("tls_client_certificate_bound_access_tokens"),
+            aliases: aliases(&members)?,
+            names_itself: flag("authorization_response_iss_parameter_supported"),
             challenge_methods: list("code_challenge_methods_supported")?,
             dpop_algorithms: list("dpop_signing_alg_values_supported")?,
             assertion_algorithms: list("token_endpoint_auth_signing_alg_values_supported")?,
@@ -113,7 +133,20 @@ impl Metadata {
             self.revocation_endpoint.as_ref(),
         ]
         .into_iter()
+        .chain(self.aliases.all())
         .flatten()
+    }
+
+    /// The same, as a client with a certificate sees it.
+    pub(super) fn with_certificate(&self) -> Self {
+        let mut seen = self.clone();
+        let aliases = self.aliases.clone();
+        if let Some(token) = aliases.token {
+            seen.token_endpoint = token;
+        }
+        seen.revocation_endpoint = aliases.revocation.or(seen.revocation_endpoint);
+        seen.pushed_endpoint = aliases.pushed.or(seen.pushed_endpoint);
+        seen
     }
 
     /// Whether the issuer may take our proofs. Servers that take DPoP without saying so exist, so silence is consent.
@@ -135,6 +168,7 @@ impl Metadata {
         };
         if moved(&self.authorization_endpoint, &before.authorization_endpoint)
             || moved(&self.pushed_endpoint, &before.pushed_endpoint)
+            || self.aliases_moved(before)
         {
             return Err(MetadataError::Moved);
         }
@@ -151,6 +185,37 @@ impl Metadata {
         }
         Ok(self)
     }
+
+    /// Whether an alias is on a host where neither it nor the token endpoint was before.
+    fn aliases_moved(&self, before: &Self) -> bool {
+        let now = self.aliases.all().into_iter();
+        now.zip(before.aliases.all()).any(|(new, old)| {
+            let old = old.unwrap_or(&before.token_endpoint);
+            new.is_some_and(|new| new.authority() != old.authority())
+        })
+    }
+}
+
+/// RFC 8705 §5. An alias that is none would be passed over, and the certificate shown to nobody.
+fn aliases(members: &Members) -> Result<Aliases, MetadataError> {
+    const NAME: &str = "mtls_endpoint_aliases";
+    let named = match members.value(NAME) {
+        None => return Ok(Aliases::default()),
+        Some(value) => value.as_object().ok_or(MetadataError::Invalid)?,
+    };
+    let one = |name: &str| match named.get(name) {
+        None => Ok(None),
+        Some(value) => value
+            .as_str()
+            .and_then(|text| Address::parse(text).ok())
+            .map(Some)
+            .ok_or(MetadataError::Invalid),
+    };
+    Ok(Aliases {
+        token: one("token_endpoint")?,
+        revocation: one("revocation_endpoint")?,
+        pushed: one("pushed_authorization_request_endpoint")?,
+    })
 }
 
 /// Where an issuer's metadata may be, in order: RFC 8414 §3.1 by insertion, OpenID by insertion, OpenID by appending.

@@ -2,7 +2,7 @@
 //!
 //! It knows nothing of agents' requests, of policy and of when a token is wanted: it is asked for a token and brings
 //! one or says in a word of the closed list why not. Serves RFC 8414 (metadata), RFC 6749 §4.1 and §4.4 (grants),
-//! RFC 7523 and RFC 10070 (assertions), RFC 8707 (resource), RFC 9449 §5 and §8 (DPoP at the issuer), RFC 7009 (a
+//! RFC 7523 and RFC 10070 (assertions), RFC 8693 (token exchange), RFC 8705 (certificates), RFC 8707 (resource), RFC 9449 §5 and §8 (DPoP at the issuer), RFC 7009 (a
 //! refused token is handed back).
 //!
 //! Invariant: a client credential goes to the endpoints of the configured issuer only, over https, along no redirect.
@@ -19,6 +19,7 @@ mod metadata;
 mod strict;
 #[cfg(test)]
 pub(super) mod tests;
+mod workload;
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -159,6 +160,7 @@ impl Issuer {
                 url: url.url(),
                 headers,
                 form: None,
+                certificate: None,
             };
             let reply = self.transport.send(request).await?;
             match reply.status {

@@ -12,7 +12,11 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::credential::BoxFuture;
-use crate::tokens::settings::{AssertionAudience, ClientAuth, Grant, OauthSettings};
+use crate::tokens::settings::{
+    AssertionAudience, AssertionSource, CertificateSettings, ClientAuth, ExchangeSettings, Grant,
+    OauthSettings, Platform, Presented, WorkloadSettings,
+};
+use crate::tokens::supply::Supply;
 use crate::upstream::{IssuerError, TargetSettings};
 use crate::vocab::{AgentName, Binding, ScopeSet, Secret, WallTime};
 
@@ -692,4 +696,226 @@ async fn at_most_eight_requests_at_a_time() {
     let (results, under_way) = tokio::join!(all, counted);
     assert_eq!(under_way, 1 + 8);
     assert!(results.iter().all(Result::is_ok));
+}
+
+fn supply(text: &str) -> Supply {
+    let text = text.to_owned();
+    Supply::new(&text.clone(), move || {
+        Some(Secret::new(text.clone().into_bytes()))
+    })
+}
+
+fn jwt(claims: &Value) -> String {
+    format!("e30.{}.sig", URL_SAFE_NO_PAD.encode(claims.to_string()))
+}
+
+/// A secret that a test replaces.
+fn changing(first: &str) -> (Arc<Mutex<String>>, Supply) {
+    let text = Arc::new(Mutex::new(first.to_owned()));
+    let read = Arc::clone(&text);
+    let supply = Supply::new("file", move || {
+        Some(Secret::new(read.lock().unwrap().clone().into_bytes()))
+    });
+    (text, supply)
+}
+
+const TYPE: &str = "urn:ietf:params:oauth:token-type:";
+
+#[tokio::test]
+async fn an_assertion_is_read_for_each_request_and_a_dead_one_is_not_shown() {
+    let (file, assertion) = changing(&jwt(&json!({"exp": 1_700_000_100, "n": 1})));
+    let bench = Bench::new(|s| s.grant = Grant::JwtBearer(AssertionSource::Found(assertion)));
+    bench.obtain("a").await.unwrap();
+    *file.lock().unwrap() = jwt(&json!({"exp": 1_700_000_200, "n": 2}));
+    bench.obtain("a").await.unwrap();
+    let seen = bench.fake.tokens();
+    assert_eq!(
+        seen[0].form["grant_type"],
+        "urn:ietf:params:oauth:grant-type:jwt-bearer"
+    );
+    assert_eq!(seen[0].form["scope"], "a");
+    assert_eq!(claims(&seen[0].form["assertion"])["n"], 1);
+    assert_eq!(claims(&seen[1].form["assertion"])["n"], 2);
+    assert!(seen.iter().all(|seen| seen.proof().is_some()));
+    for dead in [
+        jwt(&json!({"exp": 1_700_000_000})),
+        String::new(),
+        "a b".to_owned(),
+    ] {
+        *file.lock().unwrap() = dead;
+        assert_eq!(bench.fails("a").await.code, Code::IdentityUnavailable);
+    }
+    assert_eq!(bench.fake.tokens().len(), 2);
+}
+
+#[tokio::test]
+async fn an_assertion_of_our_own_is_new_each_time() {
+    let key = josekit::jws::ES256.generate_key_pair().unwrap();
+    let pem = String::from_utf8(key.to_pem_private_key()).unwrap();
+    let bench = Bench::new(|s| {
+        s.grant = Grant::JwtBearer(AssertionSource::Signed {
+            key: supply(&pem),
+            kid: Some("k1".into()),
+            issuer: None,
+            subject: "alice".into(),
+        });
+    });
+    bench.obtain("a").await.unwrap();
+    bench.obtain("a").await.unwrap();
+    let seen = bench.fake.tokens();
+    let (one, two) = (
+        claims(&seen[0].form["assertion"]),
+        claims(&seen[1].form["assertion"]),
+    );
+    assert_eq!(
+        (&one["iss"], &one["sub"], &one["aud"]),
+        (&json!("agent-proxy"), &json!("alice"), &json!(ISSUER))
+    );
+    assert_eq!(one["exp"], 1_700_000_060);
+    assert_ne!(one["jti"], two["jti"]);
+}
+
+#[tokio::test]
+async fn an_exchange_shows_both_tokens_and_tells_who_acts() {
+    let alice = jwt(&json!({"sub": "alice", "exp": 1_700_000_100}));
+    let robot = jwt(&json!({"sub": "robot", "exp": 1_700_000_100}));
+    let presented = |token: &str| Presented {
+        token: supply(token),
+        kind: format!("{TYPE}jwt"),
+    };
+    let bench = Bench::new(|s| {
+        s.grant = Grant::TokenExchange(Box::new(ExchangeSettings {
+            subject: presented(&alice),
+            actor: Some(presented(&robot)),
+            requested: Some(format!("{TYPE}access_token")),
+        }));
+    });
+    let kind = json!({"issued_token_type": format!("{TYPE}access_token")});
+    bench.fake.then(Ok(granted(&kind)));
+    bench.obtain("a").await.unwrap();
+    let form = &bench.fake.tokens()[0].form;
+    assert_eq!(
+        form["grant_type"],
+        "urn:ietf:params:oauth:grant-type:token-exchange"
+    );
+    assert_eq!(
+        (&form["subject_token"], &form["actor_token"]),
+        (&alice, &robot)
+    );
+    assert_eq!(form["subject_token_type"], format!("{TYPE}jwt"));
+    assert_eq!(form["requested_token_type"], format!("{TYPE}access_token"));
+    let notes = bench.notes.0.lock().unwrap().join("\n");
+    assert!(notes.contains(r#"chain: ["alice", "robot"]"#), "{notes}");
+    assert!(!notes.contains(&alice));
+
+    bench.fake.then(Ok(granted(&json!({}))));
+    assert_eq!(bench.fails("a").await.code, Code::ClientMisconfigured);
+    assert_eq!(
+        bench.fake.at("/revoke").len(),
+        1,
+        "what is not understood is handed back"
+    );
+}
+
+#[tokio::test]
+async fn a_platforms_token_is_read_again_and_looked_at() {
+    let table = [
+        (Platform::Kubernetes, "jwt-bearer"),
+        (Platform::Spiffe, "jwt-spiffe"),
+        (Platform::SpiffePlain, "jwt-bearer"),
+    ];
+    for (platform, kind) in table {
+        let good = |n: u32| {
+            jwt(&json!({"aud": [ISSUER], "exp": 1_700_000_100, "sub": "spiffe://x.test/y", "n": n}))
+        };
+        let (file, token) = changing(&good(1));
+        let bench = Bench::new(|s| {
+            s.client_auth = ClientAuth::Workload(WorkloadSettings {
+                token,
+                audience: None,
+                platform,
+            });
+        });
+        bench.obtain("a").await.unwrap();
+        *file.lock().unwrap() = good(2);
+        bench.obtain("a").await.unwrap();
+        let seen = bench.fake.tokens();
+        let urn = format!("urn:ietf:params:oauth:client-assertion-type:{kind}");
+        for (n, seen) in (1..).zip(&seen) {
+            assert_eq!(seen.form["client_assertion_type"], urn);
+            assert_eq!(seen.form["client_id"], "agent-proxy");
+            assert_eq!(claims(&seen.form["client_assertion"])["n"], n);
+        }
+        for claims in [
+            json!({"aud": [ISSUER], "exp": 1_700_000_000, "sub": "spiffe://x.test/y"}),
+            json!({"aud": ["https://other.test"], "exp": 1_700_000_100, "sub": "spiffe://x.test/y"}),
+        ] {
+            *file.lock().unwrap() = jwt(&claims);
+            assert_eq!(
+                bench.fails("a").await.code,
+                Code::IdentityUnavailable,
+                "{claims}"
+            );
+        }
+        assert_eq!(
+            bench.fake.tokens().len(),
+            2,
+            "a token that is unfit is shown to nobody"
+        );
+    }
+}
+
+fn pair() -> (String, String) {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let mut params = rcgen::CertificateParams::new(vec!["client.test".to_owned()]).unwrap();
+    params.not_after = rcgen::date_time_ymd(2023, 11, 15);
+    let certificate = params.self_signed(&key).unwrap();
+    (certificate.pem(), key.serialize_pem())
+}
+
+/// The clock stands at 2023-11-14T22:13:20Z; the certificates end with that day.
+#[tokio::test]
+async fn a_bound_token_ends_with_its_certificate_and_a_new_one_takes_over() {
+    let (one, two) = (pair(), pair());
+    let (cert_file, cert) = changing(&one.0);
+    let (key_file, key) = changing(&one.1);
+    let bench = Bench::new(|s| {
+        s.binding = Binding::Mtls;
+        s.client_auth = ClientAuth::Mtls(CertificateSettings { cert, key });
+    });
+    let mut document = metadata();
+    document["mtls_endpoint_aliases"] = json!({"token_endpoint": "https://mtls.as.test/alias"});
+    document["tls_client_certificate_bound_access_tokens"] = json!(true);
+    *bench.fake.metadata.lock().unwrap() = Ok((200, document));
+    bench.fake.always(|_| {
+        Ok(granted(
+            &json!({"token_type": "Bearer", "expires_in": 86400}),
+        ))
+    });
+    let first = bench.obtain("a").await.unwrap();
+    let seen = &bench.fake.at("/alias")[0];
+    assert_eq!(seen.form["client_id"], "agent-proxy");
+    assert!(seen.proof().is_none() && !seen.form.contains_key("client_secret"));
+    let shown = first.token.certificate.unwrap();
+    assert_eq!(first.cap, Duration::from_mins(30));
+
+    // Half a replacement is none.
+    cert_file.lock().unwrap().clone_from(&two.0);
+    let between = bench.obtain("a").await.unwrap().token.certificate.unwrap();
+    assert_eq!(between, shown);
+    key_file.lock().unwrap().clone_from(&two.1);
+    let after = bench.obtain("a").await.unwrap().token.certificate.unwrap();
+    assert_ne!(after.thumbprint(), shown.thumbprint());
+
+    bench.clock.advance(Duration::from_secs(6_300));
+    let late = bench.obtain("a").await.unwrap();
+    assert!(late.cap < Duration::from_secs(100), "{:?}", late.cap);
+    bench.clock.advance(Duration::from_secs(100));
+    let calls = bench.fake.at("/alias").len();
+    assert_eq!(bench.fails("a").await.code, Code::IdentityUnavailable);
+    assert_eq!(
+        bench.fake.at("/alias").len(),
+        calls,
+        "an expired certificate is not shown"
+    );
 }

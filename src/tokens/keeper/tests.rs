@@ -522,3 +522,31 @@ fn the_keeper_asks_for_a_tick_in_time() {
     });
     assert!(wake.is_some_and(|w| w <= secs(10)), "{wake:?}");
 }
+
+/// A new certificate: tokens are had anew while the old ones go on.
+#[test]
+fn a_renewal_that_is_wanted_keeps_the_old_token_meanwhile() {
+    let mut bench = Bench::new();
+    let actions = bench.ask();
+    let [Action::Fetch { attempt, .. }] = actions.as_slice() else {
+        panic!("{actions:?}");
+    };
+    bench.grant(*attempt, Some(secs(600)));
+    bench.pass(secs(1));
+    assert!(
+        bench.feed(Event::Renew { edition: 2 }).is_empty(),
+        "another's"
+    );
+    let actions = bench.feed(Event::Renew { edition: 1 });
+    let [Action::Fetch { attempt, .. }] = actions.as_slice() else {
+        panic!("{actions:?}");
+    };
+    assert_eq!(bench.ask(), [Action::Wake(key("a"))], "the old one serves");
+    let again = bench.feed(Event::Renew { edition: 1 });
+    assert!(again.is_empty(), "one at a time");
+    let actions = bench.grant(*attempt, Some(secs(600)));
+    assert!(
+        matches!(actions[0], Action::Publish { renewal: true, .. }),
+        "{actions:?}"
+    );
+}

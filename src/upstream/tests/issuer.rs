@@ -23,6 +23,7 @@ fn post(url: &IssuerUrl) -> IssuerRequest<'_> {
         url,
         headers: HeaderMap::new(),
         form: Some(Secret::new("grant_type=client_credentials".into())),
+        certificate: None,
     }
 }
 

@@ -8,12 +8,16 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use aws_lc_rs::digest::{SHA256, digest};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::{Request, Version};
 use http_body_util::{BodyExt, Empty};
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, PKCS_ECDSA_P256_SHA256,
 };
-use rustls::ServerConfig;
+use rustls::server::WebPkiClientVerifier;
+use rustls::{RootCertStore, ServerConfig};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -54,6 +58,11 @@ impl Ca {
                 .unwrap()
                 .subject_alt_names;
         })
+    }
+
+    /// A certificate of a client, in PEM.
+    pub(super) fn sign(&self, params: CertificateParams, key: &KeyPair) -> String {
+        params.signed_by(key, &self.0).unwrap().pem()
     }
 
     pub(super) fn server_with(
@@ -123,6 +132,63 @@ impl Server {
                     };
                     shaken.fetch_add(1, Ordering::SeqCst);
                     script(io, number).await;
+                }));
+            }
+        }));
+        server
+    }
+
+    /// A server of HTTP/1.1 that asks for a certificate and answers every request with its `x5t#S256`, or `none`.
+    pub(super) async fn naming_clients(ca: &Ca, name: &str) -> Self {
+        let mut roots = RootCertStore::empty();
+        roots.add(ca.certificate()).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let verifier =
+            WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone())
+                .allow_unauthenticated()
+                .build()
+                .unwrap();
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
+        let params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+        let certificate = params.signed_by(&key, &ca.0).unwrap();
+        let der = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+        let config = ServerConfig::builder_with_provider(provider.clone())
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_client_cert_verifier(verifier)
+            .with_single_cert(vec![certificate.der().clone()], der)
+            .unwrap();
+        let acceptor = TlsAcceptor::from(Arc::new(config));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let server = Self {
+            address: listener.local_addr().unwrap(),
+            accepted: Arc::default(),
+            shaken: Arc::default(),
+        };
+        let accepted = server.accepted.clone();
+        drop(tokio::spawn(async move {
+            while let Ok((tcp, _)) = listener.accept().await {
+                accepted.fetch_add(1, Ordering::SeqCst);
+                let acceptor = acceptor.clone();
+                drop(tokio::spawn(async move {
+                    let Ok(stream) = acceptor.accept(tcp).await else {
+                        return;
+                    };
+                    let shown = stream.get_ref().1.peer_certificates();
+                    let named = shown.map_or_else(
+                        || "none".to_owned(),
+                        |chain| URL_SAFE_NO_PAD.encode(digest(&SHA256, &chain[0])),
+                    );
+                    let answer = format!(
+                        "HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{named}",
+                        named.len()
+                    );
+                    let mut io: BoxIo = Box::new(stream);
+                    while read_head(&mut io).await.is_some() {
+                        if io.write_all(answer.as_bytes()).await.is_err() {
+                            return;
+                        }
+                    }
                 }));
             }
         }));

@@ -1,7 +1,9 @@
 use std::time::Duration;
 
 use super::kit::*;
+use crate::credential::Certificate;
 use crate::upstream::*;
+use crate::vocab::Secret;
 
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 
@@ -251,8 +253,40 @@ async fn deadlines_name_what_was_waited_for() {
 fn the_ways_out_can_be_awaited_on_any_thread() {
     fn sendable<T: Send>(_: &T) {}
     let check = |upstream: &Upstream, permit: &Permit, endpoint: &Arc<Endpoint>| {
-        sendable(&upstream.connection(permit, endpoint, Protocol::Any, SOON));
+        sendable(&upstream.connection(permit, endpoint, Protocol::Any, None, SOON));
         sendable(&upstream.drain());
     };
     let _ = check;
+}
+
+/// Two identities never share a connection, nor does one share with none; what a server is shown is what the
+/// key says.
+#[tokio::test]
+async fn connections_are_kept_apart_by_certificate() {
+    let world = World::new();
+    let identity = || {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let params = rcgen::CertificateParams::new(vec!["client.test".to_owned()]).unwrap();
+        let chain = world.ca.sign(params, &key);
+        let pem = Secret::new(key.serialize_pem().into_bytes());
+        Arc::new(Certificate::from_pem(chain.as_bytes(), &pem).unwrap())
+    };
+    let (one, two) = (identity(), identity());
+    let server = Server::naming_clients(&world.ca, "api.test").await;
+    let endpoint = world.endpoint(&server);
+    let key = Key::new(
+        AgentName::fallback(),
+        ServiceName::new("items").unwrap(),
+        Authority::parse(Scheme::Https, "api.test").unwrap(),
+    );
+    let pool = &world.upstream.0.pool;
+    for (shown, connections) in [(Some(&one), 1), (Some(&two), 2), (None, 3), (Some(&one), 3)] {
+        let key = key.clone().showing(shown);
+        let connection = pool.checkout(&key, &endpoint, Protocol::Any, SOON).await;
+        let reply = get(connection.unwrap()).await.unwrap();
+        let named = read(reply).await.unwrap();
+        assert_eq!(named, shown.map_or("none", |shown| shown.thumbprint()));
+        settle().await;
+        assert_eq!(server.connections(), connections);
+    }
 }

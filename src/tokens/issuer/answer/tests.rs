@@ -1,5 +1,7 @@
 //! Answers, good and bad, one by one.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue};
 use serde_json::{Value, json};
@@ -47,6 +49,8 @@ fn weigh(
         binding,
         jkt,
         scopes: &scopes,
+        certificate: None,
+        exchanged: false,
     };
     issued(more)
         .unwrap()
@@ -255,4 +259,98 @@ fn the_issuers_clock_is_read_from_its_date() {
     assert_eq!(of("Tue, 14 Nov 2023 22:15:20 GMT"), Some(120));
     assert_eq!(of("Tue, 14 Nov 2023 22:11:20 GMT"), Some(-120));
     assert_eq!(of("yesterday"), None);
+}
+
+#[test]
+fn a_token_is_bound_to_our_certificate_or_not_taken() {
+    let jwt = |claims: &Value| {
+        let body = URL_SAFE_NO_PAD.encode(claims.to_string());
+        format!("e30.{body}.sig")
+    };
+    let ours = jwt(&json!({"cnf": {"x5t#S256": "mine"}}));
+    let table = [
+        (ours.clone(), false, "Bearer", Ok(())),
+        (ours.clone(), true, "bearer", Ok(())),
+        (ours.clone(), true, "DPoP", Err(Objection::Unexpected)),
+        (
+            jwt(&json!({"cnf": {"x5t#S256": "other"}})),
+            true,
+            "Bearer",
+            Err(Objection::Mismatch),
+        ),
+        (
+            jwt(&json!({"cnf": {"jkt": "k", "x5t#S256": "mine"}})),
+            true,
+            "Bearer",
+            Err(Objection::Mismatch),
+        ),
+        // What shows that it is not bound is not believed to be, whatever the metadata says.
+        (
+            jwt(&json!({"sub": "x"})),
+            true,
+            "Bearer",
+            Err(Objection::Downgrade),
+        ),
+        ("opaque".to_owned(), true, "Bearer", Ok(())),
+        (
+            "opaque".to_owned(),
+            false,
+            "Bearer",
+            Err(Objection::Downgrade),
+        ),
+    ];
+    let scopes = ScopeSet::default();
+    for (token, promised, kind, verdict) in table {
+        let wanted = Wanted {
+            binding: Binding::Mtls,
+            jkt: None,
+            scopes: &scopes,
+            certificate: Some(Bound {
+                thumbprint: "mine",
+                promised,
+            }),
+            exchanged: false,
+        };
+        let issued = issued(&json!({"access_token": token, "token_type": kind})).unwrap();
+        assert_eq!(
+            issued.weigh(&wanted).map(drop),
+            verdict,
+            "{token} {promised} {kind}"
+        );
+    }
+    // A certificate's token is of no use where none is shown.
+    let bound = json!({"access_token": ours, "token_type": "Bearer"});
+    assert_eq!(
+        weigh(&bound, Binding::Bearer, None, ""),
+        Err(Objection::Mismatch)
+    );
+}
+
+#[test]
+fn what_comes_of_an_exchange_says_what_it_is() {
+    let scopes = ScopeSet::default();
+    let wanted = Wanted {
+        binding: Binding::Dpop,
+        jkt: None,
+        scopes: &scopes,
+        certificate: None,
+        exchanged: true,
+    };
+    let kind = |kind: Value| {
+        issued(&json!({"issued_token_type": kind}))
+            .unwrap()
+            .weigh(&wanted)
+    };
+    for good in ["access_token", "jwt"] {
+        let urn = format!("urn:ietf:params:oauth:token-type:{good}");
+        assert!(kind(json!(urn)).is_ok(), "{good}");
+    }
+    for bad in [
+        json!(null),
+        json!("access_token"),
+        json!("urn:ietf:params:oauth:token-type:refresh_token"),
+        json!("urn:ietf:params:oauth:token-type:id_token"),
+    ] {
+        assert_eq!(kind(bad), Err(Objection::Unexpected));
+    }
 }

@@ -21,7 +21,7 @@ const OCCASION: Occasion<'static> = Occasion {
 fn applied(auth: &ClientAuth, occasion: &Occasion<'_>) -> (String, HeaderMap) {
     let auth = Authenticator::new("agent proxy:1", auth).unwrap();
     let (mut form, mut headers) = (Form::new(), HeaderMap::new());
-    auth.apply(&mut form, &mut headers, occasion).unwrap();
+    auth.apply(&mut form, &mut headers, occasion, None).unwrap();
     (form.finish().expose().clone(), headers)
 }
 

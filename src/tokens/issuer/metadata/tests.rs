@@ -173,3 +173,50 @@ fn old_metadata_serves_through_an_outage_but_not_in_place_of_a_refusal() {
     let too_late = later + STALE_MAX;
     assert!(book.miss(Code::AsTimeout.into(), too_late, wall).is_err());
 }
+
+#[test]
+fn clients_with_a_certificate_go_to_the_aliases() {
+    let mtls = "https://mtls.as.test/t1";
+    let document = json!({
+        "revocation_endpoint": "https://as.test/t1/revoke",
+        "mtls_endpoint_aliases": {"token_endpoint": format!("{mtls}/token"), "unknown": 1},
+        "tls_client_certificate_bound_access_tokens": true,
+    });
+    let plain = read(&document).unwrap();
+    assert_eq!(plain.token_endpoint.as_str(), "https://as.test/t1/token");
+    assert!(plain.binds_certificates);
+    assert!(plain.endpoints().any(|url| url.as_str().starts_with(mtls)));
+    let seen = plain.with_certificate();
+    assert_eq!(seen.token_endpoint.as_str(), format!("{mtls}/token"));
+    // What has no alias is where it always was.
+    let revocation = seen.revocation_endpoint.as_ref().map(Address::as_str);
+    assert_eq!(revocation, Some("https://as.test/t1/revoke"));
+    for bad in [
+        json!("x"),
+        json!({"token_endpoint": "http://as.test/token"}),
+        json!({"token_endpoint": 1}),
+    ] {
+        let document = json!({"mtls_endpoint_aliases": bad});
+        assert_eq!(read(&document).unwrap_err(), MetadataError::Invalid);
+    }
+    let absent = read(&json!({})).unwrap();
+    assert!(!absent.binds_certificates);
+    assert_eq!(absent.with_certificate(), absent);
+}
+
+#[test]
+fn an_alias_stays_on_its_host() {
+    let with =
+        |url: &str| read(&json!({"mtls_endpoint_aliases": {"token_endpoint": url}})).unwrap();
+    let (here, there) = ("https://mtls.as.test/token", "https://evil.test/token");
+    assert_eq!(
+        with(there).after(&with(here)).unwrap_err(),
+        MetadataError::Moved
+    );
+    assert_eq!(
+        with(there).after(&read(&json!({})).unwrap()).unwrap_err(),
+        MetadataError::Moved
+    );
+    assert!(with("https://mtls.as.test/v2").after(&with(here)).is_ok());
+    assert!(read(&json!({})).unwrap().after(&with(here)).is_ok());
+}
