@@ -379,7 +379,6 @@ fn the_schema_lists_what_works_and_only_that() {
         "response_guard",
         "vault",
         "prompt",
-        "mtls",
         "null",
         "allOf",
     ] {
