@@ -23,6 +23,7 @@ use super::body::AgentBody;
 use super::ending::Ending;
 use super::floor::BodyFloor;
 use super::guard::{Guarded, guard};
+use super::interim::Interim;
 use super::kept::{Kept, Patience, ReplayBudget};
 use super::media::Media;
 use super::plan::{Plan, Service};
@@ -279,6 +280,7 @@ impl Exchange {
             placeholders: &plan.placeholders,
             pseudonym: &self.pseudonym,
         };
+        let interim = arrival.parts.extensions.get::<Interim>().cloned();
         let upgrade = (arrival.intent == Intent::WebSocket).then_some(arrival.upgrade);
         let query = arrival.query.as_deref();
         let stripped =
@@ -322,6 +324,7 @@ impl Exchange {
             expects,
             may_wait: true,
             upgrade,
+            interim,
         })
     }
 
