@@ -64,7 +64,6 @@ pub(super) struct Bare {
 
 /// What went out with the attempt that was answered.
 pub(super) struct Used {
-    pub(super) lease: Lease,
     pub(super) head: BareHead,
     pub(super) upgrade: Option<OnUpgrade>,
 }
@@ -126,7 +125,6 @@ pub(super) async fn run(
                 return Ok((
                     *reply,
                     Used {
-                        lease,
                         head: bare.head,
                         upgrade: bare.upgrade,
                     },
@@ -187,8 +185,8 @@ async fn attempt(
         exchange.nonces.current(&permit.authority().origin(), key)
     });
     let wait = wait(exchange, crossing, bare, lease, connection.version());
-    let (cancel, patience) = (&lease.facts().cancel, bare.patience);
-    let body = bare.body.take(cancel, patience, &progress, wait);
+    let cancel = line.cancel();
+    let body = bare.body.take(&cancel, bare.patience, &progress, wait);
     let (body, gate) = body.ok_or(Code::DpopNonceRetry)?;
     let wire = Wire {
         version: connection.version(),
@@ -210,14 +208,21 @@ async fn attempt(
     };
 
     let waiting = Stopwatch::start();
-    let outcome = within(
-        Client.oneshot(armed),
-        settings.timeouts.first_byte,
-        &progress,
-    )
-    .await;
+    let answer = Client.oneshot(armed);
+    let answer = within(answer, settings.timeouts.first_byte, &progress);
+    let outcome = cancel.run_until_cancelled(answer).await;
     line.upstream_took(waiting.elapsed());
+    let outcome = outcome.ok_or_else(|| ended(lease))?;
     Ok((nonce, outcome.ok_or(Code::UpstreamTimeout)?))
+}
+
+/// Why an exchange was ended before it was answered: its credential is gone, or its permit.
+fn ended(lease: &Lease) -> Code {
+    if lease.facts().cancel.is_cancelled() {
+        Code::ServiceRevoked
+    } else {
+        Code::ConfigChanged
+    }
 }
 
 /// What becomes of interim answers: a 100 asks for a body that waits, others are the agent's.

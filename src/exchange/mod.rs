@@ -21,6 +21,7 @@ mod guard;
 mod held;
 mod interim;
 mod kept;
+mod live;
 mod media;
 mod plan;
 mod record;
