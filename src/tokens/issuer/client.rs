@@ -190,7 +190,10 @@ impl Client {
         let metadata = self.metadata(journal).await?;
         let proves = self.proves();
         if proves && !metadata.takes_proofs() {
-            return Err(Code::UnsupportedDpopAlg.into());
+            return Err(Failure {
+                retry_after: Some(self.issuer.doubt().await),
+                ..Code::UnsupportedDpopAlg.into()
+            });
         }
         // What can be used once is taken last, when nothing else is missing.
         let means = self.means(agent).await?;
@@ -216,6 +219,10 @@ impl Client {
         // Before anything of the answer is used, or even judged: the refresh token in it may be the only one.
         self.settle(&errand, &reply).await?;
         if reply.status != 200 {
+            // Another endpoint, an alias, another algorithm: what we were refused for may stand there by now.
+            if matches!(reply.status, 300..=407 | 409..=428) {
+                self.issuer.doubt().await;
+            }
             return Err(answer::failure(&reply, self.issuer.clock.wall()));
         }
         let issued = Issued::read(&reply)?;

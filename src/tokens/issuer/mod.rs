@@ -153,6 +153,11 @@ impl Issuer {
         book.miss(missed, now, wall)
     }
 
+    /// Has its metadata read again before it is used the next time, though not more than once a minute: after this time.
+    async fn doubt(&self) -> std::time::Duration {
+        self.book.lock().await.doubt(self.clock.now())
+    }
+
     /// Tries the places in order. Only a clear "not here" leads to the next one; an outage is an outage.
     async fn read_metadata(&self) -> Result<(Metadata, std::time::Duration), Miss> {
         for url in metadata::places(&self.address) {

@@ -676,6 +676,42 @@ async fn dpop_that_vanishes_from_metadata_does_not_vanish_from_us() {
     assert_eq!(bench.fails("").await.code, Code::UnsupportedDpopAlg);
 }
 
+/// An operator who mends the issuer does not wait for an hour.
+#[tokio::test]
+async fn metadata_that_does_not_serve_is_read_again_after_a_minute() {
+    let reads = |bench: &Bench| {
+        let all = bench.fake.calls.lock().unwrap();
+        all.iter().filter(|s| s.path.contains("known")).count()
+    };
+    let bench = Bench::new(|_| {});
+    let mut without = metadata();
+    without["dpop_signing_alg_values_supported"] = json!([]);
+    *bench.fake.metadata.lock().unwrap() = Ok((200, without));
+    for _ in 0..3 {
+        assert_eq!(bench.fails("").await.code, Code::UnsupportedDpopAlg);
+    }
+    *bench.fake.metadata.lock().unwrap() = Ok((200, metadata()));
+    bench.clock.advance(Duration::from_secs(59));
+    assert_eq!(bench.fails("").await.code, Code::UnsupportedDpopAlg);
+    assert_eq!(reads(&bench), 1);
+    bench.clock.advance(Duration::from_secs(1));
+    bench.obtain("").await.unwrap();
+    assert_eq!(reads(&bench), 2);
+
+    // Its token endpoint goes to another path.
+    bench.fake.then(Ok(reply(404, &[], &json!({}))));
+    bench.fails("").await;
+    let mut moved = metadata();
+    moved["token_endpoint"] = json!("https://as.test/v2/token");
+    *bench.fake.metadata.lock().unwrap() = Ok((200, moved));
+    bench.clock.advance(Duration::from_mins(1));
+    bench.obtain("").await.unwrap();
+    assert_eq!(bench.fake.at("/v2/token").len(), 1);
+    bench.clock.advance(Duration::from_mins(1));
+    bench.obtain("").await.unwrap();
+    assert_eq!(reads(&bench), 3, "nobody had a reason");
+}
+
 #[tokio::test]
 async fn an_issuer_is_https_without_query() {
     for url in [
