@@ -114,10 +114,19 @@ impl Issuer {
         journal: &dyn Journal,
     ) -> Result<Arc<Metadata>, Failure> {
         let metadata = self.known_metadata(service, journal).await?;
-        if metadata.endpoints().any(|url| self.is_anothers(url)) {
-            return Err(Code::AsMetadataInvalid.into());
+        // A reload may have configured another issuer where this one led before.
+        if self.leads_astray(&metadata) {
+            return Err(Failure {
+                retry_after: Some(self.doubt().await),
+                ..Code::AsMetadataInvalid.into()
+            });
         }
         Ok(metadata)
+    }
+
+    /// Whether this metadata leads to another issuer of the configuration.
+    fn leads_astray(&self, metadata: &Metadata) -> bool {
+        metadata.endpoints().any(|url| self.is_anothers(url))
     }
 
     /// Whether another issuer of the configuration is there.
@@ -139,6 +148,8 @@ impl Issuer {
         let read = self.read_metadata().await;
         let (now, wall) = (self.clock.now(), self.clock.wall());
         let missed = match read {
+            // Not kept: its endpoints would be the ones that must stay where they are.
+            Ok((metadata, _)) if self.leads_astray(&metadata) => Miss::Refused,
             Ok((metadata, ttl)) => match book.keep(metadata, ttl, now, wall) {
                 Ok(kept) => return Ok(kept),
                 Err(error) => {

@@ -644,7 +644,18 @@ async fn an_issuer_does_not_lead_to_another_one() {
     introduce(&["https://tokens.honest.test/"]);
     assert_eq!(bench.fails("").await.code, Code::AsMetadataInvalid);
     assert!(bench.fake.tokens().is_empty());
+    // Once that is mended it is as if it had never been.
+    let astray = bench.fake.metadata.lock().unwrap().clone();
+    *bench.fake.metadata.lock().unwrap() = Ok((200, metadata()));
+    bench.clock.advance(Duration::from_mins(1));
+    bench.obtain("").await.unwrap();
     // An endpoint on a host of its own is usual where nobody else is configured there.
+    let bench = Bench::new(|_| {});
+    *bench.fake.metadata.lock().unwrap() = astray;
+    let introduce = |others: &[&str]| {
+        let all: Vec<_> = others.iter().map(|text| at(text)).collect();
+        bench.client.issuer().introduce(&all);
+    };
     introduce(&["https://honest.test", "https://tokens.honest.test:8443"]);
     bench.obtain("").await.unwrap();
     // A reload that configures another issuer there ends it, also for metadata that is known already.
