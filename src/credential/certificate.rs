@@ -39,6 +39,7 @@ pub struct Certificate {
     id: u64,
     key: Arc<CertifiedKey>,
     thumbprint: String,
+    begins: WallTime,
     expires: WallTime,
 }
 
@@ -49,17 +50,15 @@ impl Certificate {
     /// [`BadCertificate`].
     pub fn from_pem(chain: &[u8], key: &Secret<Vec<u8>>) -> Result<Self, BadCertificate> {
         static NEXT: AtomicU64 = AtomicU64::new(1);
-        let chain: Vec<_> = CertificateDer::pem_slice_iter(chain)
-            .collect::<Result<_, _>>()
-            .map_err(|_| BadCertificate::Chain)?;
+        let chain = certificates(chain).ok_or(BadCertificate::Chain)?;
         let first = chain.first().ok_or(BadCertificate::Chain)?;
         if chain.len() > CHAIN_MAX {
             return Err(BadCertificate::Chain);
         }
         let (_, read) =
             x509_parser::parse_x509_certificate(first).map_err(|_| BadCertificate::Chain)?;
-        let seconds = u64::try_from(read.validity().not_after.timestamp()).unwrap_or(0);
-        let expires = WallTime(seconds.saturating_mul(1000));
+        let (begins, expires) = (read.validity().not_before, read.validity().not_after);
+        let (begins, expires) = (wall(begins.timestamp()), wall(expires.timestamp()));
         let thumbprint = URL_SAFE_NO_PAD.encode(digest(&SHA256, first));
         let der = PrivateKeyDer::from_pem_slice(key.expose()).map_err(|_| BadCertificate::Key)?;
         provider::sign::any_supported_type(&der).map_err(|_| BadCertificate::Key)?;
@@ -69,8 +68,15 @@ impl Certificate {
             id: NEXT.fetch_add(1, Ordering::Relaxed),
             key: Arc::new(key),
             thumbprint,
+            begins,
             expires,
         })
+    }
+
+    /// Whether a file in PEM holds this very chain.
+    #[must_use]
+    pub fn is_of(&self, chain: &[u8]) -> bool {
+        certificates(chain).is_some_and(|chain| chain == self.key.cert)
     }
 
     /// `x5t#S256` (RFC 8705 §3.1).
@@ -85,10 +91,26 @@ impl Certificate {
         self.expires
     }
 
+    /// Whether this time is within its validity.
+    #[must_use]
+    pub fn is_valid(&self, wall: WallTime) -> bool {
+        self.begins <= wall && wall < self.expires
+    }
+
     /// What a handshake needs: it signs and does not show the key.
     pub(crate) fn handle(&self) -> &Arc<CertifiedKey> {
         &self.key
     }
+}
+
+fn certificates(pem: &[u8]) -> Option<Vec<CertificateDer<'static>>> {
+    CertificateDer::pem_slice_iter(pem)
+        .collect::<Result<_, _>>()
+        .ok()
+}
+
+fn wall(seconds: i64) -> WallTime {
+    WallTime(u64::try_from(seconds).unwrap_or(0).saturating_mul(1000))
 }
 
 impl PartialEq for Certificate {

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::settings::CertificateSettings;
 use crate::credential::{BadCertificate, Certificate};
-use crate::vocab::WallTime;
+use crate::vocab::{Clock, WallTime};
 
 /// A certificate is not used in the last moments of its life: a request is under way for a while.
 const MARGIN: Duration = Duration::from_secs(5);
@@ -17,6 +17,7 @@ const MARGIN: Duration = Duration::from_secs(5);
 /// One client's certificate over time.
 pub(super) struct Identity {
     settings: CertificateSettings,
+    clock: Clock,
     held: Mutex<Held>,
 }
 
@@ -26,9 +27,20 @@ struct Held {
     broken: bool,
 }
 
+/// Why what the files hold now is not used.
+#[derive(Debug, thiserror::Error)]
+enum Unread {
+    /// It is of no use at all.
+    #[error("{0}")]
+    Bad(#[from] BadCertificate),
+    /// It has ended, or has not begun.
+    #[error("the certificate is not valid at this time")]
+    Untimely,
+}
+
 impl Identity {
     /// Reads the files for the first time.
-    pub(super) fn new(settings: CertificateSettings) -> Result<Self, BadCertificate> {
+    pub(super) fn new(settings: CertificateSettings, clock: Clock) -> Result<Self, BadCertificate> {
         let chain = settings.cert.read_now().ok_or(BadCertificate::Chain)?;
         let key = settings.key.read_now().ok_or(BadCertificate::Key)?;
         let current = Arc::new(Certificate::from_pem(chain.expose(), &key)?);
@@ -36,7 +48,11 @@ impl Identity {
             current,
             broken: false,
         });
-        Ok(Self { settings, held })
+        Ok(Self {
+            settings,
+            clock,
+            held,
+        })
     }
 
     /// The certificate in use.
@@ -45,16 +61,18 @@ impl Identity {
         Arc::clone(&held.current)
     }
 
-    /// Reads the files again. A pair that does not fit is one that is just being replaced, or a mistake: the
-    /// certificate in use stays.
+    /// Reads the files again. A pair that does not fit is one that is just being replaced, or a mistake, and so is one
+    /// whose time is over or has not come: the certificate in use stays.
     pub(super) async fn refresh(&self) {
-        let read = self.read().await;
+        let before = self.current();
+        let read = self.read(&before).await;
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         match read {
-            Ok(read) => {
+            Ok(next) => {
                 held.broken = false;
-                if read.thumbprint() != held.current.thumbprint() {
-                    held.current = Arc::new(read);
+                // Two readings may run side by side: only the first replaces what both of them saw.
+                if let Some(next) = next.filter(|_| held.current == before) {
+                    held.current = Arc::new(next);
                 }
             }
             Err(error) if !held.broken => {
@@ -65,11 +83,21 @@ impl Identity {
         }
     }
 
-    async fn read(&self) -> Result<Certificate, BadCertificate> {
+    /// What is to replace `before`; nothing where the chain is the same. The key is then left alone, for it may come of
+    /// a command that asks somebody.
+    async fn read(&self, before: &Certificate) -> Result<Option<Certificate>, Unread> {
         let chain = self.settings.cert.read().await;
         let chain = chain.ok_or(BadCertificate::Chain)?;
+        if before.is_of(chain.expose()) {
+            return Ok(None);
+        }
         let key = self.settings.key.read().await.ok_or(BadCertificate::Key)?;
-        Certificate::from_pem(chain.expose(), &key)
+        let next = Certificate::from_pem(chain.expose(), &key)?;
+        let now = self.clock.wall();
+        if !next.is_valid(now) && before.is_valid(now) {
+            return Err(Unread::Untimely);
+        }
+        Ok(Some(next))
     }
 }
 

@@ -27,6 +27,8 @@ use crate::vocab::{AgentName, Binding, Code, GrantId, ScopeSet, Secret, ServiceN
 
 /// A refused token is handed back, but nobody waits long for that.
 const REVOCATION_LIMIT: Duration = Duration::from_secs(3);
+/// RFC 7523 §2.1.
+const JWT_BEARER: &str = "urn:ietf:params:oauth:grant-type:jwt-bearer";
 
 /// A service's name and credential at its issuer, and one key for each of its agents.
 pub(in crate::tokens) struct Client {
@@ -86,6 +88,8 @@ enum Means {
     Refresh(Turn),
     /// Somebody's assertion (RFC 7523 §2.1).
     Assertion(Secret<String>),
+    /// A key that signs one, anew each time that the request is sent: an issuer keeps their `jti` (RFC 7523 §3).
+    Key(Secret<Vec<u8>>),
     /// Tokens, with their types (RFC 8693 §2.1).
     Tokens {
         subject: Secret<String>,
@@ -104,7 +108,8 @@ impl Client {
         let print = settings.print();
         let identity = match &settings.client_auth {
             ClientAuth::Mtls(files) => {
-                Some(Identity::new(files.clone()).map_err(AuthError::Certificate)?)
+                let identity = Identity::new(files.clone(), issuer.clock.clone());
+                Some(identity.map_err(AuthError::Certificate)?)
             }
             _ => None,
         };
@@ -185,10 +190,13 @@ impl Client {
         let metadata = self.metadata(journal).await?;
         let proves = self.proves();
         if proves && !metadata.takes_proofs() {
-            return Err(Code::UnsupportedDpopAlg.into());
+            return Err(Failure {
+                retry_after: Some(self.issuer.doubt().await),
+                ..Code::UnsupportedDpopAlg.into()
+            });
         }
         // What can be used once is taken last, when nothing else is missing.
-        let means = self.means(agent, &metadata).await?;
+        let means = self.means(agent).await?;
         let key = match &means {
             // The token goes on with the key that it began with.
             Means::Refresh(turn) => turn.key().cloned(),
@@ -211,6 +219,10 @@ impl Client {
         // Before anything of the answer is used, or even judged: the refresh token in it may be the only one.
         self.settle(&errand, &reply).await?;
         if reply.status != 200 {
+            // Another endpoint, an alias, another algorithm: what we were refused for may stand there by now.
+            if matches!(reply.status, 300..=407 | 409..=428) {
+                self.issuer.doubt().await;
+            }
             return Err(answer::failure(&reply, self.issuer.clock.wall()));
         }
         let issued = Issued::read(&reply)?;
@@ -242,7 +254,7 @@ impl Client {
         // An answer that cannot be read leaves the refresh token in doubt; the next attempt sends it once more.
         let brought = (reply.status == 200).then(|| answer::refresh_token(reply));
         match (errand.means, brought) {
-            (Means::Ourselves | Means::Assertion(_) | Means::Tokens { .. }, _)
+            (Means::Ourselves | Means::Assertion(_) | Means::Key(_) | Means::Tokens { .. }, _)
             | (Means::Code(_), None)
             | (_, Some(Err(_))) => Ok(()),
             (Means::Code(_), Some(Ok(Some(refresh)))) => {
@@ -344,7 +356,7 @@ impl Client {
     }
 
     /// What entitles us to the next token.
-    async fn means(&self, agent: &AgentName, metadata: &Metadata) -> Result<Means, Failure> {
+    async fn means(&self, agent: &AgentName) -> Result<Means, Failure> {
         Ok(match &self.settings.grant {
             Grant::ClientCredentials => Means::Ourselves,
             // A code is good once (RFC 6749 §4.1.2), so it is gone whatever becomes of the request.
@@ -363,19 +375,9 @@ impl Client {
                 let assertion = supply.read_text().await.ok_or(Unfit::Missing);
                 Means::Assertion(self.unexpired(assertion)?)
             }
-            Grant::JwtBearer(AssertionSource::Signed {
-                key,
-                kid,
-                issuer,
-                subject,
-            }) => {
+            Grant::JwtBearer(AssertionSource::Signed { key, .. }) => {
                 let key = key.read().await;
-                let key = key.ok_or_else(|| self.unfit(Unfit::Missing))?;
-                let issuer = issuer.as_ref().unwrap_or(&self.settings.client_id);
-                let jti = Jti::from_random(random()?);
-                let occasion = self.occasion(&jti, metadata);
-                let signed = grant_assertion(&key, kid.as_deref(), (issuer, subject), &occasion);
-                Means::Assertion(signed.map_err(|_| Code::ClientMisconfigured)?)
+                Means::Key(key.ok_or_else(|| self.unfit(Unfit::Missing))?)
             }
             Grant::TokenExchange(exchange) => Means::Tokens {
                 subject: self.shown(&exchange.subject).await?,
@@ -483,7 +485,7 @@ impl Client {
         errand: &Errand<'a>,
         nonce: Option<&Nonce>,
     ) -> Result<IssuerRequest<'a>, Failure> {
-        let mut form = self.ticket(errand);
+        let mut form = self.ticket(errand)?;
         for (name, value) in &self.settings.parameters {
             form.add(name, value);
         }
@@ -513,7 +515,7 @@ impl Client {
     }
 
     /// The grant's own part of a token request.
-    fn ticket(&self, errand: &Errand<'_>) -> Form {
+    fn ticket(&self, errand: &Errand<'_>) -> Result<Form, Failure> {
         let mut form = Form::new();
         match errand.means {
             Means::Ourselves => form.add("grant_type", "client_credentials"),
@@ -528,8 +530,12 @@ impl Client {
                 form.add_secret("refresh_token", turn.refresh());
             }
             Means::Assertion(assertion) => {
-                form.add("grant_type", "urn:ietf:params:oauth:grant-type:jwt-bearer");
+                form.add("grant_type", JWT_BEARER);
                 form.add_secret("assertion", assertion);
+            }
+            Means::Key(key) => {
+                form.add("grant_type", JWT_BEARER);
+                form.add_secret("assertion", &self.sign(key, errand.metadata)?);
             }
             Means::Tokens { subject, actor } => self.exchange(&mut form, subject, actor.as_ref()),
         }
@@ -540,7 +546,25 @@ impl Client {
             }
             _ => self.say_what_for(&mut form, errand.scopes),
         }
-        form
+        Ok(form)
+    }
+
+    /// An assertion of our own for this one sending of a request.
+    fn sign(&self, key: &Secret<Vec<u8>>, metadata: &Metadata) -> Result<Secret<String>, Failure> {
+        let Grant::JwtBearer(AssertionSource::Signed {
+            kid,
+            issuer,
+            subject,
+            ..
+        }) = &self.settings.grant
+        else {
+            return Err(Code::Internal.into());
+        };
+        let issuer = issuer.as_ref().unwrap_or(&self.settings.client_id);
+        let jti = Jti::from_random(random()?);
+        let occasion = self.occasion(&jti, metadata);
+        grant_assertion(key, kid.as_deref(), (issuer, subject), &occasion)
+            .map_err(|_| Code::ClientMisconfigured.into())
     }
 
     /// RFC 8693 §2.1.

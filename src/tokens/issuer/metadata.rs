@@ -14,14 +14,16 @@ use super::strict::Members;
 use crate::credential::Expiry;
 use crate::proof::ProofKey;
 use crate::tokens::failure::Failure;
-use crate::vocab::{Moment, WallTime};
+use crate::vocab::{Code, Moment, WallTime};
 
 const TTL_MIN: Duration = Duration::from_hours(1);
 const TTL_MAX: Duration = Duration::from_hours(24);
 /// How long metadata serves after its end while the issuer cannot be asked.
 const STALE_MAX: Duration = Duration::from_hours(24);
-/// A failed reading is not repeated sooner: many grants may wait for one issuer.
-const FAILED_PAUSE: Duration = Duration::from_secs(2);
+/// An issuer that could not be asked is not asked again sooner: many grants may wait for it.
+const UNREACHED_PAUSE: Duration = Duration::from_secs(2);
+/// Nor is one whose metadata was not to be had or not believed: somebody has to mend that.
+const REFUSED_PAUSE: Duration = Duration::from_mins(1);
 
 /// What we use of an issuer's metadata.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -203,7 +205,7 @@ fn aliases(members: &Members) -> Result<Aliases, MetadataError> {
         None => return Ok(Aliases::default()),
         Some(value) => value.as_object().ok_or(MetadataError::Invalid)?,
     };
-    let one = |name: &str| match named.get(name) {
+    let one = |name: &str| match named.get(name).filter(|value| !value.is_null()) {
         None => Ok(None),
         Some(value) => value
             .as_str()
@@ -252,11 +254,53 @@ pub(super) fn time_to_live(headers: &HeaderMap) -> Duration {
 #[derive(Default)]
 pub(super) struct Book {
     held: Option<Held>,
-    failed: Option<(Moment, Failure)>,
+    missed: Option<(Moment, Miss)>,
+}
+
+/// Why a reading brought nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Miss {
+    /// There is none in any of the places: "not found", a page.
+    Absent,
+    /// It is there, and not believed.
+    Refused,
+    /// The issuer could not be asked.
+    Unreached(Failure),
+}
+
+impl Miss {
+    fn failure(self) -> Failure {
+        match self {
+            Self::Absent | Self::Refused => Code::AsMetadataInvalid.into(),
+            Self::Unreached(failure) => failure,
+        }
+    }
+
+    /// How long nobody asks again.
+    fn pause(self) -> Duration {
+        match self {
+            Self::Absent | Self::Refused => REFUSED_PAUSE,
+            Self::Unreached(_) => UNREACHED_PAUSE,
+        }
+    }
+
+    /// Whether what was known before may go on: a server that shows a page instead of its metadata is out of order, but one
+    /// that says something else, or is not who it was, is not to be trusted.
+    fn spares(self) -> bool {
+        match self {
+            Self::Absent => true,
+            Self::Refused => false,
+            Self::Unreached(failure) => !failure.terminal(),
+        }
+    }
 }
 
 struct Held {
     metadata: Arc<Metadata>,
+    /// When somebody may ask again, for a reason.
+    again: Moment,
+    /// Whether somebody has one.
+    doubted: bool,
     fresh: Expiry,
     usable: Expiry,
 }
@@ -268,13 +312,15 @@ impl Book {
         now: Moment,
         wall: WallTime,
     ) -> Option<Result<Arc<Metadata>, Failure>> {
-        if let Some(held) = self.held.as_ref().filter(|h| !h.fresh.passed(now, wall)) {
+        let doubted = |held: &Held| held.doubted && now >= held.again;
+        let fresh = |held: &&Held| !held.fresh.passed(now, wall) && !doubted(held);
+        if let Some(held) = self.held.as_ref().filter(fresh) {
             return Some(Ok(Arc::clone(&held.metadata)));
         }
-        let (_, failure) = self
-            .failed
-            .filter(|(at, _)| now.since(*at) < FAILED_PAUSE)?;
-        Some(self.fall_back(failure, now, wall))
+        let (at, miss) = self.missed?;
+        let left = miss.pause().checked_sub(now.since(at));
+        let left = left.filter(|left| !left.is_zero())?;
+        Some(self.fall_back(miss, left, now, wall))
     }
 
     /// Keeps what the issuer said now.
@@ -294,38 +340,60 @@ impl Book {
             monotonic: now + span,
             wall: wall + span,
         };
-        self.failed = None;
+        self.missed = None;
         self.held = Some(Held {
             metadata: Arc::clone(&metadata),
+            again: now + REFUSED_PAUSE,
+            doubted: false,
             fresh: until(ttl),
             usable: until(ttl + STALE_MAX),
         });
         Ok(metadata)
     }
 
-    /// Notes that the issuer could not be asked, or was not believed.
-    pub(super) fn miss(
-        &mut self,
-        failure: Failure,
-        now: Moment,
-        wall: WallTime,
-    ) -> Result<Arc<Metadata>, Failure> {
-        self.failed = Some((now, failure));
-        self.fall_back(failure, now, wall)
+    /// Notes that what is known does not serve: the issuer refused what was made of it, or there is nothing in it for us.
+    /// It may have changed, so it is read again, once a minute at most: after this time.
+    pub(super) fn doubt(&mut self, now: Moment) -> Duration {
+        let Some(held) = &mut self.held else {
+            return Duration::ZERO;
+        };
+        held.doubted = true;
+        held.again.since(now)
     }
 
-    /// What was known before serves while the issuer is out of reach, never in place of something that was refused.
-    fn fall_back(
-        &self,
-        failure: Failure,
+    /// Notes that a reading brought nothing.
+    pub(super) fn miss(
+        &mut self,
+        miss: Miss,
         now: Moment,
         wall: WallTime,
     ) -> Result<Arc<Metadata>, Failure> {
-        self.held
-            .as_ref()
-            .filter(|held| !failure.terminal() && !held.usable.passed(now, wall))
-            .map(|held| Arc::clone(&held.metadata))
-            .ok_or(failure)
+        self.missed = Some((now, miss));
+        self.fall_back(miss, miss.pause(), now, wall)
+    }
+
+    /// What was known before serves while the issuer is out of order. Where it does not, there is nothing to be had
+    /// before the next reading, which is `left` away.
+    fn fall_back(
+        &self,
+        miss: Miss,
+        left: Duration,
+        now: Moment,
+        wall: WallTime,
+    ) -> Result<Arc<Metadata>, Failure> {
+        let held = self.held.as_ref().filter(|_| miss.spares());
+        if let Some(held) = held.filter(|held| !held.usable.passed(now, wall)) {
+            return Ok(Arc::clone(&held.metadata));
+        }
+        let failure = miss.failure();
+        let wait = match miss {
+            Miss::Absent | Miss::Refused => Some(left),
+            Miss::Unreached(_) => None,
+        };
+        Err(Failure {
+            retry_after: failure.retry_after.max(wait),
+            ..failure
+        })
     }
 }
 

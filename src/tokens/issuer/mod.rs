@@ -35,7 +35,7 @@ use super::transport::Transport;
 use crate::credential::Nonces;
 use crate::upstream::{IssuerReply, IssuerRequest};
 use crate::vocab::{Authority, Clock, Code, ServiceName};
-use metadata::{Book, Metadata, MetadataError};
+use metadata::{Book, Metadata, MetadataError, Miss};
 
 pub(super) use address::{Address, BadAddress};
 pub(super) use auth::AuthError;
@@ -114,10 +114,19 @@ impl Issuer {
         journal: &dyn Journal,
     ) -> Result<Arc<Metadata>, Failure> {
         let metadata = self.known_metadata(service, journal).await?;
-        if metadata.endpoints().any(|url| self.is_anothers(url)) {
-            return Err(Code::AsMetadataInvalid.into());
+        // A reload may have configured another issuer where this one led before.
+        if self.leads_astray(&metadata) {
+            return Err(Failure {
+                retry_after: Some(self.doubt().await),
+                ..Code::AsMetadataInvalid.into()
+            });
         }
         Ok(metadata)
+    }
+
+    /// Whether this metadata leads to another issuer of the configuration.
+    fn leads_astray(&self, metadata: &Metadata) -> bool {
+        metadata.endpoints().any(|url| self.is_anothers(url))
     }
 
     /// Whether another issuer of the configuration is there.
@@ -138,20 +147,30 @@ impl Issuer {
         }
         let read = self.read_metadata().await;
         let (now, wall) = (self.clock.now(), self.clock.wall());
-        let kept = match read {
-            Ok((metadata, ttl)) => book.keep(metadata, ttl, now, wall).map_err(|error| {
-                if error == MetadataError::Moved {
-                    journal.note(&Note::EndpointMoved { service });
+        let missed = match read {
+            // Not kept: its endpoints would be the ones that must stay where they are.
+            Ok((metadata, _)) if self.leads_astray(&metadata) => Miss::Refused,
+            Ok((metadata, ttl)) => match book.keep(metadata, ttl, now, wall) {
+                Ok(kept) => return Ok(kept),
+                Err(error) => {
+                    if error == MetadataError::Moved {
+                        journal.note(&Note::EndpointMoved { service });
+                    }
+                    Miss::Refused
                 }
-                Failure::from(Code::AsMetadataInvalid)
-            }),
-            Err(failure) => Err(failure),
+            },
+            Err(miss) => miss,
         };
-        kept.or_else(|failure| book.miss(failure, now, wall))
+        book.miss(missed, now, wall)
+    }
+
+    /// Has its metadata read again before it is used the next time, though not more than once a minute: after this time.
+    async fn doubt(&self) -> std::time::Duration {
+        self.book.lock().await.doubt(self.clock.now())
     }
 
     /// Tries the places in order. Only a clear "not here" leads to the next one; an outage is an outage.
-    async fn read_metadata(&self) -> Result<(Metadata, std::time::Duration), Failure> {
+    async fn read_metadata(&self) -> Result<(Metadata, std::time::Duration), Miss> {
         for url in metadata::places(&self.address) {
             let mut headers = HeaderMap::new();
             headers.insert(header::ACCEPT, HeaderValue::from_static("application/json"));
@@ -162,18 +181,22 @@ impl Issuer {
                 form: None,
                 certificate: None,
             };
-            let reply = self.transport.send(request).await?;
+            let reply = self.transport.send(request).await;
+            let reply = reply.map_err(|error| Miss::Unreached(error.into()))?;
             match reply.status {
                 200 => match Metadata::read(&reply.body, &self.settings.url) {
                     Ok(metadata) => return Ok((metadata, metadata::time_to_live(&reply.headers))),
                     Err(MetadataError::NotJson) => {}
-                    Err(_) => return Err(Code::AsMetadataInvalid.into()),
+                    Err(_) => return Err(Miss::Refused),
                 },
-                408 | 429 | 500.. => return Err(answer::failure(&reply, self.clock.wall())),
+                408 | 429 | 500.. => {
+                    let failure = answer::failure(&reply, self.clock.wall());
+                    return Err(Miss::Unreached(failure));
+                }
                 _ => {}
             }
         }
-        Err(Code::AsMetadataInvalid.into())
+        Err(Miss::Absent)
     }
 
     /// Seconds since 1970 as the issuer counts them.

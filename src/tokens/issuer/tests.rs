@@ -560,7 +560,9 @@ async fn metadata_is_looked_for_in_order_and_read_once() {
         ]
     );
     *bench.fake.metadata.lock().unwrap() = Ok((200, metadata()));
-    bench.clock.advance(Duration::from_secs(2));
+    bench.clock.advance(Duration::from_secs(59));
+    assert_eq!(bench.fails("").await.code, Code::AsMetadataInvalid);
+    bench.clock.advance(Duration::from_secs(1));
     let all = [bench.obtain("a"), bench.obtain("b"), bench.obtain("c")];
     assert!(
         futures_util::future::join_all(all)
@@ -607,8 +609,21 @@ async fn an_endpoint_that_moves_gets_no_credential() {
     assert_eq!(bench.notes.count("EndpointMoved"), 1);
     assert_eq!(bench.fake.tokens().len(), 1);
     *bench.fake.metadata.lock().unwrap() = Err(IssuerError::Unreachable);
-    bench.clock.advance(Duration::from_secs(3));
+    bench.clock.advance(Duration::from_mins(1));
     assert!(bench.obtain("").await.is_ok());
+}
+
+#[tokio::test]
+async fn a_page_in_place_of_metadata_ends_nothing_that_was_known() {
+    let bench = Bench::new(|_| {});
+    bench.obtain("").await.unwrap();
+    *bench.fake.metadata.lock().unwrap() = Ok((200, json!("a page")));
+    bench.clock.advance(Duration::from_hours(1));
+    let before = bench.fake.calls.lock().unwrap().len();
+    bench.obtain("").await.unwrap();
+    bench.obtain("").await.unwrap();
+    let after = bench.fake.calls.lock().unwrap().len();
+    assert_eq!(after - before, 2 + 2, "looked for once, in both places");
 }
 
 #[tokio::test]
@@ -629,7 +644,18 @@ async fn an_issuer_does_not_lead_to_another_one() {
     introduce(&["https://tokens.honest.test/"]);
     assert_eq!(bench.fails("").await.code, Code::AsMetadataInvalid);
     assert!(bench.fake.tokens().is_empty());
+    // Once that is mended it is as if it had never been.
+    let astray = bench.fake.metadata.lock().unwrap().clone();
+    *bench.fake.metadata.lock().unwrap() = Ok((200, metadata()));
+    bench.clock.advance(Duration::from_mins(1));
+    bench.obtain("").await.unwrap();
     // An endpoint on a host of its own is usual where nobody else is configured there.
+    let bench = Bench::new(|_| {});
+    *bench.fake.metadata.lock().unwrap() = astray;
+    let introduce = |others: &[&str]| {
+        let all: Vec<_> = others.iter().map(|text| at(text)).collect();
+        bench.client.issuer().introduce(&all);
+    };
     introduce(&["https://honest.test", "https://tokens.honest.test:8443"]);
     bench.obtain("").await.unwrap();
     // A reload that configures another issuer there ends it, also for metadata that is known already.
@@ -659,6 +685,42 @@ async fn dpop_that_vanishes_from_metadata_does_not_vanish_from_us() {
     *bench.fake.metadata.lock().unwrap() = Ok((200, silent));
     bench.clock.advance(Duration::from_hours(1));
     assert_eq!(bench.fails("").await.code, Code::UnsupportedDpopAlg);
+}
+
+/// An operator who mends the issuer does not wait for an hour.
+#[tokio::test]
+async fn metadata_that_does_not_serve_is_read_again_after_a_minute() {
+    let reads = |bench: &Bench| {
+        let all = bench.fake.calls.lock().unwrap();
+        all.iter().filter(|s| s.path.contains("known")).count()
+    };
+    let bench = Bench::new(|_| {});
+    let mut without = metadata();
+    without["dpop_signing_alg_values_supported"] = json!([]);
+    *bench.fake.metadata.lock().unwrap() = Ok((200, without));
+    for _ in 0..3 {
+        assert_eq!(bench.fails("").await.code, Code::UnsupportedDpopAlg);
+    }
+    *bench.fake.metadata.lock().unwrap() = Ok((200, metadata()));
+    bench.clock.advance(Duration::from_secs(59));
+    assert_eq!(bench.fails("").await.code, Code::UnsupportedDpopAlg);
+    assert_eq!(reads(&bench), 1);
+    bench.clock.advance(Duration::from_secs(1));
+    bench.obtain("").await.unwrap();
+    assert_eq!(reads(&bench), 2);
+
+    // Its token endpoint goes to another path.
+    bench.fake.then(Ok(reply(404, &[], &json!({}))));
+    bench.fails("").await;
+    let mut moved = metadata();
+    moved["token_endpoint"] = json!("https://as.test/v2/token");
+    *bench.fake.metadata.lock().unwrap() = Ok((200, moved));
+    bench.clock.advance(Duration::from_mins(1));
+    bench.obtain("").await.unwrap();
+    assert_eq!(bench.fake.at("/v2/token").len(), 1);
+    bench.clock.advance(Duration::from_mins(1));
+    bench.obtain("").await.unwrap();
+    assert_eq!(reads(&bench), 3, "nobody had a reason");
 }
 
 #[tokio::test]
@@ -773,6 +835,14 @@ async fn an_assertion_of_our_own_is_new_each_time() {
     );
     assert_eq!(one["exp"], 1_700_000_060);
     assert_ne!(one["jti"], two["jti"]);
+
+    // Also where the same request is sent again: issuers keep the `jti` of what they refused for want of a nonce.
+    bench.fake.then(Ok(challenge(400, "n1")));
+    bench.obtain("a").await.unwrap();
+    let seen = bench.fake.tokens();
+    let jti = |at: usize| claims(&seen[at].form["assertion"])["jti"].clone();
+    assert_eq!(seen.len(), 4);
+    assert_ne!(jti(2), jti(3));
 }
 
 #[tokio::test]
@@ -866,9 +936,14 @@ async fn a_platforms_token_is_read_again_and_looked_at() {
 }
 
 fn pair() -> (String, String) {
+    lasting((2023, 11, 14), (2023, 11, 15))
+}
+
+fn lasting(from: (i32, u8, u8), until: (i32, u8, u8)) -> (String, String) {
     let key = rcgen::KeyPair::generate().unwrap();
     let mut params = rcgen::CertificateParams::new(vec!["client.test".to_owned()]).unwrap();
-    params.not_after = rcgen::date_time_ymd(2023, 11, 15);
+    params.not_before = rcgen::date_time_ymd(from.0, from.1, from.2);
+    params.not_after = rcgen::date_time_ymd(until.0, until.1, until.2);
     let certificate = params.self_signed(&key).unwrap();
     (certificate.pem(), key.serialize_pem())
 }
@@ -918,4 +993,66 @@ async fn a_bound_token_ends_with_its_certificate_and_a_new_one_takes_over() {
         calls,
         "an expired certificate is not shown"
     );
+}
+
+#[tokio::test]
+async fn a_certificate_whose_time_is_not_now_replaces_none_that_is_good() {
+    let one = pair();
+    let (cert_file, cert) = changing(&one.0);
+    let (key_file, key) = changing(&one.1);
+    let bench = Bench::new(|s| {
+        s.binding = Binding::Mtls;
+        s.client_auth = ClientAuth::Mtls(CertificateSettings { cert, key });
+    });
+    let mut document = metadata();
+    document["tls_client_certificate_bound_access_tokens"] = json!(true);
+    *bench.fake.metadata.lock().unwrap() = Ok((200, document));
+    bench
+        .fake
+        .always(|_| Ok(granted(&json!({"token_type": "Bearer"}))));
+    let shown = async || {
+        let certificate = bench.obtain("a").await.unwrap().token.certificate;
+        certificate.unwrap().thumbprint().to_owned()
+    };
+    let first = shown().await;
+    let put = |pair: &(String, String)| {
+        cert_file.lock().unwrap().clone_from(&pair.0);
+        key_file.lock().unwrap().clone_from(&pair.1);
+    };
+    let (over, to_come) = (
+        lasting((2023, 11, 1), (2023, 11, 2)),
+        lasting((2023, 11, 15), (2023, 11, 16)),
+    );
+    for untimely in [&over, &to_come] {
+        put(untimely);
+        assert_eq!(shown().await, first);
+    }
+    // When its time has come it is taken, without anybody touching the files again.
+    bench.clock.advance(Duration::from_secs(2 * 3600));
+    assert_ne!(shown().await, first);
+}
+
+/// The key may come of a command that asks somebody: every ten seconds would be too often.
+#[tokio::test]
+async fn the_key_is_read_when_the_certificate_is_another_one() {
+    let (one, two) = (pair(), pair());
+    let (file, cert) = changing(&one.0);
+    let reads = Arc::new(Mutex::new(0));
+    let (counted, pairs) = (Arc::clone(&reads), [one.1.clone(), two.1.clone()]);
+    let key = Supply::new("exec", move || {
+        let mut count = counted.lock().unwrap();
+        *count += 1;
+        Some(Secret::new(pairs[*count - 1].clone().into_bytes()))
+    });
+    let settings = CertificateSettings { cert, key };
+    let clock = Clock::manual(WallTime(1_700_000_000_000));
+    let identity = crate::tokens::identity::Identity::new(settings, clock).unwrap();
+    let first = identity.current();
+    identity.refresh().await;
+    identity.refresh().await;
+    assert_eq!((identity.current(), *reads.lock().unwrap()), (first.clone(), 1));
+    file.lock().unwrap().clone_from(&two.0);
+    identity.refresh().await;
+    assert_ne!(identity.current(), first);
+    assert_eq!(*reads.lock().unwrap(), 2);
 }

@@ -143,35 +143,48 @@ fn the_time_to_live_has_bounds() {
 
 #[test]
 fn old_metadata_serves_through_an_outage_but_not_in_place_of_a_refusal() {
+    let outage = |code: Code| Miss::Unreached(code.into());
     let mut book = Book::default();
     let (now, wall) = (Moment(0), WallTime(0));
     assert!(book.settled(now, wall).is_none());
-    assert_eq!(
-        book.miss(Code::AsUnavailable.into(), now, wall),
-        Err(Code::AsUnavailable.into())
-    );
-    assert_eq!(
-        book.settled(now, wall),
-        Some(Err(Code::AsUnavailable.into()))
-    );
-    assert!(book.settled(now + FAILED_PAUSE, wall).is_none());
+    let down = Err(Code::AsUnavailable.into());
+    assert_eq!(book.miss(outage(Code::AsUnavailable), now, wall), down);
+    assert_eq!(book.settled(now, wall), Some(down));
+    assert!(book.settled(now + UNREACHED_PAUSE, wall).is_none());
 
     let kept = book.keep(read(&json!({})).unwrap(), TTL_MIN, now, wall);
     let kept = kept.unwrap();
     assert_eq!(book.settled(now, wall), Some(Ok(Arc::clone(&kept))));
     let later = now + TTL_MIN;
     assert!(book.settled(later, wall).is_none());
-    assert_eq!(
-        book.miss(Code::AsTimeout.into(), later, wall),
-        Ok(Arc::clone(&kept))
-    );
-    assert_eq!(book.settled(later, wall), Some(Ok(kept)));
-    assert!(
-        book.miss(Code::AsMetadataInvalid.into(), later, wall)
-            .is_err()
-    );
+    // A page in its place is an outage too.
+    for miss in [outage(Code::AsTimeout), Miss::Absent] {
+        assert_eq!(book.miss(miss, later, wall), Ok(Arc::clone(&kept)));
+        assert_eq!(book.settled(later, wall), Some(Ok(Arc::clone(&kept))));
+    }
+    for miss in [outage(Code::AsTlsError), Miss::Refused] {
+        assert!(book.miss(miss, later, wall).is_err());
+    }
     let too_late = later + STALE_MAX;
-    assert!(book.miss(Code::AsTimeout.into(), too_late, wall).is_err());
+    for miss in [outage(Code::AsTimeout), Miss::Absent] {
+        assert!(book.miss(miss, too_late, wall).is_err());
+    }
+}
+
+#[test]
+fn what_was_refused_is_read_again_once_a_minute_at_most() {
+    for miss in [Miss::Absent, Miss::Refused] {
+        let mut book = Book::default();
+        let (now, wall) = (Moment(0), WallTime(0));
+        let failure = |left: u64| Failure {
+            retry_after: Some(Duration::from_secs(left)),
+            ..Code::AsMetadataInvalid.into()
+        };
+        assert_eq!(book.miss(miss, now, wall), Err(failure(60)));
+        let later = now + Duration::from_secs(50);
+        assert_eq!(book.settled(later, wall), Some(Err(failure(10))));
+        assert!(book.settled(now + REFUSED_PAUSE, wall).is_none());
+    }
 }
 
 #[test]
@@ -199,6 +212,9 @@ fn clients_with_a_certificate_go_to_the_aliases() {
         let document = json!({"mtls_endpoint_aliases": bad});
         assert_eq!(read(&document).unwrap_err(), MetadataError::Invalid);
     }
+    let nothing = json!({"mtls_endpoint_aliases": {"token_endpoint": null}});
+    let nothing = read(&nothing).unwrap();
+    assert_eq!(nothing.with_certificate(), nothing);
     let absent = read(&json!({})).unwrap();
     assert!(!absent.binds_certificates);
     assert_eq!(absent.with_certificate(), absent);
