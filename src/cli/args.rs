@@ -89,6 +89,11 @@ pub(super) enum Verb {
     },
     /// Exit 0 if the running proxy is ready
     Healthcheck,
+    /// Look for values that must not be there: in files, folders, archives, image layers, core files; for CI
+    ///
+    /// They are found as they are, in base64, base64url, hex, percent, JSON and HTML escapes, two of these inside each other,
+    /// and inside gzip, zlib, Brotli, zstd and tar. Exits 1 where one is found, or something could not be searched.
+    Leakcheck(LeakArgs),
     /// Start a private proxy and run a command with the environment of `env`
     ///
     /// The command runs as you and can read what you can read.
@@ -128,6 +133,23 @@ pub(super) enum CaVerb {
     Init(CaInit),
     /// Print the CA certificate, and for which hosts it can sign
     Show,
+}
+
+/// What `leakcheck` is asked for.
+#[derive(Debug, clap::Args)]
+pub(super) struct LeakArgs {
+    /// Look for this value; others on this machine can see it while the search runs; may be repeated
+    #[arg(long, value_name = "VALUE", required_unless_present_any = ["canaries", "from_env"])]
+    pub(super) canary: Vec<String>,
+    /// Look for each line of this file; may be repeated
+    #[arg(long, value_name = "FILE")]
+    pub(super) canaries: Vec<PathBuf>,
+    /// Look for the value of this environment variable; may be repeated
+    #[arg(long, value_name = "NAME")]
+    pub(super) from_env: Vec<String>,
+    /// Files and folders; `-` is standard input
+    #[arg(required = true, value_name = "PATH")]
+    pub(super) paths: Vec<PathBuf>,
 }
 
 /// What `ca init` is asked for.

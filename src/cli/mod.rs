@@ -12,6 +12,7 @@ mod demo;
 mod env;
 mod explain;
 mod healthcheck;
+mod leakcheck;
 mod log;
 mod out;
 mod run;
@@ -101,6 +102,7 @@ pub fn run() -> ExitCode {
             explain::explain(&args, method, url, agent.as_deref())
         }
         Verb::Healthcheck => healthcheck::healthcheck(&args),
+        Verb::Leakcheck(wish) => leakcheck::leakcheck(&args, wish),
         Verb::Run { agent, command } => return run::run(&args, agent.as_deref(), command),
         Verb::Schema => schema::schema(),
         Verb::Serve => serve::serve(&args),

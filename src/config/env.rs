@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
+use crate::vocab::Secret;
+
 /// Variables by which clients find a proxy, in both spellings.
 const PROXY: &[&str] = &[
     "ALL_PROXY",
@@ -109,6 +111,13 @@ impl Environment {
             }
             None => std::env::vars_os().collect(),
         }
+    }
+
+    /// A value that `leakcheck` looks for.
+    #[must_use]
+    pub fn canary(&self, name: &str) -> Option<Secret<Vec<u8>>> {
+        let value = self.read(name)?;
+        Some(Secret::new(value.into_encoded_bytes()))
     }
 
     /// The filter of logs, as `tracing` reads it.

@@ -35,6 +35,8 @@ mod heads;
 #[cfg(test)]
 mod issuer;
 #[cfg(test)]
+mod leakcheck;
+#[cfg(test)]
 mod limits;
 #[cfg(test)]
 mod listeners;
