@@ -1050,7 +1050,10 @@ async fn the_key_is_read_when_the_certificate_is_another_one() {
     let first = identity.current();
     identity.refresh().await;
     identity.refresh().await;
-    assert_eq!((identity.current(), *reads.lock().unwrap()), (first.clone(), 1));
+    assert_eq!(
+        (identity.current(), *reads.lock().unwrap()),
+        (first.clone(), 1)
+    );
     file.lock().unwrap().clone_from(&two.0);
     identity.refresh().await;
     assert_ne!(identity.current(), first);
