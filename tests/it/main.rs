@@ -42,6 +42,7 @@ mod listeners;
 mod parent;
 #[cfg(test)]
 mod refusals;
+mod reload;
 #[cfg(test)]
 mod store;
 #[cfg(test)]
