@@ -138,7 +138,18 @@ def judge(binary, dir, started, only):
     def play(c):
         c.ready, start = ready, time.monotonic()
         agent = agents["later" if c.kind == "later" else "now"]
-        call = lambda scope: agent.curl(f"{house.issuers[c.name].api}/{scope}", http=["--http1.1", "--http2"][len(c.name) % 2])
+        http = ["--http1.1", "--http2"][len(c.name) % 2]
+
+        def call(scope):
+            for _ in range(4):
+                answer = agent.curl(f"{house.issuers[c.name].api}/{scope}", http=http)
+                # Sixty issuers on one machine: a token that took longer than five seconds says nothing.
+                if answer["http_code"] != 504:
+                    break
+                time.sleep(2)
+            return answer
+
+        time.sleep(wanted.index(c) / 10)  # not all in one moment
         try:
             return "ok", c.play(house, c, call) or "", time.monotonic() - start
         except Exception as why:  # any failure of a case is a finding, not the end

@@ -1,7 +1,7 @@
 //! Authorization server metadata (RFC 8414): where it is, what of it is believed, how long it is kept.
 //!
 //! Invariant: once an issuer's endpoints are known, they stay on the hosts where they are. An issuer that moves them
-//! to another host while we run is either mended by an operator (restart or reload) or taken over; a client assertion
+//! to another host while we run is either mended by an operator (who restarts us) or taken over; a client assertion
 //! must not follow it.
 
 use std::sync::Arc;
