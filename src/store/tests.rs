@@ -43,6 +43,7 @@ fn filled() -> (TempDir, PathBuf) {
     for name in ["a/x", "b/x", "c/x"] {
         let content = format!("{CANARY}-{name}");
         store.put(&id(name), content.as_bytes(), true).unwrap();
+        store.reserve().unwrap();
     }
     let path = store.path().to_owned();
     (dir, path)
@@ -351,12 +352,16 @@ fn on_a_small_disk() {
     let dir = Path::new("/mnt");
     let (mut store, _) = Store::open(settings(dir)).unwrap();
     store.put(&id("a/x"), b"one", true).unwrap();
+    store.reserve().unwrap();
     // Somebody else fills the disk to the last byte; what was set aside is ours all the same.
     let mut other = fs::File::create(dir.join("filler")).unwrap();
     let mut fill = || while std::io::Write::write_all(&mut other, &[0; 4096]).is_ok() {};
     fill();
+    // Another row's announcement finds no room, and does not take the room of the first one's answer.
+    assert!(store.put(&id("b/x"), &[b'y'; ROW_MAX], true).is_err());
     store.put(&id("a/x"), &[b'x'; ROW_MAX / 2], false).unwrap();
     fill();
+    assert!(store.reserve().is_err());
     // The next one has nothing set aside, and fails whole.
     let full = store.put(&id("a/x"), b"three", true).unwrap_err();
     assert!(matches!(full.why, Why::Io { .. }), "{full}");
