@@ -313,7 +313,7 @@ impl Worker {
                 // A credential that is gone has no use for its tokens.
                 let client = self.client(&key);
                 let cap = client.as_ref().map_or(Duration::ZERO, |_| obtained.cap);
-                let merged = client.and_then(|client| merged(&client, &key, &obtained.token));
+                let merged = client.and_then(|client| merged(&client, &key, &obtained));
                 self.feed(Event::Granted {
                     key,
                     attempt,
@@ -506,21 +506,19 @@ fn whole_key(client: &Client, key: &Key) -> Key {
 }
 
 /// What a token for less than the whole login tells about its issuer.
-fn merged(client: &Client, key: &Key, token: &Token) -> Option<Event<Token>> {
+fn merged(client: &Client, key: &Key, obtained: &Obtained) -> Option<Event<Token>> {
     let into = whole_key(client, key);
     if into == *key {
         return None;
     }
     let agent = &key.grant.agent;
     // The answer's `scope` is believed: the issuer gives everything, whatever it is asked for.
-    let whole = token.scopes == into.scopes;
-    if whole {
+    let whole = obtained.token.scopes == into.scopes;
+    if whole && !obtained.by_code {
         client.note_whole(agent);
     }
     let from = whole.then(|| key.clone());
-    client
-        .is_whole(agent)
-        .then_some(Event::Merged { from, into })
+    (whole || client.is_whole(agent)).then_some(Event::Merged { from, into })
 }
 
 fn lease_of(token: &Token, facts: LeaseFacts) -> Result<Lease, BadToken> {

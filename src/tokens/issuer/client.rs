@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use aws_lc_rs::rand;
 use http::{HeaderMap, HeaderValue, Method, header};
-use tokio::sync::SemaphorePermit;
+use tokio::sync::{OwnedMutexGuard, SemaphorePermit};
 
 use super::Issuer;
 use super::address::Address;
@@ -51,6 +51,8 @@ pub(in crate::tokens) struct Client {
     keys: Mutex<HashMap<AgentName, Arc<ProofKey>>>,
     /// Codes that logins brought and that no token request has used, one an agent.
     answered: Mutex<HashMap<AgentName, Answered>>,
+    /// Held while a code is used, one an agent.
+    desks: Mutex<HashMap<AgentName, Arc<tokio::sync::Mutex<()>>>>,
     /// Agents whose refreshes bring one token for everything: how often one was seen to end the token before it.
     /// [`WHOLE`]: so it is.
     whole: RwLock<HashMap<AgentName, u8>>,
@@ -85,6 +87,8 @@ pub(in crate::tokens) struct Obtained {
     pub(in crate::tokens) life: Option<Duration>,
     /// Longest use, whatever the issuer says.
     pub(in crate::tokens) cap: Duration,
+    /// It is a login's first one, and so for everything that the login is for.
+    pub(in crate::tokens) by_code: bool,
 }
 
 /// What one token request is about.
@@ -109,6 +113,8 @@ impl Errand<'_> {
 
 /// Everything that a token request needs, before the first byte of it is sent.
 struct Ready<'a> {
+    /// The code that is used belongs to us alone.
+    _desk: Option<OwnedMutexGuard<()>>,
     /// Our place among the issuer's requests.
     _place: SemaphorePermit<'a>,
     certificate: Option<Arc<Certificate>>,
@@ -160,6 +166,7 @@ impl Client {
             identity,
             keys: Mutex::new(HashMap::new()),
             answered: Mutex::new(HashMap::new()),
+            desks: Mutex::default(),
             whole: RwLock::default(),
             lineages: Arc::default(),
             print,
@@ -305,10 +312,15 @@ impl Client {
         match issued.weigh(&self.wanted(&errand)) {
             Ok(scopes) => {
                 self.tell_whose(&errand, &issued);
+                let by_code = matches!(ready.means, Means::Code(_));
                 let Ready {
                     key, certificate, ..
                 } = ready;
-                self.obtained(issued, scopes, key, certificate)
+                let obtained = self.obtained(issued, scopes, key, certificate);
+                obtained.map(|obtained| Obtained {
+                    by_code,
+                    ..obtained
+                })
             }
             Err(objection) => {
                 self.object(&errand, &objection);
@@ -325,12 +337,19 @@ impl Client {
         agent: &AgentName,
         journal: &dyn Journal,
     ) -> Result<Ready<'a>, Failure> {
-        self.check_login(agent)?;
-        let turn = match &self.settings.grant {
-            Grant::AuthorizationCode { .. } if !self.is_answered(agent) => {
-                Some(self.lineages.turn(&self.grant(agent), &self.print).await?)
+        let (desk, turn) = if self.settings.grant.refreshes() {
+            // A code that somebody is just using is waited for: what comes of it is the login.
+            let desk = self.desk(agent).lock_owned().await;
+            self.check_login(agent)?;
+            if self.is_answered(agent) {
+                (Some(desk), None)
+            } else {
+                drop(desk);
+                let grant = self.grant(agent);
+                (None, Some(self.lineages.turn(&grant, &self.print).await?))
             }
-            _ => None,
+        } else {
+            (None, None)
         };
         let certificate = self.fresh_certificate().await?;
         let place = self.issuer.gate.acquire().await;
@@ -351,12 +370,19 @@ impl Client {
             turn.announce(journal).await?;
         }
         Ok(Ready {
+            _desk: desk,
             _place: place,
             certificate,
             metadata,
             means,
             key,
         })
+    }
+
+    /// Where one agent's codes are used, one after the other.
+    fn desk(&self, agent: &AgentName) -> Arc<tokio::sync::Mutex<()>> {
+        let mut desks = self.desks.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(desks.entry(agent.clone()).or_default())
     }
 
     /// A login was answered and its code is not used yet.
@@ -434,11 +460,17 @@ impl Client {
     fn wanted<'a>(&'a self, errand: &Errand<'a>) -> Wanted<'a> {
         let bound = self.settings.binding == Binding::Mtls;
         let certificate = errand.certificate.filter(|_| bound);
+        let most = self.most(errand.means);
+        let scopes = match errand.means {
+            // Nothing said means as requested, and that was in the login.
+            Means::Code(_) => most.unwrap_or(errand.scopes),
+            _ => errand.scopes,
+        };
         Wanted {
             binding: self.settings.binding,
             jkt: errand.key.map(|key| key.thumbprint()),
-            scopes: errand.scopes,
-            most: self.most(errand.means),
+            scopes,
+            most,
             certificate: certificate.map(|certificate| Bound {
                 thumbprint: certificate.thumbprint(),
                 promised: errand.metadata.binds_certificates,
@@ -451,7 +483,9 @@ impl Client {
     /// all of that with each refresh.
     fn most(&self, means: &Means) -> Option<&ScopeSet> {
         match (&self.settings.grant, means) {
-            (Grant::AuthorizationCode { scopes, .. }, Means::Refresh(_)) => Some(scopes),
+            (Grant::AuthorizationCode { scopes, .. }, Means::Code(_) | Means::Refresh(_)) => {
+                Some(scopes)
+            }
             _ => None,
         }
     }
@@ -482,6 +516,7 @@ impl Client {
             },
             life: issued.life,
             cap,
+            by_code: false,
         })
     }
 
@@ -521,17 +556,14 @@ impl Client {
         Ok(match &self.settings.grant {
             Grant::ClientCredentials => Means::Ourselves,
             // A code is good once (RFC 6749 §4.1.2), so it is gone whatever becomes of the request.
-            Grant::AuthorizationCode { .. } => {
-                let answered = self
-                    .answered
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .remove(agent);
-                match answered {
-                    Some(answered) => Means::Code(answered),
-                    None => Means::Refresh(turn.ok_or(Code::ReauthorizationRequired)?),
+            Grant::AuthorizationCode { .. } => match turn {
+                Some(turn) => Means::Refresh(turn),
+                None => {
+                    let mut all = self.answered.lock().unwrap_or_else(PoisonError::into_inner);
+                    let answered = all.remove(agent);
+                    Means::Code(answered.ok_or(Code::ReauthorizationRequired)?)
                 }
-            }
+            },
             Grant::JwtBearer(AssertionSource::Found(supply)) => {
                 let assertion = supply.read_text().await.ok_or(Unfit::Missing);
                 Means::Assertion(self.unexpired(assertion)?)
@@ -644,7 +676,7 @@ impl Client {
     ) -> Result<IssuerReply, Failure> {
         let call = self.token_request(errand, nonce).await?;
         if let Means::Refresh(turn) = errand.means {
-            turn.sending();
+            turn.sending()?;
         }
         let reply = self.issuer.transport.send(call).await;
         let reply = reply.inspect_err(|error| {
