@@ -90,6 +90,8 @@ pub struct Worker {
     /// Tokens that will be given back to their issuers.
     retired: Retired,
     swept: Moment,
+    /// From here on nothing is sent that was not sent before.
+    closing: CancellationToken,
     /// Longest time until a token request is sent; tests are less patient.
     pub(super) patience: Duration,
 }
@@ -117,6 +119,7 @@ impl Worker {
             watched: Moment::default(),
             retired: Retired::default(),
             swept: Moment::default(),
+            closing: CancellationToken::new(),
             patience: FETCH_LIMIT,
         }
     }
@@ -189,6 +192,7 @@ impl Worker {
     /// No new fetches; those under way have their time, and then the sessions end: nothing of them stays in memory, and
     /// what the configuration says is revoked.
     async fn close(&mut self) {
+        self.closing.cancel();
         let _late = tokio::time::timeout(LAST_FETCHES, async {
             while let Some(landed) = self.flights.join_next_with_id().await {
                 self.landed(landed);
@@ -404,12 +408,12 @@ impl Worker {
         let journal = Arc::clone(&self.journal);
         let patience = self.patience;
         let (agent, scopes) = (key.grant.agent.clone(), key.scopes.clone());
+        let stop = self.closing.clone();
         let task = self.flights.spawn(async move {
             let client = client.ok_or(Code::ConfigChanged)?;
             let journal = journal.as_ref();
-            client
-                .obtain_within(patience, &agent, &scopes, journal)
-                .await
+            let limits = (patience, &stop);
+            client.obtain_within(limits, &agent, &scopes, journal).await
         });
         self.errands.insert(task.id(), (key, attempt));
     }

@@ -442,6 +442,18 @@ fn asked_scopes(house: &House) -> Vec<String> {
 }
 
 #[tokio::test]
+async fn five_hundred_requests_at_expiry_are_one_refresh() {
+    let house = logged_in(|_| {}, rotating(None)).await;
+    house.lend("items", "a").await.unwrap();
+    house.clock.advance(Duration::from_secs(600));
+    *house.fake.delay.lock().unwrap() = Duration::from_millis(30);
+    let before = house.fake.tokens().len();
+    let leases = join_all((0..500).map(|_| house.lend("items", "a"))).await;
+    assert!(leases.iter().all(Result::is_ok));
+    assert_eq!(house.fake.tokens().len(), before + 1);
+}
+
+#[tokio::test]
 async fn rules_of_one_login_have_tokens_of_their_own() {
     let house = logged_in(|_| {}, rotating(None)).await;
     for _ in 0..2 {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use aws_lc_rs::rand;
 use http::{HeaderMap, HeaderValue, Method, header};
 use tokio::sync::{OwnedMutexGuard, SemaphorePermit};
+use tokio_util::sync::CancellationToken;
 
 use super::Issuer;
 use super::address::Address;
@@ -272,24 +273,27 @@ impl Client {
         scopes: &ScopeSet,
         journal: &dyn Journal,
     ) -> Result<Obtained, Failure> {
-        self.obtain_within(READY_LIMIT, agent, scopes, journal)
-            .await
+        let limits = (READY_LIMIT, &CancellationToken::new());
+        self.obtain_within(limits, agent, scopes, journal).await
     }
 
-    /// Gets one token for one agent: sent within `patience` (at most [`READY_LIMIT`]), answered at most twenty seconds
-    /// later. Once something that can be used once is on its way, nothing but the end of the process cuts this short.
+    /// Gets one token for one agent: sent within `patience` (at most [`READY_LIMIT`]) and not after `stop`, answered at
+    /// most twenty seconds later. Once something that can be used once is on its way, nothing but the end of the process
+    /// cuts this short.
     pub(in crate::tokens) async fn obtain_within(
         &self,
-        patience: Duration,
+        (patience, stop): (Duration, &CancellationToken),
         agent: &AgentName,
         scopes: &ScopeSet,
         journal: &dyn Journal,
     ) -> Result<Obtained, Failure> {
         let ready = self.prepare(agent, journal);
         let ready = tokio::time::timeout(patience.min(READY_LIMIT), ready);
-        let ready = ready
-            .await
-            .unwrap_or_else(|_| Err(Code::AsTimeout.into()))?;
+        let ready = tokio::select! {
+            biased;
+            () = stop.cancelled() => return Err(Code::Draining.into()),
+            ready = ready => ready.unwrap_or_else(|_| Err(Code::AsTimeout.into()))?,
+        };
         let errand = Errand {
             agent,
             scopes,
