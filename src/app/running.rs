@@ -97,12 +97,14 @@ impl Running {
         self.reloader.note_unreadable().await;
     }
 
-    /// Ends in order: not ready, no new connections, exchanges finish, lines are written. Answers whether every
-    /// exchange came to its end in time.
+    /// Ends in order: not ready, no new connections, exchanges finish, token fetches and sessions end, lines are written.
+    /// Answers whether every exchange came to its end in time.
     pub async fn shut_down(self) -> bool {
         self.readiness.drain();
         tokio::time::sleep(self.drain.pre_stop).await;
         let finished = self.doors.drain(self.drain.timeout).await;
+        // Before the connections to issuers go: a refresh under way must hear its answer.
+        self.door.close().await;
         let closed = tokio::time::timeout(CLOSE_TIMEOUT, self.upstream.drain()).await;
         tracing::debug!(closed = closed.is_ok(), "upstream connections closed");
         self.audit.event(Event::Stopped);

@@ -67,6 +67,11 @@ pub enum Event {
         /// Where to.
         service: ServiceName,
     },
+    /// A refresh left the refresh token as it was.
+    RefreshNotRotated {
+        /// The grant.
+        grant: GrantId,
+    },
     /// The issuer granted other scopes than asked for.
     ScopeChanged {
         /// The grant.
@@ -159,6 +164,15 @@ pub enum Event {
         /// Its number.
         token_id: u64,
     },
+    /// A token was given back to the issuer (RFC 7009).
+    TokenRevoked {
+        /// The grant.
+        grant: GrantId,
+        /// `access_token` or `refresh_token`.
+        kind: &'static str,
+        /// The issuer said that it is over.
+        confirmed: bool,
+    },
     /// No token could be had.
     TokenRequestFailed {
         /// The grant.
@@ -184,6 +198,7 @@ impl Event {
             Self::GrantDead { .. } => "grant.dead",
             Self::GrantInDoubt { .. } => "grant.in_doubt",
             Self::PlaceholderMisused { .. } => "placeholder.misused",
+            Self::RefreshNotRotated { .. } => "grant.refresh_not_rotated",
             Self::ScopeChanged { .. } => "scope.changed",
             Self::SelfConnect { .. } => "connect.self_refused",
             Self::ServiceTokenRejected { .. } => "token.rejected",
@@ -195,6 +210,7 @@ impl Event {
             Self::TokenExchanged { .. } => "token.exchanged",
             Self::TokenIssued { .. } => "token.issued",
             Self::TokenRefreshed { .. } => "token.refreshed",
+            Self::TokenRevoked { .. } => "token.revoked",
             Self::TokenRequestFailed { .. } => "token.request_failed",
         }
     }
@@ -220,7 +236,9 @@ impl Event {
                 line.shown("request", request);
                 parties(&mut line, agent, service);
             }
-            Self::DowngradeRefused { grant } | Self::GrantInDoubt { grant } => {
+            Self::DowngradeRefused { grant }
+            | Self::GrantInDoubt { grant }
+            | Self::RefreshNotRotated { grant } => {
                 of_grant(&mut line, grant);
             }
             Self::GrantDead { grant, reason } => {
@@ -292,6 +310,20 @@ impl Event {
                 line.text("jkt", jkt.as_deref().unwrap_or_default());
                 line.number("lease", *token_id);
                 line.number("expires_in", expires_in.as_secs());
+            }
+            Self::TokenRevoked {
+                grant,
+                kind,
+                confirmed,
+            } => {
+                of_grant(&mut line, grant);
+                line.text("token", kind);
+                let outcome = if *confirmed {
+                    "confirmed"
+                } else {
+                    "unconfirmed"
+                };
+                line.text("outcome", outcome);
             }
             Self::TokenRequestFailed {
                 grant,

@@ -22,8 +22,6 @@ const NOT_YET: &[&str] = &[
     "services.*.credential.oauth.grant.device_code",
     "services.*.credential.oauth.grant.refresh_token",
     "services.*.credential.oauth.profile",
-    "services.*.credential.oauth.require_rotation",
-    "services.*.credential.oauth.revoke_on_exit",
     "services.*.credential.query",
     "services.*.response_guard",
     "services.*.rules.graphql",

@@ -347,6 +347,11 @@ pub(super) struct RawOauth {
     pub(super) binding: Option<RawBinding>,
     /// Longest use of one access token, from 1m to 30m. Default: 30m.
     pub(super) max_token_age: Option<RawDuration>,
+    /// A refresh that leaves the refresh token as it is counts as failed. Default: false.
+    pub(super) require_rotation: Option<bool>,
+    /// Tokens are revoked at the issuer when nobody used them for ten minutes and at the end of the process (RFC 7009),
+    /// and so is a login, at the end of the process. Default: false.
+    pub(super) revoke_on_exit: Option<bool>,
 }
 
 /// How the client proves its name.

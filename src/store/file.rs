@@ -28,8 +28,15 @@ pub struct Store {
     image: Image,
     /// The file that was read or written last; `None` before the first write.
     identity: Option<Identity>,
-    /// Room for the next write.
-    reserved: Option<File>,
+    /// Room for a write that must not fail because the disk is full.
+    room: Option<Room>,
+}
+
+/// Room that was set aside, and how many bytes.
+#[derive(Debug)]
+struct Room {
+    file: File,
+    length: u64,
 }
 
 impl Store {
@@ -77,11 +84,11 @@ impl Store {
             sealer,
             image,
             identity,
-            reserved: None,
+            room: None,
         };
         if identity.is_none() {
             // Whether this disk takes a file is found out now, not at the first login.
-            store.commit(Image::empty())?;
+            store.commit(Image::empty(), true)?;
         } else {
             store.note()?;
         }
@@ -109,18 +116,15 @@ impl Store {
             .collect()
     }
 
-    /// Writes a row; it is on the disk when this returns. `ahead`: room for one more write of any row is set aside as
-    /// well, so that the write that follows does not fail because the disk is full.
+    /// Writes a row; it is on the disk when this returns. `ahead`: the write may fail, and leaves the room that was set
+    /// aside to those that may not.
     ///
     /// # Errors
     /// [`StoreError`]; the row is then what it was before, or, where the folder's entry could not be synced, the new
-    /// one. Room that could not be set aside is an error too, after the row was written.
+    /// one.
     pub fn put(&mut self, id: &RowId, content: &[u8], ahead: bool) -> Result<(), StoreError> {
-        let done = self
-            .image
-            .with(&self.sealer, id, Some(content))
-            .and_then(|next| self.commit(next))
-            .and_then(|()| if ahead { self.reserve() } else { Ok(()) });
+        let next = self.image.with(&self.sealer, id, Some(content));
+        let done = next.and_then(|next| self.commit(next, ahead));
         self.named(done)
     }
 
@@ -129,30 +133,51 @@ impl Store {
     /// # Errors
     /// As [`Store::put`].
     pub fn remove(&mut self, id: &RowId) -> Result<(), StoreError> {
-        let done = self
-            .image
-            .with(&self.sealer, id, None)
-            .and_then(|next| self.commit(next));
+        let next = self.image.with(&self.sealer, id, None);
+        let done = next.and_then(|next| self.commit(next, false));
         self.named(done)
     }
 
-    fn commit(&mut self, next: Image) -> Result<(), Why> {
+    /// Sets room aside for one more write of any row, so that it does not fail because the disk is full. Room that is
+    /// there already is enough.
+    ///
+    /// # Errors
+    /// [`StoreError`] where there is none to be had.
+    pub fn reserve(&mut self) -> Result<(), StoreError> {
+        let done = self.take_room();
+        self.named(done)
+    }
+
+    fn commit(&mut self, next: Image, ahead: bool) -> Result<(), Why> {
         // Two processes can meet here only if somebody removed the lock file; the one that wrote last goes on.
         if self.folder.current()? != self.identity {
             return Err(Why::Replaced);
         }
         let bytes = next.write(&self.sealer)?;
-        let (identity, synced) = self.folder.replace(self.reserved.take(), &bytes)?;
+        let (identity, synced) = match self.folder.replace(None, &bytes) {
+            // The room is used where nothing else is left, so that it is still there for whoever comes next.
+            Err(error) if !ahead => {
+                let room = self.room.take().ok_or(error)?;
+                self.folder.replace(Some(room.file), &bytes)?
+            }
+            done => done?,
+        };
         self.identity = Some(identity);
         self.image = next;
-        self.note()?;
-        synced
+        // A witness that is newer than the store would make the next start refuse it.
+        synced?;
+        self.note()
     }
 
-    fn reserve(&mut self) -> Result<(), Why> {
+    fn take_room(&mut self) -> Result<(), Why> {
         let length = self.image.write(&self.sealer)?.len() + SLACK;
         let length = u64::try_from(length).map_err(|_| Why::TooLarge)?;
-        self.reserved = Some(self.folder.reserve(length)?);
+        if self.room.as_ref().is_some_and(|room| room.length >= length) {
+            return Ok(());
+        }
+        self.room = None;
+        let file = self.folder.reserve(length)?;
+        self.room = Some(Room { file, length });
         Ok(())
     }
 

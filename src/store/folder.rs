@@ -13,6 +13,10 @@ use rustix::io::Errno;
 use super::FILE_MAX;
 use super::error::Why;
 
+/// What is added to the store's name: the next state while it is written, and room that was set aside.
+const NEXT: &str = ".new";
+const ROOM: &str = ".room";
+
 const OURS: Mode = Mode::from_raw_mode(0o600);
 
 /// Which file stands at a name.
@@ -34,8 +38,14 @@ impl Folder {
         if !parent.exists() {
             use std::os::unix::fs::DirBuilderExt as _;
             let mut builder = std::fs::DirBuilder::new();
+            let new: Vec<PathBuf> = parent
+                .ancestors()
+                .take_while(|a| !a.exists())
+                .map(Path::to_path_buf)
+                .collect();
             let made = builder.recursive(true).mode(0o700).create(&parent);
             made.map_err(|error| failed("making the folder", error))?;
+            sync_entries(&new)?;
         }
         let flags = OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::RDONLY;
         let fd = rustix::fs::openat(CWD, &parent, flags, Mode::empty());
@@ -97,7 +107,7 @@ impl Folder {
 
     /// Takes room for a write of this length, so that it will not fail for want of it. The file that holds the room.
     pub(super) fn reserve(&self, length: u64) -> Result<File, Why> {
-        let file = self.fresh()?;
+        let file = self.fresh(ROOM)?;
         match rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, length) {
             Ok(()) => Ok(file),
             // This file system cannot set room aside, so the room is written.
@@ -113,25 +123,24 @@ impl Folder {
     }
 
     /// Puts these bytes in the store's place: whole and on the disk, or not at all. Which file stands there then, and
-    /// whether the folder's entry is on the disk as well.
+    /// whether the folder's entry is on the disk as well. `room`: what [`Folder::reserve`] set aside.
     pub(super) fn replace(
         &self,
-        reserved: Option<File>,
+        room: Option<File>,
         bytes: &[u8],
     ) -> Result<(Identity, Result<(), Why>), Why> {
-        let mut file = match reserved {
-            Some(file) => file,
-            None => self.fresh()?,
+        let (name, file) = match room {
+            Some(file) => (ROOM, file),
+            None => (NEXT, self.fresh(NEXT)?),
         };
-        let length = u64::try_from(bytes.len()).map_err(|_| Why::TooLarge)?;
-        file.rewind()
-            .and_then(|()| file.write_all(bytes))
-            .and_then(|()| file.set_len(length))
-            .and_then(|()| file.sync_all())
-            .map_err(|error| failed("writing", error))?;
-        let identity = identity(&file)?;
-        let next = self.beside(".new");
-        rustix::fs::renameat(&self.fd, &next, &self.fd, &self.name)
+        let identity = write(file, bytes).inspect_err(|_| {
+            // On a full disk a half-written file would take what little there is.
+            let removed = rustix::fs::unlinkat(&self.fd, self.beside(name), AtFlags::empty());
+            if let Err(error) = removed {
+                tracing::debug!(%error, "a half-written file stays beside the store");
+            }
+        })?;
+        rustix::fs::renameat(&self.fd, self.beside(name), &self.fd, &self.name)
             .map_err(|error| failed("renaming", error))?;
         let synced =
             rustix::fs::fsync(&self.fd).map_err(|error| failed("writing the folder", error));
@@ -139,15 +148,15 @@ impl Folder {
     }
 
     /// A new empty file beside the store.
-    fn fresh(&self) -> Result<File, Why> {
-        let next = self.beside(".new");
-        match rustix::fs::unlinkat(&self.fd, &next, AtFlags::empty()) {
+    fn fresh(&self, suffix: &str) -> Result<File, Why> {
+        let name = self.beside(suffix);
+        match rustix::fs::unlinkat(&self.fd, &name, AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => {}
-            Err(error) => return Err(failed("removing the .new file", error)),
+            Err(error) => return Err(failed("removing an old file beside the store", error)),
         }
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL;
-        self.open(&next, flags, "the .new file")?
-            .ok_or(Why::Mode("the .new file"))
+        self.open(&name, flags, "the new file beside the store")?
+            .ok_or(Why::Mode("the new file beside the store"))
     }
 
     /// Opens a file that must be a plain one, ours and nobody else's.
@@ -167,6 +176,32 @@ impl Folder {
         }
         Ok(Some(fd.into()))
     }
+}
+
+/// Makes these bytes the whole content, on the disk.
+fn write(mut file: File, bytes: &[u8]) -> Result<Identity, Why> {
+    let length = u64::try_from(bytes.len()).map_err(|_| Why::TooLarge)?;
+    file.rewind()
+        .and_then(|()| file.write_all(bytes))
+        .and_then(|()| file.set_len(length))
+        .and_then(|()| file.sync_all())
+        .map_err(|error| failed("writing", error))?;
+    identity(&file)
+}
+
+/// Folders that were just made are on the disk as well, otherwise a power cut takes the store with them and nothing is
+/// left that could miss it.
+fn sync_entries(made: &[PathBuf]) -> Result<(), Why> {
+    for folder in made.iter().filter_map(|made| made.parent()) {
+        let folder = if folder.as_os_str().is_empty() {
+            Path::new(".")
+        } else {
+            folder
+        };
+        let synced = File::open(folder).and_then(|folder| folder.sync_all());
+        synced.map_err(|error| failed("writing the folder above", error))?;
+    }
+    Ok(())
 }
 
 fn identity(file: &File) -> Result<Identity, Why> {

@@ -25,7 +25,8 @@ pub use seal::{BadKey, StoreKey};
 /// Where a file store is and what it is sealed with.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// The file. Beside it lie `<path>.lock`, which stays, and `<path>.new`, which comes and goes.
+    /// The file. Beside it lie `<path>.lock`, which stays, `<path>.new`, which comes and goes, and `<path>.room`, which
+    /// holds room for a write that must not fail.
     pub path: PathBuf,
     /// What the rows are sealed with.
     pub key: StoreKey,

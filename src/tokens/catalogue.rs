@@ -142,6 +142,16 @@ impl Catalogue {
             .collect()
     }
 
+    /// Clients whose tokens are revoked at the end.
+    pub(super) fn revoking(&self) -> Vec<Arc<Client>> {
+        let offers = self.services.values();
+        let clients = offers.filter_map(|offer| match &offer.kind {
+            Kind::Oauth { client, .. } => Some(Arc::clone(client)),
+            Kind::Fixed(_) => None,
+        });
+        clients.filter(|c| c.settings().revoke_on_exit).collect()
+    }
+
     /// The client of this edition.
     pub(super) fn client(&self, service: &ServiceName, edition: u64) -> Option<Arc<Client>> {
         match &self.services.get(service)?.kind {

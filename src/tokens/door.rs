@@ -23,6 +23,8 @@ use crate::vocab::{AgentName, Binding, Clock, Code, Generation, GrantId, ScopeSe
 const WAIT_MAX: Duration = Duration::from_secs(5);
 /// Longest wait of a person for the token of a login: that of the fetch, and a little.
 const LOGIN_WAIT_MAX: Duration = Duration::from_secs(12);
+/// Longest wait for the end of everything: the worker's own bounds, and a little.
+const CLOSE_MAX: Duration = Duration::from_secs(21);
 /// Most asks that the worker has not looked at.
 const ASKS_MAX: usize = 1024;
 
@@ -110,6 +112,21 @@ impl Door {
         Ok(())
     }
 
+    /// Ends everything: nothing more is lent; fetches under way have 15 s, because a refresh that is cut off may be the end
+    /// of a grant; then sessions end, and where the configuration says so tokens are revoked, within 5 s.
+    pub async fn close(&self) {
+        let (done, closed) = oneshot::channel();
+        let closing = async {
+            if self.commands.send(Command::Close(done)).await.is_ok() {
+                // Without an answer there is no worker, and nothing to wait for.
+                drop(closed.await);
+            }
+        };
+        if tokio::time::timeout(CLOSE_MAX, closing).await.is_err() {
+            tracing::warn!("the token worker did not end in time");
+        }
+    }
+
     /// The state of every grant that was asked for.
     #[must_use]
     pub fn status(&self) -> Vec<GrantStatus> {
@@ -183,7 +200,7 @@ impl Door {
                         service: service.clone(),
                         agent: agent.clone(),
                     },
-                    scopes: client.scopes(scopes).clone(),
+                    scopes: client.asked(agent, scopes).clone(),
                 };
                 Ok(self.shelf.take(&key).ok_or(key))
             }
@@ -327,5 +344,7 @@ impl Source for Door {
     }
 }
 
+#[cfg(test)]
+mod sim;
 #[cfg(test)]
 mod tests;

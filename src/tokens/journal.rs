@@ -59,8 +59,16 @@ pub(super) enum Note<'a> {
     },
     /// The issuer wanted a nonce.
     NonceChallenge { service: &'a ServiceName },
+    /// A refresh left the refresh token as it was.
+    NotRotated { grant: &'a GrantId },
     /// A proof was signed for the issuer.
     Proof { service: &'a ServiceName },
+    /// A token was given back to the issuer; `confirmed`: the issuer said that it is over.
+    Revoked {
+        grant: &'a GrantId,
+        kind: &'static str,
+        confirmed: bool,
+    },
     /// The issuer granted other scopes than asked for.
     ScopeChanged {
         grant: &'a GrantId,

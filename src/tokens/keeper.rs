@@ -26,8 +26,8 @@ use pace::{Jitter, Trouble};
 const ENTRIES_MAX: usize = 4096;
 /// An entry that nobody asked for is forgotten after this time.
 const IDLE: Duration = Duration::from_mins(10);
-/// After this time a fetch counts as lost. Fetches end after ten seconds; only one that died silently gets here.
-const FLIGHT_MAX: Duration = Duration::from_secs(20);
+/// After this time a fetch counts as lost. Fetches end after thirty seconds; only one that died silently gets here.
+const FLIGHT_MAX: Duration = Duration::from_secs(40);
 /// Rest after an API refused a token and its replacement (C-21), and the shortest time between two fetches that an
 /// API's refusals cause. A hostile API could otherwise drive us against the issuer (F-AS9).
 const COOL_DOWN: Duration = Duration::from_secs(30);
@@ -66,6 +66,11 @@ pub(super) enum Event<T> {
         /// The configured longest use.
         cap: Duration,
     },
+    /// The tokens of this grant serve every scope set from now on: they belong under `into`. `from`: the entry whose
+    /// token does so already.
+    Merged { from: Option<Key>, into: Key },
+    /// A token is wanted although nobody waits for it, until it is there or can be had no more.
+    Pursued(Key),
     /// An API refused this very lease; `again`: and the one before it.
     Rejected { lease: u64, again: bool },
     /// The tokens of this edition should be had anew; those in use stay until then.
@@ -91,6 +96,8 @@ pub(super) enum Action<T> {
     Fetch { key: Key, attempt: u64 },
     /// Nothing is kept about this entry any more.
     Forget(Key),
+    /// The entry has another name, and its token with it.
+    Move { from: Key, into: Key },
     /// Put this token into use in place of the one before it.
     Publish {
         key: Key,
@@ -123,6 +130,8 @@ pub(super) enum Reason {
     Idle,
     /// The API refused it.
     InvalidToken,
+    /// Another token serves in its place.
+    Merged,
 }
 
 impl Reason {
@@ -134,6 +143,7 @@ impl Reason {
             Self::Expired => "expired",
             Self::Idle => "idle",
             Self::InvalidToken => "invalid_token",
+            Self::Merged => "merged",
         }
     }
 }
@@ -161,7 +171,11 @@ struct Entry {
     forced: Option<Moment>,
     /// Somebody waits.
     waiting: bool,
+    /// A token is wanted whether or not somebody waits.
+    pursued: bool,
     used: Moment,
+    /// How long the last token lived.
+    life: Option<Duration>,
 }
 
 /// The published token.
@@ -179,6 +193,12 @@ struct Flight {
 }
 
 impl Keeper {
+    /// Whether there is anything about this grant under this edition.
+    pub(super) fn knows(&self, edition: u64, grant: &GrantId) -> bool {
+        let mut keys = self.entries.keys();
+        keys.any(|key| key.edition == edition && key.grant == *grant)
+    }
+
     /// An empty table. The seed spreads renewals of a fleet; it need not be secret.
     pub(super) fn new(seed: u64) -> Self {
         Self {
@@ -226,6 +246,17 @@ impl Keeper {
             } => {
                 let life = pace::usable(life, cap);
                 self.granted(now, wall, &key, attempt, (token, life), &mut actions);
+                Some(key)
+            }
+            Event::Merged { from, into } => {
+                self.merged(from.as_ref(), &into, &mut actions);
+                Some(into)
+            }
+            Event::Pursued(key) => {
+                self.asked(now, wall, &key, &mut actions);
+                if let Some(entry) = self.entries.get_mut(&key) {
+                    entry.pursued = entry.live.is_none();
+                }
                 Some(key)
             }
             Event::Rejected { lease, again } => {
@@ -365,6 +396,8 @@ impl Keeper {
         entry.trouble = None;
         entry.rest = None;
         entry.waiting = false;
+        entry.pursued = false;
+        entry.life = Some(life);
         self.holders.insert(lease, key.clone());
         actions.push(Action::Publish {
             key: key.clone(),
@@ -431,6 +464,32 @@ impl Keeper {
         self.tick(now, wall, actions);
     }
 
+    /// Brings what is kept of a grant together. Entries with a fetch under way stay until that has ended.
+    fn merged<T>(&mut self, from: Option<&Key>, into: &Key, actions: &mut Vec<Action<T>>) {
+        let of_grant = |key: &Key| key.edition == into.edition && key.grant == into.grant;
+        let still = self.entries.iter().filter(|(_, e)| e.flight.is_none());
+        let others: Vec<Key> = still
+            .map(|(key, _)| key.clone())
+            .filter(|key| of_grant(key) && key != into)
+            .collect();
+        for key in others {
+            let taken = self.entries.get(into);
+            let free = taken.is_none_or(|entry| entry.live.is_none() && entry.flight.is_none());
+            if Some(&key) == from && free {
+                if let Some(entry) = self.entries.remove(&key) {
+                    if let Some(live) = &entry.live {
+                        self.holders.insert(live.lease, into.clone());
+                    }
+                    self.entries.insert(into.clone(), entry);
+                    let into = into.clone();
+                    actions.push(Action::Move { from: key, into });
+                }
+            } else {
+                self.forget(&key, Reason::Merged, actions);
+            }
+        }
+    }
+
     fn retired<T>(&mut self, edition: u64, actions: &mut Vec<Action<T>>) {
         let gone: Vec<Key> = self
             .entries
@@ -456,6 +515,9 @@ impl Keeper {
             }
             if let Some(lease) = entry.end_if_expired(now, wall) {
                 self.holders.remove(&lease);
+                // An outage outlived the token. Whoever asks first after it should not have to wait for its end to be
+                // noticed, so it goes on being looked for.
+                entry.pursued = entry.trouble.as_ref().is_some_and(|t| !t.terminal());
                 actions.push(Action::Drop {
                     key: key.clone(),
                     lease,
@@ -467,12 +529,7 @@ impl Keeper {
             }
             if now.since(entry.used) >= IDLE {
                 idle.push(key.clone());
-            } else if entry
-                .live
-                .as_ref()
-                .is_some_and(|l| l.renew.passed(now, wall))
-                && entry.barred(now).is_none()
-            {
+            } else if entry.wants_one(now, wall) && entry.barred(now).is_none() {
                 entry.launch(now, wall, key, &mut self.counter, actions);
             }
         }
@@ -533,7 +590,9 @@ impl Entry {
             rest: None,
             forced: None,
             waiting: false,
+            pursued: false,
             used: now,
+            life: None,
         }
     }
 
@@ -566,7 +625,8 @@ impl Entry {
         key: &Key,
         actions: &mut Vec<Action<T>>,
     ) {
-        let trouble = Trouble::after(self.trouble.take(), failure, now, jitter);
+        let trouble = Trouble::after(self.trouble.take(), failure, now, self.life, jitter);
+        self.pursued &= !trouble.terminal();
         if std::mem::take(&mut self.waiting) {
             actions.push(Action::Refuse {
                 key: key.clone(),
@@ -578,6 +638,14 @@ impl Entry {
             code: trouble.code(),
         });
         self.trouble = Some(trouble);
+    }
+
+    /// Whether a fetch should begin although nobody waits.
+    fn wants_one(&self, now: Moment, wall: WallTime) -> bool {
+        match &self.live {
+            Some(live) => live.renew.passed(now, wall),
+            None => self.pursued,
+        }
     }
 
     /// Why no fetch may begin now.
@@ -603,14 +671,18 @@ impl Entry {
     fn due(&self) -> Moment {
         let idle = self.used + IDLE;
         let mut due = self.flight.as_ref().map_or(idle, |f| f.began + FLIGHT_MAX);
-        let Some(live) = &self.live else {
-            return due;
+        let wanted = match &self.live {
+            Some(live) => {
+                due = due.min(live.expires.monotonic);
+                live.renew.monotonic
+            }
+            None if self.pursued => Moment(0),
+            None => return due,
         };
-        due = due.min(live.expires.monotonic);
         if self.flight.is_none() {
             let barred = self.trouble.as_ref().map_or(Moment(0), |t| t.until);
             let rest = self.rest.unwrap_or_default();
-            due = due.min(live.renew.monotonic.max(barred).max(rest));
+            due = due.min(wanted.max(barred).max(rest));
         }
         due
     }

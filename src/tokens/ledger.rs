@@ -69,7 +69,21 @@ impl Ledger {
             Note::NonceChallenge { service } => {
                 metrics.nonce_challenge(service.as_str(), Peer::Issuer);
             }
+            Note::NotRotated { grant } => {
+                tracing::warn!(%grant, "the issuer does not rotate its refresh tokens");
+                metrics.security_event("refresh_not_rotated");
+            }
             Note::Proof { service } => metrics.dpop_proof(service.as_str()),
+            Note::Revoked {
+                grant, confirmed, ..
+            } => {
+                let event = if *confirmed {
+                    "revoked"
+                } else {
+                    "revocation_failed"
+                };
+                metrics.token_event(grant.service.as_str(), event);
+            }
             Note::ScopeChanged { .. } => metrics.security_event("scope_changed"),
             Note::Standing {
                 service,
@@ -130,6 +144,18 @@ fn event(note: &Note<'_>) -> Option<Event> {
             grant: grant.clone(),
         },
         Note::Issued { .. } => return issued(note),
+        Note::NotRotated { grant } => Event::RefreshNotRotated {
+            grant: grant.clone(),
+        },
+        Note::Revoked {
+            grant,
+            kind,
+            confirmed,
+        } => Event::TokenRevoked {
+            grant: grant.clone(),
+            kind,
+            confirmed,
+        },
         Note::ScopeChanged {
             grant,
             requested,

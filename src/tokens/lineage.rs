@@ -6,21 +6,25 @@
 //! issuer with a grace period answers it, another refuses it, and that is the end of the grant, told as such.
 //!
 //! What always holds: a refresh token whose successor was read is never sent again; at most one request per lineage is
-//! under way; nothing is sent that could not be written down. Without a store all this holds within one process.
+//! under way, and further ones wait their turn; nothing is sent that could not be written down. Without a store all this
+//! holds within one process.
 
 mod row;
 #[cfg(test)]
 mod tests;
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use aws_lc_rs::constant_time::verify_slices_are_equal;
+use tokio::sync::OwnedMutexGuard;
 use zeroize::Zeroizing;
 
 use super::failure::Failure;
 use super::journal::{Ending, Journal, Note};
 use crate::proof::ProofKey;
-use crate::store::{RowId, Store};
+use crate::store::{RowId, Store, StoreError};
 use crate::vocab::{AgentName, Code, GrantId, Secret, ServiceName};
 use row::Row;
 
@@ -33,34 +37,92 @@ pub(super) type Print = [u8; 32];
 /// All lineages of the process.
 #[derive(Default)]
 pub(super) struct Lineages {
-    /// As many as the configuration has grants, and what the store holds of earlier ones.
+    /// As many as the configuration has grants, and what the store holds of earlier ones. Locked after the store where
+    /// both are.
     all: Mutex<HashMap<GrantId, Lineage>>,
     /// `None`: they end with the process.
-    store: Option<Arc<Mutex<Store>>>,
+    store: Option<Arc<Mutex<dyn Disk>>>,
+    /// The store may take its time.
+    waits: bool,
+    /// Numbers the states of all lineages; never the same twice.
+    states: AtomicU64,
+}
+
+/// Where rows outlive the process. A seam for the simulation, which crashes at each point of a write.
+pub(super) trait Disk: Send {
+    /// As [`Store::rows`].
+    fn rows(&self, kind: u8) -> Vec<(RowId, Zeroizing<Vec<u8>>)>;
+    /// As [`Store::put`].
+    fn put(&mut self, id: &RowId, content: &[u8], ahead: bool) -> Result<(), StoreError>;
+    /// As [`Store::remove`].
+    fn remove(&mut self, id: &RowId) -> Result<(), StoreError>;
+    /// As [`Store::reserve`].
+    fn reserve(&mut self) -> Result<(), StoreError>;
+    /// Whether its calls may take their time.
+    fn waits(&self) -> bool {
+        true
+    }
+}
+
+impl Disk for Store {
+    fn rows(&self, kind: u8) -> Vec<(RowId, Zeroizing<Vec<u8>>)> {
+        Self::rows(self, kind)
+    }
+
+    fn put(&mut self, id: &RowId, content: &[u8], ahead: bool) -> Result<(), StoreError> {
+        Self::put(self, id, content, ahead)
+    }
+
+    fn remove(&mut self, id: &RowId) -> Result<(), StoreError> {
+        Self::remove(self, id)
+    }
+
+    fn reserve(&mut self) -> Result<(), StoreError> {
+        Self::reserve(self)
+    }
 }
 
 struct Lineage {
     row: Row,
     key: Option<Arc<ProofKey>>,
-    /// Whose turn it is, while a request is under way.
-    turn: Option<Arc<()>>,
-    /// The disk says what stands here.
-    written: bool,
+    /// Who holds it has the turn; who wants it waits in the order of asking. It also tells this lineage from the one that
+    /// a later login put in its place.
+    line: Arc<tokio::sync::Mutex<()>>,
+    /// The number of what stands here, and of what the disk has. 0: nothing.
+    state: u64,
+    written: u64,
+    /// It was told that the refresh token is in doubt.
+    told: bool,
+    /// It was told that the issuer does not rotate.
+    steady: bool,
 }
 
 /// The right to use the current refresh token of one lineage. Given back when dropped.
 pub(super) struct Turn {
     lineages: Arc<Lineages>,
     grant: GrantId,
-    mark: Arc<()>,
+    line: Arc<tokio::sync::Mutex<()>>,
+    _place: OwnedMutexGuard<()>,
     refresh: Secret<String>,
     key: Option<Arc<ProofKey>>,
+    /// An earlier request may have used the refresh token.
     doubt: bool,
+    /// This one may have.
+    sent: AtomicBool,
+}
+
+/// What the answer to a refresh did to the refresh token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Renewal {
+    /// There is a new one.
+    Rotated,
+    /// It stays as it is; `first`: for the first time in this process.
+    Kept { first: bool },
 }
 
 impl Lineages {
     /// Takes what the store holds. Rows that cannot be read are told, one by one, and stay as they are.
-    pub(super) fn load(store: Store, lost: &[RowId], journal: &dyn Journal) -> Self {
+    pub(super) fn load(store: impl Disk + 'static, lost: &[RowId], journal: &dyn Journal) -> Self {
         let mut all = HashMap::new();
         for (id, bytes) in store.rows(KIND) {
             let found = grant_of(&id).zip(Row::read(&bytes));
@@ -75,7 +137,9 @@ impl Lineages {
         }
         Self {
             all: Mutex::new(all),
+            waits: store.waits(),
             store: Some(Arc::new(Mutex::new(store))),
+            states: AtomicU64::new(1),
         }
     }
 
@@ -100,27 +164,37 @@ impl Lineages {
         lineage.key.clone()
     }
 
-    /// The right to refresh.
+    /// The right to refresh. Waits while somebody else has it; how long is the caller's to say.
     ///
     /// # Errors
-    /// `reauthorization-required` where there is no refresh token; `as-unavailable` while somebody else refreshes.
-    pub(super) fn turn(self: &Arc<Self>, grant: &GrantId, print: &Print) -> Result<Turn, Failure> {
-        let mut all = self.lock();
-        let lineage = all.get_mut(grant).filter(|l| l.row.print == *print);
-        let lineage = lineage.ok_or(Code::ReauthorizationRequired)?;
-        if lineage.turn.is_some() {
-            return Err(Code::AsUnavailable.into());
+    /// `reauthorization-required` where there is no refresh token, or no more.
+    pub(super) async fn turn(
+        self: &Arc<Self>,
+        grant: &GrantId,
+        print: &Print,
+    ) -> Result<Turn, Failure> {
+        let known = |all: &HashMap<GrantId, Lineage>| {
+            let lineage = all.get(grant).filter(|l| l.row.print == *print);
+            lineage.map(|lineage| Arc::clone(&lineage.line))
+        };
+        loop {
+            let line = known(&self.lock()).ok_or(Code::ReauthorizationRequired)?;
+            let place = Arc::clone(&line).lock_owned().await;
+            let all = self.lock();
+            // A login may have begun another lineage meanwhile, which has a line of its own.
+            let lineage = all.get(grant).filter(|l| Arc::ptr_eq(&l.line, &line));
+            let Some(lineage) = lineage else { continue };
+            return Ok(Turn {
+                lineages: Arc::clone(self),
+                grant: grant.clone(),
+                line,
+                _place: place,
+                refresh: lineage.row.refresh.clone(),
+                key: lineage.key.clone(),
+                doubt: lineage.row.doubt,
+                sent: AtomicBool::new(false),
+            });
         }
-        let mark = Arc::new(());
-        lineage.turn = Some(Arc::clone(&mark));
-        Ok(Turn {
-            lineages: Arc::clone(self),
-            grant: grant.clone(),
-            mark,
-            refresh: lineage.row.refresh.clone(),
-            key: lineage.key.clone(),
-            doubt: lineage.row.doubt,
-        })
     }
 
     /// A login brought a refresh token; whatever was there before is over.
@@ -128,14 +202,15 @@ impl Lineages {
     /// # Errors
     /// [`Failure`] where it could not be written down; it stays in memory and is written before it is used.
     pub(super) async fn begin(
-        &self,
+        self: &Arc<Self>,
         grant: &GrantId,
         print: &Print,
         refresh: Secret<String>,
         key: Option<Arc<ProofKey>>,
     ) -> Result<(), Failure> {
         let kept = key.as_ref().map(|key| key.sealable()).transpose();
-        let bytes = {
+        let kept = kept.map_err(|_| Code::Internal)?;
+        {
             let mut all = self.lock();
             // A request under way for the old lineage has lost its turn with it.
             let number = all.get(grant).map_or(1, |old| old.row.number + 1);
@@ -144,53 +219,63 @@ impl Lineages {
                 number,
                 doubt: false,
                 refresh,
-                key: kept.map_err(|_| Code::Internal)?,
+                key: kept,
             };
-            let bytes = row.write();
-            let lineage = Lineage {
-                row,
-                key,
-                turn: None,
-                written: false,
-            };
+            let lineage = Lineage::new(row, key, self.next_state());
             all.insert(grant.clone(), lineage);
-            bytes
-        };
-        self.write(grant, Some(bytes), false).await?;
-        self.note_written(grant);
-        Ok(())
+        }
+        self.save(grant, false).await
     }
 
     /// A login brought no refresh token: an older one must not come back after a restart.
     ///
     /// # Errors
     /// [`Failure`] where the store could not be written.
-    pub(super) async fn forget(&self, grant: &GrantId) -> Result<(), Failure> {
+    pub(super) async fn forget(self: &Arc<Self>, grant: &GrantId) -> Result<(), Failure> {
         if self.lock().remove(grant).is_none() {
             return Ok(());
         }
-        self.write(grant, None, false).await
+        self.save(grant, false).await
     }
 
-    /// Off this thread: the disk may take its time. Not cut short when nobody waits for it any more.
-    async fn write(
-        &self,
-        grant: &GrantId,
-        content: Option<Zeroizing<Vec<u8>>>,
-        ahead: bool,
-    ) -> Result<(), Failure> {
+    /// Takes the lineages of a service out of memory and disk. A refresh that is under way loses its turn.
+    pub(super) async fn withdraw(
+        self: &Arc<Self>,
+        service: &ServiceName,
+        print: &Print,
+    ) -> Vec<(AgentName, Secret<String>)> {
+        let out: Vec<(GrantId, Lineage)> = {
+            let ours = |grant: &GrantId, lineage: &mut Lineage| {
+                grant.service == *service && lineage.row.print == *print
+            };
+            self.lock().extract_if(ours).collect()
+        };
+        for (grant, _) in &out {
+            if self.save(grant, false).await.is_err() {
+                tracing::warn!(%grant, "a withdrawn grant is still in the store");
+            }
+        }
+        let each = |(grant, lineage): (GrantId, Lineage)| (grant.agent, lineage.row.refresh);
+        out.into_iter().map(each).collect()
+    }
+
+    /// Brings the disk up to what stands here; it is there when this returns. `ahead`: with room for one more write.
+    /// Off this thread, for the disk may take its time; not cut short when nobody waits for it any more.
+    async fn save(self: &Arc<Self>, grant: &GrantId, ahead: bool) -> Result<(), Failure> {
         let Some(store) = self.store.clone() else {
             return Ok(());
         };
-        let id = row_of(grant);
-        let written = tokio::task::spawn_blocking(move || {
+        let (lineages, of) = (Arc::clone(self), grant.clone());
+        let write = move || {
             let mut store = store.lock().unwrap_or_else(PoisonError::into_inner);
-            match content {
-                Some(content) => store.put(&id, &content, ahead),
-                None => store.remove(&id),
-            }
-        });
-        match written.await {
+            lineages.save_now(&mut *store, &of, ahead)
+        };
+        let written = if self.waits {
+            tokio::task::spawn_blocking(write).await
+        } else {
+            Ok(write())
+        };
+        match written {
             Ok(Ok(())) => Ok(()),
             Ok(Err(error)) => {
                 tracing::error!(%grant, %error, "a grant could not be written down");
@@ -200,10 +285,38 @@ impl Lineages {
         }
     }
 
-    fn note_written(&self, grant: &GrantId) {
-        if let Some(lineage) = self.lock().get_mut(grant) {
-            lineage.written = true;
+    /// What is written is what stands here when it is this write's turn at the disk, not when it was asked for: a write
+    /// that comes late must not bring back a refresh token that was used up.
+    fn save_now(
+        &self,
+        store: &mut dyn Disk,
+        grant: &GrantId,
+        ahead: bool,
+    ) -> Result<(), StoreError> {
+        let now = {
+            let all = self.lock();
+            let row = |lineage: &Lineage| {
+                let known = lineage.written == lineage.state;
+                (lineage.state, (!known).then(|| lineage.row.write()))
+            };
+            all.get(grant).map(row)
+        };
+        match now {
+            None => store.remove(&row_of(grant))?,
+            Some((state, Some(content))) => {
+                store.put(&row_of(grant), &content, ahead)?;
+                if let Some(lineage) = self.lock().get_mut(grant) {
+                    // Numbers are never given twice: where another lineage stands here now, its state is not this one.
+                    lineage.written = state;
+                }
+            }
+            Some((_, None)) => {}
         }
+        if ahead { store.reserve() } else { Ok(()) }
+    }
+
+    fn next_state(&self) -> u64 {
+        self.states.fetch_add(1, Ordering::Relaxed) + 1
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<GrantId, Lineage>> {
@@ -212,14 +325,24 @@ impl Lineages {
 }
 
 impl Lineage {
+    fn new(row: Row, key: Option<Arc<ProofKey>>, state: u64) -> Self {
+        Self {
+            row,
+            key,
+            line: Arc::default(),
+            state,
+            written: 0,
+            told: false,
+            steady: false,
+        }
+    }
+
+    /// As the disk has it.
     fn restored(row: Row) -> Option<Self> {
         let key = row.key.as_ref().map(ProofKey::restored).transpose().ok()?;
-        Some(Self {
-            row,
-            key: key.map(Arc::new),
-            turn: None,
-            written: true,
-        })
+        let mut lineage = Self::new(row, key.map(Arc::new), 1);
+        lineage.written = lineage.state;
+        Some(lineage)
     }
 }
 
@@ -237,19 +360,30 @@ impl Turn {
     /// # Errors
     /// [`Failure`] where that cannot be written; the refresh token must not be sent then.
     pub(super) async fn announce(&self, journal: &dyn Journal) -> Result<(), Failure> {
-        if self.doubt {
+        let told = self.change(|lineage| {
+            lineage.row.doubt = true;
+            std::mem::replace(&mut lineage.told, self.doubt)
+        });
+        if self.doubt && !told.ok_or(Code::ConfigChanged)? {
             journal.note(&Note::GrantInDoubt { grant: &self.grant });
         }
-        let bytes = self.with(|lineage| {
-            let known = std::mem::replace(&mut lineage.row.doubt, true) && lineage.written;
-            lineage.written = known;
-            (!known).then(|| lineage.row.write())
-        });
-        if let Some(bytes) = bytes.ok_or(Code::ConfigChanged)? {
-            self.lineages.write(&self.grant, Some(bytes), true).await?;
-            self.with(|lineage| lineage.written = true);
-        }
+        self.lineages.save(&self.grant, true).await
+    }
+
+    /// The refresh token goes out now: whatever ends this turn without a word of the issuer leaves it in doubt.
+    ///
+    /// # Errors
+    /// `config-changed` where a login has ended this lineage meanwhile; it must not be sent then.
+    pub(super) fn sending(&self) -> Result<(), Failure> {
+        self.with(|_| ()).ok_or(Code::ConfigChanged)?;
+        self.sent.store(true, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// It did not go out, or the issuer answered that something else is wrong: this request has not used it. The disk
+    /// may go on to say that it is in doubt; a restart would try it once more, which is right.
+    pub(super) fn unused(&self) {
+        self.sent.store(false, Ordering::Relaxed);
     }
 
     /// The issuer answered, with the next refresh token or leaving us this one. From the first line on the old one is
@@ -257,28 +391,25 @@ impl Turn {
     ///
     /// # Errors
     /// [`Failure`] where it could not be written down. The answer must not be used then.
-    pub(super) async fn renewed(&self, next: Option<Secret<String>>) -> Result<(), Failure> {
-        let bytes = self.with(|lineage| {
-            if let Some(next) = next {
-                lineage.row.refresh = next;
-                lineage.row.number += 1;
-            }
-            (lineage.row.doubt, lineage.written) = (false, false);
-            lineage.row.write()
+    pub(super) async fn renewed(&self, next: Option<Secret<String>>) -> Result<Renewal, Failure> {
+        let same = |next: &Secret<String>| {
+            let (next, last) = (next.expose().as_bytes(), self.refresh.expose().as_bytes());
+            verify_slices_are_equal(next, last).is_ok()
+        };
+        let next = next.filter(|next| !same(next));
+        let renewal = self.change(|lineage| {
+            (lineage.row.doubt, lineage.told) = (false, false);
+            let Some(next) = next else {
+                let first = !std::mem::replace(&mut lineage.steady, true);
+                return Renewal::Kept { first };
+            };
+            lineage.row.refresh = next;
+            lineage.row.number += 1;
+            Renewal::Rotated
         });
-        let bytes = bytes.ok_or(Code::ConfigChanged)?;
-        self.lineages.write(&self.grant, Some(bytes), false).await?;
-        self.with(|lineage| lineage.written = true);
-        Ok(())
-    }
-
-    /// The issuer answered that something else is wrong: the refresh token was not used. The disk may go on to say
-    /// that it is in doubt; a restart would try it once more, which is right.
-    pub(super) fn unused(&self) {
-        self.with(|lineage| {
-            lineage.written = false;
-            lineage.row.doubt = false;
-        });
+        let renewal = renewal.ok_or(Code::ConfigChanged)?;
+        self.lineages.save(&self.grant, false).await?;
+        Ok(renewal)
     }
 
     /// The issuer refused the refresh token (`invalid_grant`): the end of the lineage.
@@ -288,33 +419,60 @@ impl Turn {
         } else {
             Ending::Refused
         };
+        self.end(ending, journal).await;
+    }
+
+    /// Ends the lineage.
+    async fn end(&self, ending: Ending, journal: &dyn Journal) {
         let grant = &self.grant;
-        if self.with(|_| ()).is_none() {
+        if !self.take_out() {
             return;
         }
         journal.note(&Note::GrantDead { grant, ending });
         // A row that could not be removed is refused again after the next start, and told again.
-        if self.lineages.forget(grant).await.is_err() {
+        if self.lineages.save(grant, false).await.is_err() {
             tracing::warn!(%grant, "a dead grant is still in the store");
         }
+    }
+
+    /// Takes the lineage out of memory, unless a login has begun another one. Whether it was there.
+    fn take_out(&self) -> bool {
+        let mut all = self.lineages.lock();
+        let ours = all.get(&self.grant).is_some_and(|l| self.is_of(l));
+        ours && all.remove(&self.grant).is_some()
+    }
+
+    fn is_of(&self, lineage: &Lineage) -> bool {
+        Arc::ptr_eq(&lineage.line, &self.line)
     }
 
     /// Works on the lineage, unless a login has begun another one meanwhile.
     fn with<R>(&self, work: impl FnOnce(&mut Lineage) -> R) -> Option<R> {
         let mut all = self.lineages.lock();
-        let lineage = all.get_mut(&self.grant)?;
-        let ours = |turn: &Arc<()>| Arc::ptr_eq(turn, &self.mark);
-        lineage
-            .turn
-            .as_ref()
-            .is_some_and(ours)
-            .then(|| work(lineage))
+        let lineage = all.get_mut(&self.grant).filter(|l| self.is_of(l))?;
+        Some(work(lineage))
+    }
+
+    /// Works on what the disk has of the lineage.
+    fn change<R>(&self, work: impl FnOnce(&mut Lineage) -> R) -> Option<R> {
+        let state = self.lineages.next_state();
+        self.with(|lineage| {
+            let before = (lineage.row.number, lineage.row.doubt);
+            let done = work(lineage);
+            if before != (lineage.row.number, lineage.row.doubt) {
+                lineage.state = state;
+            }
+            done
+        })
     }
 }
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        self.with(|lineage| lineage.turn = None);
+        // Announced and not sent, or sent and answered: nothing is in doubt that was not before.
+        if !self.sent.load(Ordering::Relaxed) && !self.doubt {
+            self.change(|lineage| lineage.row.doubt = false);
+        }
     }
 }
 

@@ -17,6 +17,7 @@ mod journal;
 mod keeper;
 mod ledger;
 mod lineage;
+mod retired;
 mod settings;
 mod shelf;
 mod supply;

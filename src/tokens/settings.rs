@@ -68,6 +68,17 @@ pub enum Grant {
     TokenExchange(Box<ExchangeSettings>),
 }
 
+impl Grant {
+    /// Whether it brings a refresh token that is used.
+    #[must_use]
+    pub fn refreshes(&self) -> bool {
+        match self {
+            Self::AuthorizationCode { .. } => true,
+            Self::ClientCredentials | Self::JwtBearer(_) | Self::TokenExchange(_) => false,
+        }
+    }
+}
+
 /// Where the assertion of a `jwt_bearer` grant comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AssertionSource {
@@ -147,6 +158,10 @@ pub struct OauthSettings {
     pub binding: Binding,
     /// Longest use of one access token, at most 30 minutes.
     pub max_token_age: Duration,
+    /// A refresh that leaves the refresh token as it is counts as failed.
+    pub require_rotation: bool,
+    /// Tokens are revoked at the issuer when nobody uses them any more, and at the end of the process (RFC 7009).
+    pub revoke_on_exit: bool,
 }
 
 /// An authorization server.
@@ -264,6 +279,8 @@ impl OauthSettings {
             && self.parameters == other.parameters
             && self.binding == other.binding
             && self.max_token_age == other.max_token_age
+            && self.require_rotation == other.require_rotation
+            && self.revoke_on_exit == other.revoke_on_exit
     }
 }
 

@@ -32,8 +32,9 @@ struct Slot {
 }
 
 /// An API refused this lease.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Rejection {
+    pub(super) key: Key,
     pub(super) lease: u64,
     pub(super) again: bool,
 }
@@ -67,6 +68,32 @@ impl Shelf {
         self.slots.insert(key, Slot { lease, used });
     }
 
+    /// Gives a lease another name.
+    pub(super) fn rename(&self, from: &Key, into: Key) {
+        self.calm(from);
+        self.calm(&into);
+        if let Some((_, slot)) = self.slots.remove(from) {
+            self.slots.insert(into, slot);
+        }
+    }
+
+    /// Whether the same grant has a lease with another scope set that is newer than this one.
+    pub(super) fn has_newer(&self, key: &Key, lease: u64) -> bool {
+        self.slots.iter().any(|slot| {
+            let other = slot.key();
+            other.edition == key.edition
+                && other.grant == key.grant
+                && other.scopes != key.scopes
+                && slot.lease.facts().id > lease
+        })
+    }
+
+    /// Takes everything out of use.
+    pub(super) fn clear(&self) {
+        self.slots.clear();
+        self.troubles().clear();
+    }
+
     /// Takes this lease, and no other, out of use.
     pub(super) fn remove(&self, key: &Key, lease: u64) {
         self.slots
@@ -76,16 +103,23 @@ impl Shelf {
     /// Takes a refused lease out of use at once. Whether it was in use.
     pub(super) fn reject(&self, lease: &Lease, again: bool) -> bool {
         let id = lease.facts().id;
-        let mut found = false;
+        let mut found = None;
         self.slots.retain(|key, slot| {
             let this = key.grant == lease.facts().grant && slot.lease.facts().id == id;
-            found |= this;
+            if this {
+                found = Some(key.clone());
+            }
             !this
         });
-        if found {
-            self.rejections().push(Rejection { lease: id, again });
-        }
-        found
+        let Some(key) = found else {
+            return false;
+        };
+        self.rejections().push(Rejection {
+            key,
+            lease: id,
+            again,
+        });
+        true
     }
 
     /// Takes the reports that have come in.

@@ -154,6 +154,8 @@ fn settings(rehearsal: &Rehearsal, client: &str) -> OauthSettings {
         parameters: Vec::new(),
         binding,
         max_token_age: Duration::from_mins(30),
+        require_rotation: false,
+        revoke_on_exit: false,
     }
 }
 

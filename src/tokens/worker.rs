@@ -14,16 +14,24 @@ use tokio_util::sync::CancellationToken;
 
 use super::catalogue::Kind;
 use super::failure::Failure;
-use super::issuer::{Login, LoginError, Obtained, Token};
+use super::issuer::{Client, Login, LoginError, Obtained, Token};
 use super::journal::{Journal, Note};
 use super::keeper::{Action, Event, Keeper, Key};
+use super::retired::Retired;
 use super::shelf::Shelf;
 use crate::credential::{BadToken, Certificate, Expiry, Lease, LeaseFacts, Unavailable};
 use crate::proof::Signer;
 use crate::vocab::{Binding, Code, GrantId, Moment};
 
-/// Longest time for one token, metadata and retries included.
+/// Longest time until a token request is sent. From then on the issuer has its own ten seconds, and what it answers is
+/// kept whoever has stopped waiting.
 const FETCH_LIMIT: Duration = Duration::from_secs(10);
+/// At the end, fetches under way have so long: a refresh that is cut off may be the end of a grant.
+const LAST_FETCHES: Duration = Duration::from_secs(15);
+/// And so long has the issuer to revoke what is left.
+const LAST_REVOCATIONS: Duration = Duration::from_secs(5);
+/// How often tokens that are out of use are looked at.
+const SWEEP_EVERY: Duration = Duration::from_secs(1);
 /// The worker looks at its clocks at least this often: a wall clock that jumps wakes nobody.
 const NAP_MAX: Duration = Duration::from_secs(30);
 /// How often clients' certificates are looked for.
@@ -51,6 +59,8 @@ pub(super) enum Command {
         redirect_uri: String,
         answer: oneshot::Sender<Result<Login, LoginError>>,
     },
+    /// End everything: nothing new is fetched, what is under way comes to its end, sessions end.
+    Close(oneshot::Sender<()>),
     /// Look at the shelf: a report came in.
     Look,
     /// These credentials are gone.
@@ -77,7 +87,12 @@ pub struct Worker {
     /// The certificate that each edition's tokens are or will be bound to.
     shown: HashMap<u64, Arc<Certificate>>,
     watched: Moment,
-    /// Longest time for one token; tests are less patient.
+    /// Tokens that will be given back to their issuers.
+    retired: Retired,
+    swept: Moment,
+    /// From here on nothing is sent that was not sent before.
+    closing: CancellationToken,
+    /// Longest time until a token request is sent; tests are less patient.
     pub(super) patience: Duration,
 }
 
@@ -102,14 +117,17 @@ impl Worker {
             watch: JoinSet::new(),
             shown: HashMap::new(),
             watched: Moment::default(),
+            retired: Retired::default(),
+            swept: Moment::default(),
+            closing: CancellationToken::new(),
             patience: FETCH_LIMIT,
         }
     }
 
-    /// Works until the door is gone. Fetches that are under way end with it.
+    /// Works until the door is closed or gone. Fetches that are under way come to their end.
     pub async fn run(mut self) {
         for key in std::mem::take(&mut self.unsettled) {
-            self.feed(Event::Asked(key));
+            self.feed(Event::Pursued(key));
         }
         loop {
             self.catch_up();
@@ -119,9 +137,17 @@ impl Worker {
                 Some(landed) = self.flights.join_next_with_id() => self.landed(landed),
                 Some(_) = self.logins.join_next() => {}
                 Some(seen) = self.watch.join_next() => self.compare(seen.unwrap_or_default()),
+                () = self.retired.next_done() => {}
                 command = self.commands.recv() => match command {
+                    Some(Command::Close(done)) => {
+                        self.close().await;
+                        if done.send(()).is_err() {
+                            tracing::debug!("nobody waits for the end any more");
+                        }
+                        return;
+                    }
                     Some(command) => self.obey(command),
-                    None => return,
+                    None => return self.close().await,
                 },
                 () = tokio::time::sleep(nap) => {}
             }
@@ -131,15 +157,61 @@ impl Worker {
     /// Reports and time come before anything else: an ask must not be served with what is refused or expired.
     fn catch_up(&mut self) {
         for rejection in self.shelf.take_rejections() {
+            let superseded = self.shelf.has_newer(&rejection.key, rejection.lease);
             self.feed(Event::Rejected {
                 lease: rejection.lease,
                 again: rejection.again,
             });
+            if superseded {
+                self.suspect(&rejection.key);
+            }
+        }
+        let now = self.shelf.clock.now();
+        if now.since(self.swept) >= SWEEP_EVERY {
+            self.swept = now;
+            self.retired.sweep(now, &self.journal);
         }
         if self.wake.is_some_and(|wake| self.shelf.clock.now() >= wake) {
             self.tick();
         }
         self.look_at_certificates();
+    }
+
+    /// A token was refused although a refresh has brought a later one for other scopes: this issuer may end the last
+    /// token with each refresh.
+    fn suspect(&mut self, key: &Key) {
+        let Some(client) = self.client(key).filter(|c| c.settings().grant.refreshes()) else {
+            return;
+        };
+        if client.note_ended(&key.grant.agent) {
+            let into = whole_key(&client, key);
+            self.feed(Event::Merged { from: None, into });
+        }
+    }
+
+    /// No new fetches; those under way have their time, and then the sessions end: nothing of them stays in memory, and
+    /// what the configuration says is revoked.
+    async fn close(&mut self) {
+        self.closing.cancel();
+        let _late = tokio::time::timeout(LAST_FETCHES, async {
+            while let Some(landed) = self.flights.join_next_with_id().await {
+                self.landed(landed);
+            }
+        })
+        .await;
+        if !self.flights.is_empty() {
+            tracing::warn!(cut = self.flights.len(), "fetches were cut off at the end");
+        }
+        let clients = self.shelf.catalogue.load().revoking();
+        self.shelf.clear();
+        self.waiters.clear();
+        let revoked = self.retired.end(clients, &self.journal);
+        if tokio::time::timeout(LAST_REVOCATIONS, revoked)
+            .await
+            .is_err()
+        {
+            tracing::warn!("not everything was revoked in time");
+        }
     }
 
     /// Has the certificates of all clients read again, on a task of its own.
@@ -217,7 +289,8 @@ impl Worker {
                 answer,
             } => self.begin_login(grant, redirect_uri, answer),
             Command::Answered(key) => self.feed(Event::Answered(key)),
-            Command::Look => {}
+            // Seen where commands are taken.
+            Command::Close(_) | Command::Look => {}
             Command::Retire(editions) => {
                 for edition in editions {
                     self.feed(Event::Retired { edition });
@@ -242,7 +315,9 @@ impl Worker {
                     shown.or_insert_with(|| Arc::clone(certificate));
                 }
                 // A credential that is gone has no use for its tokens.
-                let cap = self.client(&key).map_or(Duration::ZERO, |_| obtained.cap);
+                let client = self.client(&key);
+                let cap = client.as_ref().map_or(Duration::ZERO, |_| obtained.cap);
+                let merged = client.and_then(|client| merged(&client, &key, &obtained));
                 self.feed(Event::Granted {
                     key,
                     attempt,
@@ -250,6 +325,9 @@ impl Worker {
                     life: obtained.life,
                     cap,
                 });
+                if let Some(merged) = merged {
+                    self.feed(merged);
+                }
             }
             Err(failure) => {
                 self.journal.note(&Note::Failed {
@@ -276,6 +354,7 @@ impl Worker {
         match action {
             Action::Drop { key, lease, reason } => {
                 self.shelf.remove(&key, lease);
+                self.retired.dropped(lease, reason, &self.journal);
                 self.journal.note(&Note::Dropped {
                     grant: &key.grant,
                     lease,
@@ -286,10 +365,19 @@ impl Worker {
             Action::Fetch { key, attempt } => self.fetch(key, attempt),
             Action::Forget(key) => {
                 self.shelf.calm(&key);
+                if !self.keeper.knows(key.edition, &key.grant)
+                    && let Some(client) = self.client(&key)
+                {
+                    client.end_session(&key.grant.agent);
+                }
                 self.recount(&key);
                 if self.waiters.get(&key).is_some_and(Vec::is_empty) {
                     self.waiters.remove(&key);
                 }
+            }
+            Action::Move { from, into } => {
+                self.shelf.rename(&from, into.clone());
+                self.recount(&into);
             }
             Action::Publish {
                 key,
@@ -320,12 +408,12 @@ impl Worker {
         let journal = Arc::clone(&self.journal);
         let patience = self.patience;
         let (agent, scopes) = (key.grant.agent.clone(), key.scopes.clone());
+        let stop = self.closing.clone();
         let task = self.flights.spawn(async move {
             let client = client.ok_or(Code::ConfigChanged)?;
-            let fetch = client.obtain(&agent, &scopes, journal.as_ref());
-            tokio::time::timeout(patience, fetch)
-                .await
-                .unwrap_or_else(|_| Err(Code::AsTimeout.into()))
+            let journal = journal.as_ref();
+            let limits = (patience, &stop);
+            client.obtain_within(limits, &agent, &scopes, journal).await
         });
         self.errands.insert(task.id(), (key, attempt));
     }
@@ -379,6 +467,9 @@ impl Worker {
             expires_in: expires.monotonic.since(self.shelf.clock.now()),
             renewal,
         });
+        if let Some(client) = self.client(&key) {
+            self.retired.published(client, (id, expires), &key, token);
+        }
         self.shelf.put(key.clone(), lease);
         self.recount(&key);
     }
@@ -402,12 +493,36 @@ impl Worker {
         }
     }
 
-    fn client(&self, key: &Key) -> Option<Arc<super::issuer::Client>> {
+    fn client(&self, key: &Key) -> Option<Arc<Client>> {
         self.shelf
             .catalogue
             .load()
             .client(&key.grant.service, key.edition)
     }
+}
+
+/// Where the token of this key's grant is that serves every rule.
+fn whole_key(client: &Client, key: &Key) -> Key {
+    Key {
+        scopes: client.scopes(&key.scopes).clone(),
+        ..key.clone()
+    }
+}
+
+/// What a token for less than the whole login tells about its issuer.
+fn merged(client: &Client, key: &Key, obtained: &Obtained) -> Option<Event<Token>> {
+    let into = whole_key(client, key);
+    if into == *key {
+        return None;
+    }
+    let agent = &key.grant.agent;
+    // The answer's `scope` is believed: the issuer gives everything, whatever it is asked for.
+    let whole = obtained.token.scopes == into.scopes;
+    if whole && !obtained.by_code {
+        client.note_whole(agent);
+    }
+    let from = whole.then(|| key.clone());
+    (whole || client.is_whole(agent)).then_some(Event::Merged { from, into })
 }
 
 fn lease_of(token: &Token, facts: LeaseFacts) -> Result<Lease, BadToken> {

@@ -156,6 +156,12 @@ pub enum IssuerError {
     /// Its address is one that must not be dialled.
     #[error("the issuer's address is not allowed")]
     Address,
+    /// No connection; nothing was sent.
+    #[error("there is no connection to the issuer")]
+    Connect,
+    /// No connection in time; nothing was sent.
+    #[error("there was no connection to the issuer in time")]
+    ConnectTimeout,
     /// It broke the rules of HTTP.
     #[error("the issuer broke the rules of HTTP")]
     Protocol,
@@ -168,7 +174,7 @@ pub enum IssuerError {
     /// The answer is larger than 64 KiB.
     #[error("the issuer's answer is too large")]
     TooLarge,
-    /// No connection, or it ended before the answer did.
+    /// The connection ended before the answer did.
     #[error("the issuer cannot be reached")]
     Unreachable,
 }
@@ -178,11 +184,20 @@ impl IssuerError {
     #[must_use]
     pub fn code(self) -> Code {
         match self {
-            Self::Address | Self::Protocol | Self::TooLarge | Self::Unreachable => {
+            Self::Address | Self::Connect | Self::Protocol | Self::TooLarge | Self::Unreachable => {
                 Code::AsUnavailable
             }
-            Self::Timeout => Code::AsTimeout,
+            Self::ConnectTimeout | Self::Timeout => Code::AsTimeout,
             Self::Tls => Code::AsTlsError,
+        }
+    }
+
+    /// Whether the issuer has certainly seen nothing of the call: what can be used once is as good as before.
+    #[must_use]
+    pub fn unsent(self) -> bool {
+        match self {
+            Self::Address | Self::Connect | Self::ConnectTimeout | Self::Tls => true,
+            Self::Protocol | Self::Timeout | Self::TooLarge | Self::Unreachable => false,
         }
     }
 }
@@ -191,7 +206,7 @@ impl From<UpstreamError> for IssuerError {
     fn from(error: UpstreamError) -> Self {
         match error {
             UpstreamError::AddressProhibited | UpstreamError::SelfConnect => Self::Address,
-            UpstreamError::ConnectTimeout | UpstreamError::DnsTimeout => Self::Timeout,
+            UpstreamError::ConnectTimeout | UpstreamError::DnsTimeout => Self::ConnectTimeout,
             UpstreamError::NoHttp2 | UpstreamError::Plaintext | UpstreamError::Protocol => {
                 Self::Protocol
             }
@@ -199,7 +214,7 @@ impl From<UpstreamError> for IssuerError {
             UpstreamError::Dns
             | UpstreamError::Draining
             | UpstreamError::Limit
-            | UpstreamError::Unreachable => Self::Unreachable,
+            | UpstreamError::Unreachable => Self::Connect,
         }
     }
 }

@@ -178,6 +178,12 @@ fn oauth(
         .and_then(|raw| authentication::compile(&at("client_auth"), raw, binding, it));
     let redirect_uri = raw.redirect_uri.as_deref();
     let grant = grants::compile(key, raw.grant?, redirect_uri, scopes, it)?;
+    let require_rotation = raw.require_rotation.unwrap_or_default();
+    if require_rotation && !grant.refreshes() {
+        let what = "this grant has no refresh token";
+        it.findings
+            .error(&at("require_rotation"), what, "remove it");
+    }
     Some(OauthSettings {
         grant,
         issuer: issuer?,
@@ -188,6 +194,8 @@ fn oauth(
         parameters,
         binding,
         max_token_age: age,
+        require_rotation,
+        revoke_on_exit: raw.revoke_on_exit.unwrap_or_default(),
     })
 }
 

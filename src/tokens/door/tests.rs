@@ -374,3 +374,283 @@ async fn settings_that_cannot_work_change_nothing() {
         lease.facts().id
     );
 }
+
+/// A house with a login for `a b`, whose issuer answers `scope` as this says.
+async fn logged_in(
+    change: impl FnOnce(&mut super::super::settings::OauthSettings),
+    rule: impl Fn(&Seen) -> Result<crate::upstream::IssuerReply, IssuerError> + Send + Sync + 'static,
+) -> House {
+    let fake = FakeIssuer::new();
+    let notes = Arc::new(Notebook::default());
+    let clock = Clock::manual(WallTime(1_700_000_000_000));
+    let mut client = oauth();
+    client.grant = Grant::AuthorizationCode {
+        redirect: Redirect {
+            address: [127, 0, 0, 1].into(),
+            port: None,
+            path: "/callback".into(),
+        },
+        scopes: ScopeSet::parse("a b").unwrap(),
+    };
+    change(&mut client);
+    let services = vec![(name("items"), CredentialSettings::Oauth(Box::new(client)))];
+    let (door, worker) = assemble(
+        Settings { services },
+        clock.clone(),
+        Arc::new(OneLine(Arc::clone(&fake))),
+        Arc::<Notebook>::clone(&notes),
+        Arc::default(),
+        1,
+    )
+    .unwrap();
+    drop(tokio::spawn(worker.run()));
+    fake.always(rule);
+    let house = House {
+        door,
+        fake,
+        notes,
+        clock,
+    };
+    let (_, client) = house.door.client(&name("items")).unwrap();
+    if client.settings().grant.refreshes() {
+        let answered = super::super::issuer::tests::answered();
+        client.take_answer(&AgentName::fallback(), answered);
+        house.lend("items", "a b").await.unwrap();
+    }
+    house
+}
+
+/// Rotates at each refresh; `scope` is what the answer says, `None` for nothing.
+fn rotating(
+    scope: Option<&'static str>,
+) -> impl Fn(&Seen) -> Result<crate::upstream::IssuerReply, IssuerError> {
+    let count = std::sync::atomic::AtomicUsize::new(1);
+    move |_| {
+        let number = count.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        let mut more = json!({"refresh_token": format!("rt-{number}"), "access_token": format!("at-{number}")});
+        if let Some(scope) = scope {
+            more["scope"] = json!(scope);
+        }
+        Ok(granted(&more))
+    }
+}
+
+fn asked_scopes(house: &House) -> Vec<String> {
+    let seen = house.fake.tokens().into_iter();
+    seen.map(|seen| seen.form.get("scope").cloned().unwrap_or_default())
+        .collect()
+}
+
+#[tokio::test]
+async fn five_hundred_requests_at_expiry_are_one_refresh() {
+    let house = logged_in(|_| {}, rotating(None)).await;
+    house.lend("items", "a").await.unwrap();
+    house.clock.advance(Duration::from_secs(600));
+    *house.fake.delay.lock().unwrap() = Duration::from_millis(30);
+    let before = house.fake.tokens().len();
+    let leases = join_all((0..500).map(|_| house.lend("items", "a"))).await;
+    assert!(leases.iter().all(Result::is_ok));
+    assert_eq!(house.fake.tokens().len(), before + 1);
+}
+
+#[tokio::test]
+async fn rules_of_one_login_have_tokens_of_their_own() {
+    let house = logged_in(|_| {}, rotating(None)).await;
+    for _ in 0..2 {
+        for scopes in ["a", "b"] {
+            let lease = house.lend("items", scopes).await.unwrap();
+            assert_eq!(lease.facts().scopes.to_string(), scopes);
+        }
+    }
+    assert_eq!(asked_scopes(&house), ["", "a", "b"]);
+    let both = join_all([house.lend("items", "a b"), house.lend("items", "a")]).await;
+    assert!(both.iter().all(Result::is_ok));
+    assert_eq!(house.fake.tokens().len(), 3);
+}
+
+#[tokio::test]
+async fn an_issuer_that_ignores_scope_is_believed_and_one_token_serves_all() {
+    let house = logged_in(|_| {}, rotating(Some("a b"))).await;
+    for scopes in ["a", "b", "a b", "a"] {
+        let lease = house.lend("items", scopes).await.unwrap();
+        assert_eq!(lease.facts().scopes.to_string(), "a b");
+    }
+    assert_eq!(asked_scopes(&house), ["", "a"]);
+    assert_eq!(house.door.status().len(), 1);
+    // After a restart there is no whole token yet: the first one that comes takes that place.
+    house.clock.advance(Duration::from_secs(601));
+    house.lend("items", "b").await.unwrap();
+    house.lend("items", "a").await.unwrap();
+    assert_eq!(asked_scopes(&house), ["", "a", ""]);
+}
+
+#[tokio::test]
+async fn an_issuer_that_ends_the_last_token_with_each_refresh_gets_by_with_one() {
+    let house = logged_in(|_| {}, rotating(None)).await;
+    for _ in 0..2 {
+        let a = house.lend("items", "a").await.unwrap();
+        house.lend("items", "b").await.unwrap();
+        // The API refuses the first one: the second refresh has ended it.
+        house.door.report(&a, Feedback::InvalidToken);
+        drop(house.lend("items", "a").await);
+        let b = house.lend("items", "b").await.unwrap();
+        house.door.report(&b, Feedback::InvalidToken);
+        drop(house.lend("items", "b").await);
+        house.clock.advance(Duration::from_secs(31));
+    }
+    let before = house.fake.tokens().len();
+    for scopes in ["a", "b", "a b"] {
+        let lease = house.lend("items", scopes).await.unwrap();
+        assert_eq!(lease.facts().scopes.to_string(), "a b");
+    }
+    assert!(house.fake.tokens().len() <= before + 1);
+    assert_eq!(house.door.status().len(), 1);
+}
+
+#[tokio::test]
+async fn a_refresh_under_way_at_the_end_is_kept_and_nothing_new_begins() {
+    let house = logged_in(|_| {}, rotating(None)).await;
+    *house.fake.delay.lock().unwrap() = Duration::from_millis(150);
+    let asking = house.lend("items", "a");
+    let closing = async {
+        tokio::time::sleep(Duration::from_millis(30)).await;
+        house.door.close().await;
+    };
+    let (asked, ()) = tokio::join!(asking, closing);
+    assert!(asked.is_ok(), "{asked:?}");
+    let (_, client) = house.door.client(&name("items")).unwrap();
+    assert!(client.is_logged_in(&AgentName::fallback()));
+    let late = house.lend("items", "b").await.unwrap_err();
+    assert_eq!(late.code, Code::Draining);
+    assert!(house.door.status().is_empty(), "nothing stays in memory");
+    assert!(house.fake.at("/revoke").is_empty());
+    house.door.close().await;
+}
+
+#[tokio::test]
+async fn at_the_end_the_refresh_token_is_revoked_and_then_what_came_of_it() {
+    let house = logged_in(|o| o.revoke_on_exit = true, rotating(None)).await;
+    house.lend("items", "a").await.unwrap();
+    house.door.close().await;
+    let revoked: Vec<(String, String)> = house
+        .fake
+        .at("/revoke")
+        .into_iter()
+        .map(|seen| {
+            (
+                seen.form["token_type_hint"].clone(),
+                seen.form["token"].clone(),
+            )
+        })
+        .collect();
+    assert_eq!(revoked[0], ("refresh_token".into(), "rt-2".into()));
+    let mut access: Vec<&str> = revoked[1..].iter().map(|(_, token)| &**token).collect();
+    access.sort_unstable();
+    assert_eq!(access, ["at-1", "at-2"]);
+    assert_eq!(house.notes.count("Revoked"), 3);
+    let (_, client) = house.door.client(&name("items")).unwrap();
+    assert!(!client.is_logged_in(&AgentName::fallback()));
+}
+
+#[tokio::test]
+async fn a_session_that_nobody_uses_ends_and_leaves_no_key() {
+    let change = |o: &mut super::super::settings::OauthSettings| {
+        o.grant = Grant::ClientCredentials;
+        o.revoke_on_exit = true;
+    };
+    let house = logged_in(change, |_| Ok(granted(&json!({"expires_in": 3600})))).await;
+    let first = house.lend("items", "a").await.unwrap();
+    house.clock.advance(Duration::from_mins(9));
+    let same = house.lend("items", "a").await.unwrap();
+    assert_eq!(first.facts().id, same.facts().id);
+    house.clock.advance(Duration::from_mins(10));
+    eventually(&house, || house.fake.at("/revoke").len() == 1).await;
+    assert_eq!(house.notes.count("Revoked"), 1);
+    assert!(house.door.status().is_empty());
+    let second = house.lend("items", "a").await.unwrap();
+    assert_ne!(first.thumbprint(), second.thumbprint());
+    house.door.close().await;
+    assert_eq!(house.fake.at("/revoke").len(), 2);
+}
+
+/// Waits while the worker works; each round gives it a reason to look at the clock.
+async fn eventually(house: &House, done: impl Fn() -> bool) {
+    for _ in 0..200 {
+        if done() {
+            return;
+        }
+        drop(house.door.commands.send(Command::Look).await);
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    panic!("it did not come to that");
+}
+
+#[tokio::test]
+async fn a_token_that_the_issuer_takes_for_longer_than_we_use_it_is_revoked_then() {
+    let change = |o: &mut super::super::settings::OauthSettings| o.grant = Grant::ClientCredentials;
+    let house = logged_in(change, |_| Ok(granted(&json!({"expires_in": 86_400})))).await;
+    house.lend("items", "a").await.unwrap();
+    house.clock.advance(Duration::from_secs(1440));
+    house.lend("items", "a").await.unwrap();
+    eventually(&house, || house.fake.tokens().len() == 2).await;
+    assert!(
+        house.fake.at("/revoke").is_empty(),
+        "requests may still be on it"
+    );
+    house.clock.advance(Duration::from_secs(360));
+    eventually(&house, || house.fake.at("/revoke").len() == 1).await;
+    // One that goes on as a login does is left alone: some issuers end the login with it (RFC 7009 §2.1).
+    let long = |_: &Seen| {
+        Ok(granted(
+            &json!({"expires_in": 86_400, "refresh_token": "rt"}),
+        ))
+    };
+    let house = logged_in(|_| {}, long).await;
+    house.clock.advance(Duration::from_secs(1801));
+    house.lend("items", "a b").await.unwrap();
+    house.clock.advance(Duration::from_secs(1801));
+    house.lend("items", "a b").await.unwrap();
+    assert!(house.fake.at("/revoke").is_empty());
+}
+
+#[tokio::test]
+async fn what_was_in_doubt_at_the_start_is_pursued_through_an_outage() {
+    let house = logged_in(|_| {}, rotating(None)).await;
+    let (_, client) = house.door.client(&name("items")).unwrap();
+    house.clock.advance(Duration::from_secs(601));
+    house.fake.always(|_| Err(IssuerError::Unreachable));
+    house.lend("items", "a b").await.unwrap_err();
+    let fake = Arc::clone(&house.fake);
+    // A worker that begins with this lineage, and no agent that asks.
+    let (door, mut worker) = assemble(
+        Settings {
+            services: vec![(
+                name("items"),
+                CredentialSettings::Oauth(Box::new(client.settings().clone())),
+            )],
+        },
+        house.clock.clone(),
+        Arc::new(OneLine(Arc::clone(&fake))),
+        Arc::<Notebook>::clone(&house.notes),
+        Arc::clone(&house.door.lineages),
+        2,
+    )
+    .unwrap();
+    assert_eq!(worker.unsettled.len(), 1);
+    worker.patience = Duration::from_secs(1);
+    drop(tokio::spawn(worker.run()));
+    let other = House {
+        door,
+        fake: Arc::clone(&fake),
+        notes: Arc::clone(&house.notes),
+        clock: house.clock.clone(),
+    };
+    let sent = fake.tokens().len();
+    eventually(&other, || fake.tokens().len() > sent).await;
+    fake.always(rotating(None));
+    house.clock.advance(Duration::from_secs(1));
+    eventually(&other, || {
+        !other.door.status().is_empty() && other.door.status()[0].lease.is_some()
+    })
+    .await;
+}

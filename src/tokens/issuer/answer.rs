@@ -57,6 +57,8 @@ pub(super) struct Wanted<'a> {
     /// The thumbprint of our key, where proofs were sent.
     pub(super) jkt: Option<&'a str>,
     pub(super) scopes: &'a ScopeSet,
+    /// What it may carry beyond that, where it may.
+    pub(super) most: Option<&'a ScopeSet>,
     /// `x5t#S256` of our certificate, where the token must be bound to it.
     pub(super) certificate: Option<Bound<'a>>,
     /// It comes of a token exchange.
@@ -166,6 +168,10 @@ impl Issued {
             return Ok(wanted.scopes.clone());
         };
         if wanted.scopes.is_empty() || granted == wanted.scopes {
+            return Ok(granted.clone());
+        }
+        // Every scope that was asked for, and none that was never agreed to.
+        if wanted.scopes.is_within(granted) && wanted.most.is_some_and(|m| granted.is_within(m)) {
             return Ok(granted.clone());
         }
         Err(Objection::Scope(granted.clone()))

@@ -1,11 +1,13 @@
 //! One service's client at an issuer: it asks the token endpoint and takes what fits.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use aws_lc_rs::rand;
 use http::{HeaderMap, HeaderValue, Method, header};
+use tokio::sync::{OwnedMutexGuard, SemaphorePermit};
+use tokio_util::sync::CancellationToken;
 
 use super::Issuer;
 use super::address::Address;
@@ -20,13 +22,21 @@ use crate::proof::{self, HtuProfile, Jti, Nonce, ProofClaims, ProofKey, Signer};
 use crate::tokens::failure::Failure;
 use crate::tokens::identity::{self, Identity};
 use crate::tokens::journal::{Journal, Note};
-use crate::tokens::lineage::{Lineages, Print, Turn};
+use crate::tokens::lineage::{Lineages, Print, Renewal, Turn};
 use crate::tokens::settings::{AssertionSource, ClientAuth, Grant, OauthSettings, Presented};
 use crate::upstream::{IssuerReply, IssuerRequest};
 use crate::vocab::{AgentName, Binding, Code, GrantId, ScopeSet, Secret, ServiceName};
 
+/// Longest time until a token request is sent: for the turn, the disk, the metadata.
+const READY_LIMIT: Duration = Duration::from_secs(10);
+/// No request is sent again when so much time has passed since the first one; each takes ten seconds at most.
+const AGAIN_LIMIT: Duration = Duration::from_secs(10);
 /// A refused token is handed back, but nobody waits long for that.
 const REVOCATION_LIMIT: Duration = Duration::from_secs(3);
+/// A refresh that ends the token before it was seen so often: it is not a coincidence.
+const WHOLE: u8 = 2;
+/// Most tries to revoke one token, where the issuer asks for patience (RFC 7009 §2.2.1).
+const REVOCATION_TRIES: usize = 3;
 /// RFC 7523 §2.1.
 const JWT_BEARER: &str = "urn:ietf:params:oauth:grant-type:jwt-bearer";
 
@@ -42,10 +52,21 @@ pub(in crate::tokens) struct Client {
     keys: Mutex<HashMap<AgentName, Arc<ProofKey>>>,
     /// Codes that logins brought and that no token request has used, one an agent.
     answered: Mutex<HashMap<AgentName, Answered>>,
+    /// Held while a code is used, one an agent.
+    desks: Mutex<HashMap<AgentName, Arc<tokio::sync::Mutex<()>>>>,
+    /// Agents whose refreshes bring one token for everything: how often one was seen to end the token before it.
+    /// [`WHOLE`]: so it is.
+    whole: RwLock<HashMap<AgentName, u8>>,
     /// Refresh tokens, of this client and all others.
     lineages: Arc<Lineages>,
     /// What a refresh token of this client is for.
     print: Print,
+}
+
+/// A token that nobody will use any more.
+pub(in crate::tokens) enum Spent {
+    Access(Secret<String>),
+    Refresh(Secret<String>),
 }
 
 /// What a lease is made of.
@@ -57,6 +78,8 @@ pub(in crate::tokens) struct Token {
     pub(in crate::tokens) key: Option<Arc<ProofKey>>,
     /// The certificate that it is bound to.
     pub(in crate::tokens) certificate: Option<Arc<Certificate>>,
+    /// The issuer takes it for longer than we use it.
+    pub(in crate::tokens) outlives: bool,
 }
 
 /// A token and its life.
@@ -65,6 +88,8 @@ pub(in crate::tokens) struct Obtained {
     pub(in crate::tokens) life: Option<Duration>,
     /// Longest use, whatever the issuer says.
     pub(in crate::tokens) cap: Duration,
+    /// It is a login's first one, and so for everything that the login is for.
+    pub(in crate::tokens) by_code: bool,
 }
 
 /// What one token request is about.
@@ -76,6 +101,27 @@ struct Errand<'a> {
     key: Option<&'a Arc<ProofKey>>,
     certificate: Option<&'a Arc<Certificate>>,
     journal: &'a dyn Journal,
+}
+
+impl Errand<'_> {
+    /// The refresh token is as good as it was.
+    fn unused(&self) {
+        if let Means::Refresh(turn) = self.means {
+            turn.unused();
+        }
+    }
+}
+
+/// Everything that a token request needs, before the first byte of it is sent.
+struct Ready<'a> {
+    /// The code that is used belongs to us alone.
+    _desk: Option<OwnedMutexGuard<()>>,
+    /// Our place among the issuer's requests.
+    _place: SemaphorePermit<'a>,
+    certificate: Option<Arc<Certificate>>,
+    metadata: Arc<Metadata>,
+    means: Means,
+    key: Option<Arc<ProofKey>>,
 }
 
 /// What entitles us to a token.
@@ -121,6 +167,8 @@ impl Client {
             identity,
             keys: Mutex::new(HashMap::new()),
             answered: Mutex::new(HashMap::new()),
+            desks: Mutex::default(),
+            whole: RwLock::default(),
             lineages: Arc::default(),
             print,
         })
@@ -164,7 +212,8 @@ impl Client {
         all.insert(agent.clone(), answered);
     }
 
-    /// What one token is asked for with, where a rule wants these scopes: a login's token serves all rules.
+    /// What one token is asked for with, where a rule wants these scopes and nothing is known of the grant: a login is
+    /// for all rules.
     pub(in crate::tokens) fn scopes<'a>(&'a self, of_rule: &'a ScopeSet) -> &'a ScopeSet {
         match &self.settings.grant {
             Grant::AuthorizationCode { scopes, .. } => scopes,
@@ -172,52 +221,91 @@ impl Client {
         }
     }
 
+    /// What a token for this rule is asked for with. A refresh asks for less than the login (RFC 6749 §6), unless this
+    /// issuer was seen not to care, or to end the last token with each refresh: then one token serves all rules.
+    pub(in crate::tokens) fn asked<'a>(
+        &'a self,
+        agent: &AgentName,
+        of_rule: &'a ScopeSet,
+    ) -> &'a ScopeSet {
+        let all = self.scopes(of_rule);
+        let less = !of_rule.is_empty() && of_rule != all && of_rule.is_within(all);
+        if less && !self.is_whole(agent) {
+            of_rule
+        } else {
+            all
+        }
+    }
+
+    /// Whether one token serves all rules of this agent's grant.
+    pub(in crate::tokens) fn is_whole(&self, agent: &AgentName) -> bool {
+        let seen = self.whole.read().unwrap_or_else(PoisonError::into_inner);
+        seen.get(agent).is_some_and(|times| *times >= WHOLE)
+    }
+
+    /// A refresh brought everything although less was asked for.
+    pub(in crate::tokens) fn note_whole(&self, agent: &AgentName) {
+        let mut seen = self.whole.write().unwrap_or_else(PoisonError::into_inner);
+        seen.insert(agent.clone(), WHOLE);
+    }
+
+    /// An API refused a token after a later refresh of the same grant. Whether that is now taken for a rule.
+    pub(in crate::tokens) fn note_ended(&self, agent: &AgentName) -> bool {
+        let mut seen = self.whole.write().unwrap_or_else(PoisonError::into_inner);
+        let times = seen.entry(agent.clone()).or_default();
+        *times = times.saturating_add(1);
+        *times == WHOLE
+    }
+
+    /// Nobody uses this agent's tokens any more. The key of a login belongs to its refresh token and stays.
+    pub(in crate::tokens) fn end_session(&self, agent: &AgentName) {
+        if !self.settings.grant.refreshes() {
+            let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
+            keys.remove(agent);
+        }
+    }
+
     /// Gets one token for one agent.
+    #[cfg(test)]
     pub(in crate::tokens) async fn obtain(
         &self,
         agent: &AgentName,
         scopes: &ScopeSet,
         journal: &dyn Journal,
     ) -> Result<Obtained, Failure> {
-        self.check_login(agent)?;
-        let certificate = self.fresh_certificate().await?;
-        let _turn = self
-            .issuer
-            .gate
-            .acquire()
-            .await
-            .map_err(|_| Code::Internal)?;
-        let metadata = self.metadata(journal).await?;
-        let proves = self.proves();
-        if proves && !metadata.takes_proofs() {
-            return Err(Failure {
-                retry_after: Some(self.issuer.doubt().await),
-                ..Code::UnsupportedDpopAlg.into()
-            });
-        }
-        // What can be used once is taken last, when nothing else is missing.
-        let means = self.means(agent).await?;
-        let key = match &means {
-            // The token goes on with the key that it began with.
-            Means::Refresh(turn) => turn.key().cloned(),
-            _ if proves => Some(self.key(agent)?),
-            _ => None,
+        let limits = (READY_LIMIT, &CancellationToken::new());
+        self.obtain_within(limits, agent, scopes, journal).await
+    }
+
+    /// Gets one token for one agent: sent within `patience` (at most [`READY_LIMIT`]) and not after `stop`, answered at
+    /// most twenty seconds later. Once something that can be used once is on its way, nothing but the end of the process
+    /// cuts this short.
+    pub(in crate::tokens) async fn obtain_within(
+        &self,
+        (patience, stop): (Duration, &CancellationToken),
+        agent: &AgentName,
+        scopes: &ScopeSet,
+        journal: &dyn Journal,
+    ) -> Result<Obtained, Failure> {
+        let ready = self.prepare(agent, journal);
+        let ready = tokio::time::timeout(patience.min(READY_LIMIT), ready);
+        let ready = tokio::select! {
+            biased;
+            () = stop.cancelled() => return Err(Code::Draining.into()),
+            ready = ready => ready.unwrap_or_else(|_| Err(Code::AsTimeout.into()))?,
         };
         let errand = Errand {
             agent,
             scopes,
-            means: &means,
-            metadata: &metadata,
-            key: key.as_ref(),
-            certificate: certificate.as_ref(),
+            means: &ready.means,
+            metadata: &ready.metadata,
+            key: ready.key.as_ref(),
+            certificate: ready.certificate.as_ref(),
             journal,
         };
-        if let Means::Refresh(turn) = &means {
-            turn.announce(journal).await?;
-        }
         let reply = self.ask(&errand).await?;
         // Before anything of the answer is used, or even judged: the refresh token in it may be the only one.
-        self.settle(&errand, &reply).await?;
+        let renewal = self.settle(&errand, &reply).await?;
         if reply.status != 200 {
             // Another endpoint, an alias, another algorithm: what we were refused for may stand there by now.
             if matches!(reply.status, 300..=407 | 409..=428) {
@@ -226,45 +314,144 @@ impl Client {
             return Err(answer::failure(&reply, self.issuer.clock.wall()));
         }
         let issued = Issued::read(&reply)?;
+        if let Some(Renewal::Kept { first }) = renewal {
+            self.weigh_rotation(&errand, first, &issued).await?;
+        }
         match issued.weigh(&self.wanted(&errand)) {
             Ok(scopes) => {
                 self.tell_whose(&errand, &issued);
-                self.obtained(issued, scopes, key, certificate)
+                let by_code = matches!(ready.means, Means::Code(_));
+                let Ready {
+                    key, certificate, ..
+                } = ready;
+                let obtained = self.obtained(issued, scopes, key, certificate);
+                obtained.map(|obtained| Obtained {
+                    by_code,
+                    ..obtained
+                })
             }
             Err(objection) => {
                 self.object(&errand, &objection);
-                self.hand_back(&issued.access, &metadata).await;
+                self.hand_back(&issued.access, &ready.metadata).await;
                 Err(objection.code().into())
             }
         }
     }
 
+    /// Gathers what a token request needs. What can be used once is taken last, when nothing else is missing; only a
+    /// turn is waited for first, so that who waits for one takes no place among the issuer's requests.
+    async fn prepare<'a>(
+        &'a self,
+        agent: &AgentName,
+        journal: &dyn Journal,
+    ) -> Result<Ready<'a>, Failure> {
+        let (desk, turn) = if self.settings.grant.refreshes() {
+            // A code that somebody is just using is waited for: what comes of it is the login.
+            let desk = self.desk(agent).lock_owned().await;
+            self.check_login(agent)?;
+            if self.is_answered(agent) {
+                (Some(desk), None)
+            } else {
+                drop(desk);
+                let grant = self.grant(agent);
+                (None, Some(self.lineages.turn(&grant, &self.print).await?))
+            }
+        } else {
+            (None, None)
+        };
+        let certificate = self.fresh_certificate().await?;
+        let place = self.issuer.gate.acquire().await;
+        let place = place.map_err(|_| Code::Internal)?;
+        let metadata = self.metadata(journal).await?;
+        let proves = self.proves();
+        if proves && !metadata.takes_proofs() {
+            return Err(Failure {
+                retry_after: Some(self.issuer.doubt().await),
+                ..Code::UnsupportedDpopAlg.into()
+            });
+        }
+        let means = self.means(agent, turn).await?;
+        let key = match &means {
+            // The token goes on with the key that it began with.
+            Means::Refresh(turn) => turn.key().cloned(),
+            _ if proves => Some(self.key(agent)?),
+            _ => None,
+        };
+        if let Means::Refresh(turn) = &means {
+            turn.announce(journal).await?;
+        }
+        Ok(Ready {
+            _desk: desk,
+            _place: place,
+            certificate,
+            metadata,
+            means,
+            key,
+        })
+    }
+
+    /// Where one agent's codes are used, one after the other.
+    fn desk(&self, agent: &AgentName) -> Arc<tokio::sync::Mutex<()>> {
+        let mut desks = self.desks.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(desks.entry(agent.clone()).or_default())
+    }
+
+    /// A login was answered and its code is not used yet.
+    fn is_answered(&self, agent: &AgentName) -> bool {
+        let all = self.answered.lock().unwrap_or_else(PoisonError::into_inner);
+        all.contains_key(agent)
+    }
+
+    /// The issuer left us the refresh token that we had. That is told once, and refused where the configuration says so
+    /// a stolen refresh token would work for as long as ours does, and nobody would notice.
+    async fn weigh_rotation(
+        &self,
+        errand: &Errand<'_>,
+        first: bool,
+        issued: &Issued,
+    ) -> Result<(), Failure> {
+        if first {
+            let grant = &self.grant(errand.agent);
+            errand.journal.note(&Note::NotRotated { grant });
+        }
+        if !self.settings.require_rotation {
+            return Ok(());
+        }
+        self.hand_back(&issued.access, errand.metadata).await;
+        Err(Code::ClientMisconfigured.into())
+    }
+
     /// Whether there is anything to ask for a token with, before the issuer is troubled.
     fn check_login(&self, agent: &AgentName) -> Result<(), Failure> {
-        let all = self.answered.lock().unwrap_or_else(PoisonError::into_inner);
         let by_login = matches!(self.settings.grant, Grant::AuthorizationCode { .. });
-        if by_login && !all.contains_key(agent) && !self.is_logged_in(agent) {
+        if by_login && !self.is_answered(agent) && !self.is_logged_in(agent) {
             return Err(Code::ReauthorizationRequired.into());
         }
         Ok(())
     }
 
     /// Keeps the refresh token of an answer, or notes what the answer means for the one that was sent.
-    async fn settle(&self, errand: &Errand<'_>, reply: &IssuerReply) -> Result<(), Failure> {
+    async fn settle(
+        &self,
+        errand: &Errand<'_>,
+        reply: &IssuerReply,
+    ) -> Result<Option<Renewal>, Failure> {
         // An answer that cannot be read leaves the refresh token in doubt; the next attempt sends it once more.
         let brought = (reply.status == 200).then(|| answer::refresh_token(reply));
         match (errand.means, brought) {
             (Means::Ourselves | Means::Assertion(_) | Means::Key(_) | Means::Tokens { .. }, _)
             | (Means::Code(_), None)
-            | (_, Some(Err(_))) => Ok(()),
+            | (_, Some(Err(_))) => Ok(None),
             (Means::Code(_), Some(Ok(Some(refresh)))) => {
                 let (grant, key) = (self.grant(errand.agent), errand.key.cloned());
-                self.lineages.begin(&grant, &self.print, refresh, key).await
+                let begun = self.lineages.begin(&grant, &self.print, refresh, key);
+                begun.await.map(|()| None)
             }
             (Means::Code(_), Some(Ok(None))) => {
-                self.lineages.forget(&self.grant(errand.agent)).await
+                let grant = self.grant(errand.agent);
+                self.lineages.forget(&grant).await.map(|()| None)
             }
-            (Means::Refresh(turn), Some(Ok(next))) => turn.renewed(next).await,
+            (Means::Refresh(turn), Some(Ok(next))) => turn.renewed(next).await.map(Some),
             (Means::Refresh(turn), None) => {
                 match answer::failure(reply, self.issuer.clock.wall()) {
                     Failure {
@@ -275,24 +462,42 @@ impl Client {
                     _ if reply.status >= 500 => {}
                     _ => turn.unused(),
                 }
-                Ok(())
+                Ok(None)
             }
         }
     }
 
     /// What a token must be that this client can use.
-    fn wanted<'a>(&self, errand: &Errand<'a>) -> Wanted<'a> {
+    fn wanted<'a>(&'a self, errand: &Errand<'a>) -> Wanted<'a> {
         let bound = self.settings.binding == Binding::Mtls;
         let certificate = errand.certificate.filter(|_| bound);
+        let most = self.most(errand.means);
+        let scopes = match errand.means {
+            // Nothing said means as requested, and that was in the login.
+            Means::Code(_) => most.unwrap_or(errand.scopes),
+            _ => errand.scopes,
+        };
         Wanted {
             binding: self.settings.binding,
             jkt: errand.key.map(|key| key.thumbprint()),
-            scopes: errand.scopes,
+            scopes,
+            most,
             certificate: certificate.map(|certificate| Bound {
                 thumbprint: certificate.thumbprint(),
                 promised: errand.metadata.binds_certificates,
             }),
             exchanged: matches!(errand.means, Means::Tokens { .. }),
+        }
+    }
+
+    /// What a token may be good for beyond what was asked: everything that the person agreed to, for some issuers give
+    /// all of that with each refresh.
+    fn most(&self, means: &Means) -> Option<&ScopeSet> {
+        match (&self.settings.grant, means) {
+            (Grant::AuthorizationCode { scopes, .. }, Means::Code(_) | Means::Refresh(_)) => {
+                Some(scopes)
+            }
+            _ => None,
         }
     }
 
@@ -318,9 +523,11 @@ impl Client {
                 scopes,
                 key: key.filter(|_| binding == Binding::Dpop),
                 certificate,
+                outlives: issued.life.is_some_and(|life| life > cap),
             },
             life: issued.life,
             cap,
+            by_code: false,
         })
     }
 
@@ -356,21 +563,18 @@ impl Client {
     }
 
     /// What entitles us to the next token.
-    async fn means(&self, agent: &AgentName) -> Result<Means, Failure> {
+    async fn means(&self, agent: &AgentName, turn: Option<Turn>) -> Result<Means, Failure> {
         Ok(match &self.settings.grant {
             Grant::ClientCredentials => Means::Ourselves,
             // A code is good once (RFC 6749 §4.1.2), so it is gone whatever becomes of the request.
-            Grant::AuthorizationCode { .. } => {
-                let answered = self
-                    .answered
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .remove(agent);
-                match answered {
-                    Some(answered) => Means::Code(answered),
-                    None => Means::Refresh(self.lineages.turn(&self.grant(agent), &self.print)?),
+            Grant::AuthorizationCode { .. } => match turn {
+                Some(turn) => Means::Refresh(turn),
+                None => {
+                    let mut all = self.answered.lock().unwrap_or_else(PoisonError::into_inner);
+                    let answered = all.remove(agent);
+                    Means::Code(answered.ok_or(Code::ReauthorizationRequired)?)
                 }
-            }
+            },
             Grant::JwtBearer(AssertionSource::Found(supply)) => {
                 let assertion = supply.read_text().await.ok_or(Unfit::Missing);
                 Means::Assertion(self.unexpired(assertion)?)
@@ -435,13 +639,11 @@ impl Client {
     /// Sends the token request, once more with the nonce that the issuer asks for (RFC 9449 §8), once more with its
     /// clock; every time with a new assertion and a new proof. Never a third reason, never the same one twice.
     async fn ask(&self, errand: &Errand<'_>) -> Result<IssuerReply, Failure> {
+        let began = self.issuer.clock.now();
         let (mut nonce_retry, mut clock_retry) = (true, true);
         loop {
             let sent = self.current_nonce(errand);
-            let call = self.token_request(errand, sent.as_ref()).await?;
-            let reply = self.issuer.transport.send(call).await.inspect_err(|error| {
-                tracing::warn!(service = %self.service, %error, "no answer of the token endpoint");
-            })?;
+            let reply = self.send(errand, sent.as_ref()).await?;
             let fresh = answer::nonce(&reply.headers);
             if let (Some(nonce), Some(key)) = (&fresh, errand.key) {
                 let origin = errand.metadata.token_endpoint.authority().origin();
@@ -449,28 +651,52 @@ impl Client {
                 nonces.note(&origin, key.thumbprint(), nonce.clone(), now);
             }
             let refused = errand.key.is_some() && matches!(reply.status, 400 | 401);
+            let in_time = self.issuer.clock.now().since(began) < AGAIN_LIMIT;
             match answer::oauth_error(&reply).filter(|_| refused) {
                 Some(("use_dpop_nonce", _)) => {
+                    errand.unused();
                     errand.journal.note(&Note::NonceChallenge {
                         service: &self.service,
                     });
                     // Without a nonce, or with the one that was just refused, another try would end the same way.
-                    if !nonce_retry || fresh.is_none() || fresh == sent {
+                    if !nonce_retry || !in_time || fresh.is_none() || fresh == sent {
                         return Err(Failure::because(Code::AsUnavailable, "use_dpop_nonce"));
                     }
                     nonce_retry = false;
                 }
                 Some(("invalid_dpop_proof", _))
                     if clock_retry
+                        && in_time
                         && self
                             .issuer
                             .learn_offset(&reply, &self.service, errand.journal) =>
                 {
+                    errand.unused();
                     clock_retry = false;
                 }
                 _ => return Ok(reply),
             }
         }
+    }
+
+    /// Sends the request once. What it uses up counts as used from here on, unless nothing of it went out.
+    async fn send(
+        &self,
+        errand: &Errand<'_>,
+        nonce: Option<&Nonce>,
+    ) -> Result<IssuerReply, Failure> {
+        let call = self.token_request(errand, nonce).await?;
+        if let Means::Refresh(turn) = errand.means {
+            turn.sending()?;
+        }
+        let reply = self.issuer.transport.send(call).await;
+        let reply = reply.inspect_err(|error| {
+            if error.unsent() {
+                errand.unused();
+            }
+            tracing::warn!(service = %self.service, %error, "no answer of the token endpoint");
+        });
+        Ok(reply?)
     }
 
     fn current_nonce(&self, errand: &Errand<'_>) -> Option<Nonce> {
@@ -540,9 +766,11 @@ impl Client {
             Means::Tokens { subject, actor } => self.exchange(&mut form, subject, actor.as_ref()),
         }
         match errand.means {
-            // RFC 6749 §4.1.3 and §6: the scopes are those of the login.
-            Means::Code(_) | Means::Refresh(_) => {
-                self.say_what_for(&mut form, &ScopeSet::default())
+            // RFC 6749 §4.1.3: the scopes are those of the login.
+            Means::Code(_) => self.say_what_for(&mut form, &ScopeSet::default()),
+            // §6: so they are here, where less is not asked for.
+            means if self.most(means) == Some(errand.scopes) => {
+                self.say_what_for(&mut form, &ScopeSet::default());
             }
             _ => self.say_what_for(&mut form, errand.scopes),
         }
@@ -662,21 +890,82 @@ impl Client {
         }
     }
 
-    /// Revokes a token that nobody will use (RFC 7009). A failure changes nothing: the token is dropped all the same.
+    /// Revokes a token that was refused (RFC 7009). A failure changes nothing: the token is dropped all the same.
     async fn hand_back(&self, token: &Secret<String>, metadata: &Metadata) {
         let Some(url) = &metadata.revocation_endpoint else {
             return;
         };
-        let mut form = Form::new();
-        form.add_secret("token", token);
-        form.add("token_type_hint", "access_token");
-        let Ok(call) = self.call(form, url, metadata).await else {
-            return;
-        };
-        let sent = tokio::time::timeout(REVOCATION_LIMIT, self.issuer.transport.send(call)).await;
-        if !matches!(&sent, Ok(Ok(reply)) if reply.status == 200) {
+        let call = self.revocation(token, "access_token", url, metadata);
+        let done = tokio::time::timeout(REVOCATION_LIMIT, call).await;
+        if !matches!(done, Ok(Ok(()))) {
             tracing::warn!(service = %self.service, "a refused token could not be handed back");
         }
+    }
+
+    /// Revokes tokens of one agent, in this order, where the issuer takes that. The caller bounds the time and has
+    /// dropped every other copy.
+    pub(in crate::tokens) async fn revoke(
+        &self,
+        agent: &AgentName,
+        tokens: Vec<Spent>,
+        journal: &dyn Journal,
+    ) {
+        let grant = self.grant(agent);
+        let metadata = self.metadata(journal).await;
+        let metadata = metadata.as_deref().ok();
+        let url = metadata.and_then(|metadata| metadata.revocation_endpoint.as_ref());
+        for spent in &tokens {
+            let (token, hint) = match spent {
+                Spent::Access(token) => (token, "access_token"),
+                Spent::Refresh(token) => (token, "refresh_token"),
+            };
+            let confirmed = match (metadata, url) {
+                (Some(metadata), Some(url)) => {
+                    let call = self.revocation(token, hint, url, metadata).await;
+                    call.is_ok()
+                }
+                _ => false,
+            };
+            journal.note(&Note::Revoked {
+                grant: &grant,
+                kind: hint,
+                confirmed,
+            });
+        }
+    }
+
+    /// One revocation (RFC 7009 §2.1). 200 is a yes, for a token that nobody knows as well.
+    async fn revocation(
+        &self,
+        token: &Secret<String>,
+        hint: &str,
+        url: &Address,
+        metadata: &Metadata,
+    ) -> Result<(), Failure> {
+        let mut last = Failure::from(Code::AsUnavailable);
+        for _ in 0..REVOCATION_TRIES {
+            let mut form = Form::new();
+            form.add_secret("token", token);
+            form.add("token_type_hint", hint);
+            let call = self.call(form, url, metadata).await?;
+            let reply = self.issuer.transport.send(call).await?;
+            if reply.status == 200 {
+                return Ok(());
+            }
+            last = answer::failure(&reply, self.issuer.clock.wall());
+            if reply.status != 503 {
+                break;
+            }
+            let pause = last.retry_after.unwrap_or(Duration::from_millis(500));
+            tokio::time::sleep(pause).await;
+        }
+        tracing::warn!(service = %self.service, code = last.code.as_str(), "the issuer did not revoke a token");
+        Err(last)
+    }
+
+    /// Takes the refresh tokens of this client out of memory and store, to be revoked.
+    pub(in crate::tokens) async fn withdraw(&self) -> Vec<(AgentName, Secret<String>)> {
+        self.lineages.withdraw(&self.service, &self.print).await
     }
 
     /// The grant's key, made when it is first needed.

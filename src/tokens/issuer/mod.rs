@@ -39,7 +39,7 @@ use metadata::{Book, Metadata, MetadataError, Miss};
 
 pub(super) use address::{Address, BadAddress};
 pub(super) use auth::AuthError;
-pub(super) use client::{Client, Obtained, Token};
+pub(super) use client::{Client, Obtained, Spent, Token};
 pub use login::{Answered, Login, LoginError, Verdict};
 
 /// Token requests of one issuer at a time. A fleet of agents must not look like an attack to it.

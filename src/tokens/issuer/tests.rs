@@ -234,6 +234,8 @@ pub(in crate::tokens) fn oauth() -> OauthSettings {
         parameters: Vec::new(),
         binding: Binding::Dpop,
         max_token_age: Duration::from_mins(30),
+        require_rotation: false,
+        revoke_on_exit: false,
     }
 }
 
@@ -1058,4 +1060,13 @@ async fn the_key_is_read_when_the_certificate_is_another_one() {
     identity.refresh().await;
     assert_ne!(identity.current(), first);
     assert_eq!(*reads.lock().unwrap(), 2);
+}
+
+/// What a login brought.
+pub(in crate::tokens) fn answered() -> Answered {
+    Answered {
+        code: Secret::new("code".into()),
+        verifier: Secret::new("verifier".into()),
+        redirect_uri: "http://127.0.0.1:1/callback".into(),
+    }
 }

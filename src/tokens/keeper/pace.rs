@@ -15,6 +15,12 @@ const MARGIN: Duration = Duration::from_secs(10);
 /// Shortest time between a grant and its renewal: tokens of a second must not become a request storm.
 const RENEW_MIN: Duration = Duration::from_secs(1);
 
+/// Longest pause after failures that may pass, and the shortest that this can be: an outage may go unnoticed for a
+/// fifteenth of a token's life after its end, for tokens of 45 s three seconds.
+const PAUSE_MAX: Duration = Duration::from_secs(30);
+const PAUSE_SHARE: u32 = 15;
+const PAUSE_LEAST: Duration = Duration::from_secs(1);
+
 /// What a token's life is worth to us.
 pub(super) fn usable(life: Option<Duration>, cap: Duration) -> Duration {
     life.unwrap_or(LIFE_ASSUMED).min(cap).min(LIFE_MAX)
@@ -48,7 +54,7 @@ pub(super) struct Trouble {
 }
 
 impl Trouble {
-    /// The state after one more failure.
+    /// The state after one more failure, where the last token lived so long.
     ///
     /// A grant that is known to be dead stays so through 429s and outages, otherwise a storm of our own making would
     /// hide from the operator what has to be mended. Only a token or another verdict changes it.
@@ -56,6 +62,7 @@ impl Trouble {
         before: Option<Self>,
         failure: Failure,
         now: Moment,
+        life: Option<Duration>,
         jitter: &mut Jitter,
     ) -> Self {
         let (shown, rounds) = match before {
@@ -66,7 +73,9 @@ impl Trouble {
         let (first, longest) = if shown.terminal() {
             (Duration::from_secs(1), Duration::from_mins(5))
         } else {
-            (Duration::from_millis(200), Duration::from_secs(30))
+            let longest = life.map_or(PAUSE_MAX, |life| life / PAUSE_SHARE);
+            let longest = longest.clamp(PAUSE_LEAST, PAUSE_MAX);
+            (Duration::from_millis(200), longest)
         };
         let doubled = first * 2u32.saturating_pow(rounds.saturating_sub(1).min(12));
         let pause = permille(doubled.min(longest), 800 + jitter.below(401));
@@ -86,6 +95,11 @@ impl Trouble {
             retry_after: (!self.failure.terminal()).then_some(wait),
             oauth_error: self.failure.oauth_error,
         }
+    }
+
+    /// Whether only somebody's doing can mend it.
+    pub(super) fn terminal(&self) -> bool {
+        self.failure.terminal()
     }
 
     /// The situation.

@@ -130,6 +130,11 @@ impl World {
                 self.served += 1;
             }
             Action::WakeAt(at) => self.wake = Some(self.wake.map_or(at, |wake| wake.min(at))),
+            Action::Move { from, into } => {
+                if let Some(slot) = self.shelf.remove(&from) {
+                    self.shelf.insert(into, slot);
+                }
+            }
             Action::Forget(_) | Action::Trouble { .. } => {}
         }
     }

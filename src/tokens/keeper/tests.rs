@@ -442,7 +442,7 @@ fn what_nobody_uses_is_forgotten() {
 fn a_fetch_that_vanished_is_given_up() {
     let mut bench = Bench::new();
     let attempt = fetch(&bench.ask());
-    bench.pass(secs(20));
+    bench.pass(FLIGHT_MAX);
     assert_eq!(refused(&bench.tick()).code, Code::AsTimeout);
     assert!(bench.grant(attempt, Some(HOUR)).is_empty());
     bench.pass(secs(1));
@@ -549,4 +549,148 @@ fn a_renewal_that_is_wanted_keeps_the_old_token_meanwhile() {
         matches!(actions[0], Action::Publish { renewal: true, .. }),
         "{actions:?}"
     );
+}
+
+#[test]
+fn an_outage_is_noticed_to_be_over_within_a_share_of_a_tokens_life() {
+    let mut bench = Bench::new();
+    let attempt = fetch(&bench.ask());
+    published(&bench.grant(attempt, Some(secs(45))));
+    // The issuer goes away; agents ask all the time, before the token's end and long after it.
+    let (mut last, mut served, mut refused) = (bench.now, 0, 0);
+    let mut pending = None;
+    for _ in 0..3_000 {
+        bench.pass(Duration::from_millis(100));
+        let mut actions = bench.tick();
+        actions.extend(bench.ask());
+        served += actions
+            .iter()
+            .filter(|a| matches!(a, Action::Wake(_)))
+            .count();
+        for action in actions {
+            if let Action::Fetch { attempt, .. } = action {
+                let pause = bench.now.since(last);
+                assert!(
+                    pending.is_some() || bench.now.0 < 40_000 || pause < secs(4),
+                    "{pause:?}"
+                );
+                (last, pending) = (bench.now, Some(attempt));
+                let told = bench.fail(attempt, Code::AsUnavailable);
+                refused += told.len();
+            }
+        }
+    }
+    // Every ask of the first 45 s was served, and none after it.
+    assert_eq!(served, 449);
+    assert!(refused > 0);
+}
+
+#[test]
+fn what_is_pursued_is_fetched_again_without_anybody_asking() {
+    let mut bench = Bench::new();
+    let attempt = fetch(&bench.feed(Event::Pursued(key("a"))));
+    bench.fail(attempt, Code::AsUnavailable);
+    bench.pass(secs(1));
+    let attempt = fetch(&bench.tick());
+    // A verdict ends it; only the next ask tries again.
+    bench.fail(attempt, Code::ReauthorizationRequired);
+    bench.pass(secs(120));
+    assert!(bench.tick().is_empty());
+    let attempt = fetch(&bench.ask());
+    published(&bench.grant(attempt, Some(HOUR)));
+}
+
+#[test]
+fn a_clock_that_leaps_ends_tokens_once_and_causes_no_storm() {
+    // Two hours forth, two back, ten years forth, 1970.
+    let leaps = [
+        |wall: u64| wall + 7_200_000,
+        |wall: u64| wall - 7_200_000,
+        |wall: u64| wall + 315_360_000_000,
+        |_: u64| 0,
+    ];
+    let mut bench = Bench::new();
+    let mut fetches = 0;
+    bench.live(600);
+    for leap in leaps {
+        bench.wall = WallTime(leap(bench.wall.0));
+        for _ in 0..50 {
+            bench.pass(Duration::from_millis(100));
+            for action in bench
+                .tick()
+                .into_iter()
+                .chain(bench.ask())
+                .collect::<Vec<_>>()
+            {
+                if let Action::Fetch { attempt, .. } = action {
+                    fetches += 1;
+                    let (_, expires) = published_among(&bench.grant(attempt, Some(secs(600))));
+                    assert!(!expires.passed(bench.now, bench.wall));
+                }
+            }
+        }
+    }
+    // Forth ends the token, back does not: the monotonic clock goes on counting.
+    assert_eq!(fetches, 2);
+    // Suspended for an hour: the monotonic clock stood still, and the first request fetches.
+    let mut bench = Bench::new();
+    bench.live(600);
+    bench.wall = bench.wall + HOUR;
+    let asked = bench.ask();
+    assert!(matches!(
+        asked[..],
+        [Action::Drop { .. }, Action::Fetch { .. }]
+    ));
+}
+
+fn published_among(actions: &[Action<&'static str>]) -> (u64, Expiry) {
+    let published = actions.iter().find_map(|action| match action {
+        Action::Publish { lease, expires, .. } => Some((*lease, *expires)),
+        _ => None,
+    });
+    published.expect("a token wanted")
+}
+
+#[test]
+fn a_token_that_serves_everything_takes_the_place_of_the_others() {
+    let mut bench = Bench::new();
+    let lease = bench.live(600);
+    let attempt = fetch(&bench.feed(Event::Asked(key("b"))));
+    let granted = Event::Granted {
+        key: key("b"),
+        attempt,
+        token: "t",
+        life: Some(HOUR),
+        cap: HOUR,
+    };
+    let (whole, _) = published(&bench.feed(granted));
+    let merged = |from| Event::Merged {
+        from,
+        into: key("all"),
+    };
+    let actions = bench.feed(merged(Some(key("b"))));
+    let moved = Action::Move {
+        from: key("b"),
+        into: key("all"),
+    };
+    assert!(actions.contains(&moved));
+    let reason = Reason::Merged;
+    let (a, all) = (key("a"), key("all"));
+    assert!(actions.contains(&Action::Drop {
+        key: a,
+        lease,
+        reason
+    }));
+    assert!(woken(&bench.feed(Event::Asked(all.clone()))));
+    // Reports find the lease under its new name, and a second merge leaves it alone.
+    assert!(bench.feed(merged(None)).is_empty());
+    let dropped = bench.feed(Event::Rejected {
+        lease: whole,
+        again: false,
+    });
+    assert!(dropped.contains(&Action::Drop {
+        key: all,
+        lease: whole,
+        reason: Reason::InvalidToken
+    }));
 }

@@ -89,11 +89,12 @@ fn child() {
     runtime.block_on(async {
         let lineages = open(Path::new(dir));
         for _ in 0..3 {
-            let turn = lineages.turn(&grant(), &PRINT).unwrap();
+            let turn = lineages.turn(&grant(), &PRINT).await.unwrap();
             let teller = Teller(Mutex::default());
             line.at("announce");
             turn.announce(&teller).await.unwrap();
             line.at("send");
+            turn.sending().unwrap();
             line.say(&format!("refresh {}", turn.refresh().expose()));
             match line.hear().unwrap().split_once(' ') {
                 Some(("new", next)) => {
@@ -222,13 +223,13 @@ fn logged_in(dir: &Path, refresh: u32) {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .build()
         .unwrap();
-    runtime.block_on(async {
-        let refresh = Secret::new(format!("rt-{refresh}"));
-        open(dir)
-            .begin(&grant(), &PRINT, refresh, None)
-            .await
-            .unwrap();
-    });
+    runtime.block_on(logged_in_async(dir, refresh));
+}
+
+async fn logged_in_async(dir: &Path, refresh: u32) {
+    let refresh = Secret::new(format!("rt-{refresh}"));
+    let begun = open(dir).begin(&grant(), &PRINT, refresh, None).await;
+    begun.unwrap();
 }
 
 #[test]
@@ -276,4 +277,48 @@ fn killed_with_an_impatient_issuer_a_grant_is_lost_in_the_window_only_and_told()
             logged_in(dir.path(), issuer.current);
         }
     }
+}
+
+/// A write that is late, because the disk was slow and whoever wanted it has gone, writes what stands by then.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_late_write_brings_no_used_refresh_token_back() {
+    let dir = tempfile::tempdir().unwrap();
+    logged_in_async(dir.path(), 1).await;
+    {
+        let lineages = open(dir.path());
+        let store = lineages.store.clone().unwrap();
+        let teller = Teller(Mutex::default());
+        let slow = store.lock().unwrap();
+        let turn = lineages.turn(&grant(), &PRINT).await.unwrap();
+        // Announced, and given up while the disk is busy: this write comes some time.
+        let announced = tokio::time::timeout(Duration::from_millis(30), turn.announce(&teller));
+        assert!(announced.await.is_err());
+        drop(turn);
+        // The next refresh goes on meanwhile, up to its answer. Its writes may overtake the first one.
+        let turn = lineages.turn(&grant(), &PRINT).await.unwrap();
+        let next = Some(Secret::new("rt-2".to_owned()));
+        let renewed = tokio::time::timeout(Duration::from_millis(30), turn.renewed(next));
+        assert!(renewed.await.is_err());
+        drop((turn, slow));
+        // All writes are done when the store is ours alone.
+        while Arc::strong_count(&store) > 2 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+    let lineages = open(dir.path());
+    assert!(lineages.in_doubt().is_empty());
+    let turn = lineages.turn(&grant(), &PRINT).await.unwrap();
+    assert_eq!(turn.refresh().expose(), "rt-2");
+    // In doubt after a restart, there is room for the answer as well.
+    let teller = Teller(Mutex::default());
+    turn.announce(&teller).await.unwrap();
+    turn.sending().unwrap();
+    drop(turn);
+    drop(lineages);
+    let room = dir.path().join("store.room");
+    std::fs::remove_file(&room).unwrap();
+    let lineages = open(dir.path());
+    let turn = lineages.turn(&grant(), &PRINT).await.unwrap();
+    turn.announce(&teller).await.unwrap();
+    assert!(room.exists());
 }

@@ -49,6 +49,7 @@ fn weigh(
         binding,
         jkt,
         scopes: &scopes,
+        most: None,
         certificate: None,
         exchanged: false,
     };
@@ -305,6 +306,7 @@ fn a_token_is_bound_to_our_certificate_or_not_taken() {
             binding: Binding::Mtls,
             jkt: None,
             scopes: &scopes,
+            most: None,
             certificate: Some(Bound {
                 thumbprint: "mine",
                 promised,
@@ -333,6 +335,7 @@ fn what_comes_of_an_exchange_says_what_it_is() {
         binding: Binding::Dpop,
         jkt: None,
         scopes: &scopes,
+        most: None,
         certificate: None,
         exchanged: true,
     };

@@ -53,6 +53,8 @@ fn agent() -> AgentName {
     AgentName::fallback()
 }
 
+static AGENT: std::sync::LazyLock<AgentName> = std::sync::LazyLock::new(AgentName::fallback);
+
 fn token(refresh: Option<&str>) -> IssuerReply {
     granted(&refresh.map_or_else(|| json!({}), |text| json!({ "refresh_token": text })))
 }
@@ -176,7 +178,8 @@ async fn what_was_cut_off_is_tried_again_and_its_end_is_told_as_such() {
         assert_eq!(bench.code().await, Code::AsUnavailable);
         bench.fake.then(Ok(reply(503, &[], &json!({}))));
         assert_eq!(bench.code().await, Code::AsUnavailable);
-        assert_eq!(bench.notes.count("GrantInDoubt"), 2);
+        // Told once, not with each attempt of a long outage.
+        assert_eq!(bench.notes.count("GrantInDoubt"), 1);
     }
     let bench = bench(Some(dir.path()), |_| {});
     let grant = bench.client.grant(&agent());
@@ -277,4 +280,155 @@ async fn a_login_for_something_else_is_none() {
             .client
             .is_logged_in(&agent())
     );
+}
+
+#[tokio::test]
+async fn one_lineage_refreshes_once_at_a_time_and_others_wait_their_turn() {
+    let dir = TempDir::new().unwrap();
+    let bench = bench(Some(dir.path()), |_| {});
+    bench.log_in();
+    bench.fake.then(Ok(token(Some("rt-1"))));
+    bench.obtain().await.unwrap();
+    *bench.fake.delay.lock().unwrap() = Duration::from_millis(20);
+    for number in 2..=6 {
+        bench.fake.then(Ok(token(Some(&format!("rt-{number}")))));
+    }
+    let all = futures_util::future::join_all((0..5).map(|_| bench.obtain())).await;
+    assert!(all.iter().all(Result::is_ok));
+    assert_eq!(bench.sent(), ["rt-1", "rt-2", "rt-3", "rt-4", "rt-5"]);
+    // Bounded: who waits too long is told so, and nothing was sent for them.
+    *bench.fake.delay.lock().unwrap() = Duration::from_millis(200);
+    let impatient = async {
+        let patience = Duration::from_millis(50);
+        let scopes = scopes();
+        let limits = (patience, &CancellationToken::new());
+        let late = bench
+            .client
+            .obtain_within(limits, &AGENT, &scopes, &bench.notes);
+        late.await.err().map(|failure| failure.code)
+    };
+    let (first, late) = tokio::join!(bench.obtain(), impatient);
+    assert!(first.is_ok());
+    assert_eq!(late, Some(Code::AsTimeout));
+    assert_eq!(bench.sent().len(), 6);
+    assert_eq!(bench.notes.count("GrantInDoubt"), 0);
+}
+
+#[tokio::test]
+async fn no_deadline_cuts_a_refresh_between_sending_and_writing() {
+    let dir = TempDir::new().unwrap();
+    {
+        let bench = bench(Some(dir.path()), |_| {});
+        bench.log_in();
+        bench.fake.then(Ok(token(Some("rt-1"))));
+        bench.obtain().await.unwrap();
+        *bench.fake.delay.lock().unwrap() = Duration::from_millis(120);
+        bench.fake.then(Ok(token(Some("rt-2"))));
+        let patience = Duration::from_millis(60);
+        let late = bench
+            .client
+            .obtain_within(
+                (patience, &CancellationToken::new()),
+                &AGENT,
+                &scopes(),
+                &bench.notes,
+            )
+            .await;
+        assert!(late.is_ok(), "the answer was thrown away");
+    }
+    let bench = bench(Some(dir.path()), |_| {});
+    assert!(bench.client.lineages.in_doubt().is_empty());
+    bench.obtain().await.unwrap();
+    assert_eq!(bench.sent(), ["rt-2"]);
+}
+
+#[tokio::test]
+async fn only_what_was_sent_without_an_answer_is_in_doubt() {
+    let bench = bench(None, |_| {});
+    bench.log_in();
+    bench.fake.then(Ok(token(Some("rt-1"))));
+    bench.obtain().await.unwrap();
+    let none: Vec<GrantId> = Vec::new();
+    // Never connected, or asked for a nonce that was not given: the refresh token is as good as it was.
+    for outcome in [
+        Err(IssuerError::Connect),
+        Err(IssuerError::ConnectTimeout),
+        Err(IssuerError::Tls),
+        Ok(refused(400, "use_dpop_nonce")),
+    ] {
+        bench.fake.then(outcome);
+        bench.code().await;
+        assert_eq!(bench.client.lineages.in_doubt(), none);
+    }
+    // Sent and lost; a 429 after it does not say that the first one was not used.
+    bench.fake.then(Err(IssuerError::Unreachable));
+    bench.code().await;
+    bench.fake.then(Ok(refused(429, "slow_down")));
+    bench.code().await;
+    assert_eq!(bench.client.lineages.in_doubt().len(), 1);
+    bench.fake.then(Ok(refused(400, "invalid_grant")));
+    bench.code().await;
+    let told = bench.notes.0.lock().unwrap().join("\n");
+    assert!(told.contains("RefusedInDoubt"), "{told}");
+}
+
+#[tokio::test]
+async fn a_refresh_asks_for_less_and_believes_what_it_gets() {
+    let bench = bench(None, |_| {});
+    bench.log_in();
+    bench.fake.then(Ok(token(Some("rt-1"))));
+    bench.obtain().await.unwrap();
+    let less = ScopeSet::parse("a").unwrap();
+    let all = scopes();
+    assert_eq!(bench.client.asked(&AGENT, &less), &less);
+    for whole in [
+        ScopeSet::default(),
+        ScopeSet::parse("a z").unwrap(),
+        all.clone(),
+    ] {
+        assert_eq!(bench.client.asked(&AGENT, &whole), &all);
+    }
+    for (granted, carried) in [
+        (None, Ok("a")),
+        (Some("a"), Ok("a")),
+        (Some("b a"), Ok("a b")),
+        (Some("a b c"), Err(Code::ScopeDenied)),
+        (Some("b"), Err(Code::ScopeDenied)),
+    ] {
+        let said = granted.map_or_else(|| json!({}), |scope| json!({ "scope": scope }));
+        bench.fake.then(Ok(super::super::tests::granted(&said)));
+        let had = bench.client.obtain(&AGENT, &less, &bench.notes).await;
+        let had = had.map(|had| had.token.scopes.to_string());
+        assert_eq!(
+            had.map_err(|f| f.code),
+            carried.map(str::to_owned),
+            "{granted:?}"
+        );
+    }
+    assert_eq!(bench.fake.tokens().last().unwrap().form["scope"], "a");
+    // Twice seen that a refresh ends the token before it: one token for everything from now on.
+    assert!(!bench.client.note_ended(&AGENT));
+    assert!(bench.client.note_ended(&AGENT));
+    assert_eq!(bench.client.asked(&AGENT, &less), &all);
+}
+
+#[tokio::test]
+async fn an_issuer_that_does_not_rotate_is_told_once_and_refused_where_that_is_wanted() {
+    for required in [false, true] {
+        let bench = bench(None, |s| s.require_rotation = required);
+        bench.log_in();
+        bench.fake.then(Ok(token(Some("rt-1"))));
+        bench.obtain().await.unwrap();
+        for same in [None, Some("rt-1"), None] {
+            bench.fake.then(Ok(token(same)));
+            let code = bench.obtain().await.err().map(|failure| failure.code);
+            assert_eq!(code, required.then_some(Code::ClientMisconfigured));
+        }
+        assert_eq!(bench.sent(), ["rt-1", "rt-1", "rt-1"]);
+        assert_eq!(bench.notes.count("NotRotated"), 1);
+        let handed_back = bench.fake.at("/revoke").len();
+        assert_eq!(handed_back, if required { 3 } else { 0 });
+        bench.fake.then(Ok(token(Some("rt-2"))));
+        assert!(bench.obtain().await.is_ok());
+    }
 }
