@@ -319,6 +319,7 @@ impl Exchange {
             body,
             patience,
             media,
+            version: arrival.parts.version,
             expects,
             may_wait: true,
             upgrade,

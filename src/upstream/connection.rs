@@ -25,6 +25,9 @@ pub enum Protocol {
     Any,
     /// HTTP/1.1 only: the exchange will be upgraded (RFC 6455 §4.1).
     Http1,
+    /// HTTP/1.1, and HTTP/2 where the server speaks nothing else. For agents that speak HTTP/1.1 themselves: they have one
+    /// request on a connection at a time, so there is nothing to gain by translating each.
+    Http1First,
     /// HTTP/2 only: gRPC.
     Http2,
 }

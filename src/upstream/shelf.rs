@@ -8,7 +8,7 @@ use std::time::Duration;
 use http::Version;
 use tokio::sync::Notify;
 
-use super::connection::{Http1Wire, Http2Line, Http2Shared};
+use super::connection::{Http1Wire, Http2Line, Http2Shared, Protocol};
 use super::key::Key;
 use crate::vocab::Moment;
 
@@ -33,6 +33,8 @@ pub(super) struct Shelf {
     pub(super) http2: Vec<Arc<Http2Shared>>,
     /// What the server chose the last time.
     pub(super) known: Option<Version>,
+    /// The server has refused HTTP/1.1.
+    pub(super) http2_only: bool,
     /// Connections being opened that others may come to share.
     pub(super) opening: usize,
     pub(super) opened: Arc<Notify>,
@@ -93,6 +95,15 @@ impl Kept {
 }
 
 impl Shelf {
+    /// What is to be had where this is needed.
+    pub(super) fn settle(&self, need: Protocol) -> Protocol {
+        match need {
+            Protocol::Http1First if self.http2_only => Protocol::Any,
+            Protocol::Http1First => Protocol::Http1,
+            settled => settled,
+        }
+    }
+
     /// A place on a living connection that the peer's SETTINGS have arrived on.
     pub(super) fn http2_line(&mut self) -> Option<Http2Line> {
         self.http2.retain(|shared| !shared.sender.is_closed());
@@ -104,6 +115,7 @@ impl Shelf {
     pub(super) fn clear(&mut self) -> usize {
         self.http2.clear();
         self.known = None;
+        self.http2_only = false;
         // Whoever waits for a connection of this shelf looks again.
         self.opening = 0;
         self.opened.notify_waiters();

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustls::client::Resumption;
-use rustls::{ClientConfig, RootCertStore};
+use rustls::{AlertDescription, ClientConfig, RootCertStore};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, Der, ServerName};
 use tokio_rustls::TlsConnector;
@@ -179,7 +179,7 @@ impl Endpoint {
             // A server that knows HTTP/1.1 alone says so by its choice; offered HTTP/2 alone it would send an alert, which
             // looks like a certificate that it does not like.
             Protocol::Any | Protocol::Http2 => &self.any,
-            Protocol::Http1 => &self.http1,
+            Protocol::Http1 | Protocol::Http1First => &self.http1,
         };
         let connecting = TlsConnector::from(config.clone()).connect(name, stream);
         connecting.await.map_err(failure)
@@ -197,11 +197,14 @@ pub(super) fn server_name(host: &Host) -> Result<ServerName<'static>, UpstreamEr
 /// What a handshake that failed means: the certificate or the protocol, or the connection.
 pub(super) fn failure(error: std::io::Error) -> UpstreamError {
     overhear(|| error.to_string());
-    let judged = error.get_ref().is_some_and(|e| e.is::<rustls::Error>());
-    if judged {
-        UpstreamError::Tls
-    } else {
-        UpstreamError::Unreachable
+    let judged = error.get_ref().and_then(|e| e.downcast_ref());
+    match judged {
+        // RFC 7301 §3.2: nothing of what was offered. Whoever offers HTTP/2 offers HTTP/1.1 with it.
+        Some(rustls::Error::AlertReceived(AlertDescription::NoApplicationProtocol)) => {
+            UpstreamError::NoHttp1
+        }
+        Some(_) => UpstreamError::Tls,
+        None => UpstreamError::Unreachable,
     }
 }
 

@@ -473,7 +473,7 @@ fn a_herald_rings_once_for_all_that_is_ready() {
         }
         let written = || verify(&sink.text()[..]).unwrap().lines;
         while written() < 100 {
-            tokio::time::sleep(Duration::from_millis(1)).await;
+            sleep(Duration::from_millis(1)).await;
         }
     });
     assert!(sink.with(|s| s.batches) <= 10);
