@@ -175,6 +175,7 @@ impl Endpoint {
         stream: Way,
     ) -> Result<TlsStream<Way>, UpstreamError> {
         let name = server_name(host)?;
+        let http1_alone = matches!(need, Protocol::Http1 | Protocol::Http1First);
         let config = match need {
             // A server that knows HTTP/1.1 alone says so by its choice; offered HTTP/2 alone it would send an alert, which
             // looks like a certificate that it does not like.
@@ -182,8 +183,21 @@ impl Endpoint {
             Protocol::Http1 | Protocol::Http1First => &self.http1,
         };
         let connecting = TlsConnector::from(config.clone()).connect(name, stream);
-        connecting.await.map_err(failure)
+        connecting.await.map_err(|error| {
+            if http1_alone && speaks_none_of_these(&error) {
+                UpstreamError::NoHttp1
+            } else {
+                failure(error)
+            }
+        })
     }
+}
+
+/// Whether the server said that it speaks nothing of what it was offered (RFC 7301 §3.2).
+fn speaks_none_of_these(error: &std::io::Error) -> bool {
+    let told = error.get_ref().and_then(|e| e.downcast_ref());
+    let alert = AlertDescription::NoApplicationProtocol;
+    told == Some(&rustls::Error::AlertReceived(alert))
 }
 
 /// The name that a certificate must have.
@@ -197,14 +211,11 @@ pub(super) fn server_name(host: &Host) -> Result<ServerName<'static>, UpstreamEr
 /// What a handshake that failed means: the certificate or the protocol, or the connection.
 pub(super) fn failure(error: std::io::Error) -> UpstreamError {
     overhear(|| error.to_string());
-    let judged = error.get_ref().and_then(|e| e.downcast_ref());
-    match judged {
-        // RFC 7301 §3.2: nothing of what was offered. Whoever offers HTTP/2 offers HTTP/1.1 with it.
-        Some(rustls::Error::AlertReceived(AlertDescription::NoApplicationProtocol)) => {
-            UpstreamError::NoHttp1
-        }
-        Some(_) => UpstreamError::Tls,
-        None => UpstreamError::Unreachable,
+    let judged = error.get_ref().is_some_and(|e| e.is::<rustls::Error>());
+    if judged {
+        UpstreamError::Tls
+    } else {
+        UpstreamError::Unreachable
     }
 }
 
