@@ -28,6 +28,10 @@ use crate::vocab::Clock;
 
 /// Most lines that are written in one go.
 const BATCH: usize = 256;
+/// Room for an ordinary line.
+const LINE_ROOM: usize = 1024;
+/// Room that is kept from one batch to the next.
+const BATCH_ROOM: usize = 16 * LINE_ROOM;
 /// Between two attempts after an error.
 const RETRY: Duration = Duration::from_secs(1);
 /// Between two attempts while another process writes, or while a pipe is full.
@@ -261,6 +265,7 @@ impl Pen {
             }
         }
         self.batch.clear();
+        self.batch.shrink_to(BATCH_ROOM);
         self.written = 0;
         self.outlet.release();
         Ok(())
@@ -268,7 +273,9 @@ impl Pen {
 
     /// Turns what waits into sealed lines, behind what the sink says is there.
     fn compose(&mut self, news: Option<Resume>) {
-        let mut text = String::new();
+        // What was written left its room behind.
+        let mut text = String::from_utf8(std::mem::take(&mut self.batch)).unwrap_or_default();
+        text.reserve(LINE_ROOM * self.waiting.len());
         let now = self.clock.wall();
         if let Some(news) = news {
             if news.line_end {
