@@ -14,19 +14,21 @@ use hyper::upgrade::OnUpgrade;
 use tower::ServiceExt;
 
 use super::body::Progress;
+use super::chance::random;
+use super::held::Gate;
+use super::interim::Interim;
 use super::kept::{Kept, Patience, Wait};
 use super::media::Media;
 use super::plan::Service;
 use super::record::Line;
 use super::refusal::Refusal;
-use super::chance::random;
 use super::story::Exchange;
 use crate::audit::Event;
-use crate::credential::{self, BareHead, Feedback, Intent, Lease, LeaseFacts, Stamp, Wire};
+use crate::credential::{self, BareHead, Feedback, Intent, Lease, LeaseFacts, Slot, Stamp, Wire};
 use crate::metrics::Peer;
 use crate::policy::Permit;
 use crate::proof::{self, Challenge, Jti, Nonce};
-use crate::upstream::{Client, Connection, Protocol, Reply, SendError, UpstreamError, WhenAsked};
+use crate::upstream::{Client, Connection, Protocol, Reply, SendError, UpstreamError, WhenInterim};
 use crate::vocab::variant::{Variant, broken, overhear};
 use crate::vocab::{Code, Stopwatch};
 
@@ -59,6 +61,8 @@ pub(super) struct Bare {
     /// Whether the API may be asked to ask for the body; not where it has said that it does not.
     pub(super) may_wait: bool,
     pub(super) upgrade: Option<OnUpgrade>,
+    /// Where interim answers go, where the agent can be told of them.
+    pub(super) interim: Option<Interim>,
 }
 
 /// What went out with the attempt that was answered.
@@ -203,8 +207,8 @@ async fn attempt(
         exchange.metrics.dpop_proof(permit.service().as_str());
     }
     let nonce = armed.nonce().cloned();
-    let armed = match gate {
-        Some(gate) => armed.noting(WhenAsked::new(move || gate.open())),
+    let armed = match when_interim(bare, gate, settings.slot != Slot::Nothing) {
+        Some(told) => armed.noting(told),
         None => armed,
     };
 
@@ -217,6 +221,21 @@ async fn attempt(
     .await;
     line.upstream_took(waiting.elapsed());
     Ok((nonce, outcome.ok_or(Code::UpstreamTimeout)?))
+}
+
+/// What becomes of interim answers: a 100 asks for a body that waits, others are the agent's.
+fn when_interim(bare: &Bare, gate: Option<Arc<Gate>>, credentialed: bool) -> Option<WhenInterim> {
+    let interim = bare.interim.clone();
+    if gate.is_none() && interim.is_none() {
+        return None;
+    }
+    Some(WhenInterim::new(move |status, headers| {
+        if let (StatusCode::CONTINUE, Some(gate)) = (status, &gate) {
+            gate.open();
+        } else if let Some(interim) = &interim {
+            interim.pass(status, headers, credentialed);
+        }
+    }))
 }
 
 /// What the next proof says.

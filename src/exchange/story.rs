@@ -24,6 +24,7 @@ use super::chance::random;
 use super::ending::Ending;
 use super::floor::BodyFloor;
 use super::guard::{Guarded, guard};
+use super::interim::Interim;
 use super::kept::{Kept, Patience, ReplayBudget};
 use super::media::Media;
 use super::plan::{Plan, Service};
@@ -280,6 +281,7 @@ impl Exchange {
             placeholders: &plan.placeholders,
             pseudonym: &self.pseudonym,
         };
+        let interim = arrival.parts.extensions.get::<Interim>().cloned();
         let upgrade = (arrival.intent == Intent::WebSocket).then_some(arrival.upgrade);
         let query = arrival.query.as_deref();
         let stripped =
@@ -324,6 +326,7 @@ impl Exchange {
             expects,
             may_wait: true,
             upgrade,
+            interim,
         })
     }
 

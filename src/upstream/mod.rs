@@ -42,7 +42,7 @@ use tokio::time::timeout;
 use crate::policy::Permit;
 use crate::vocab::{AgentName, Authority, Clock, Scheme, ServiceName, danger};
 
-pub use client::{Client, SendError, SendFailure, WhenAsked};
+pub use client::{Client, SendError, SendFailure, WhenInterim};
 pub use connection::{Connection, Protocol};
 pub use error::{EndpointError, RootsError, UpstreamError};
 pub use issuer::{
