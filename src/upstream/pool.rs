@@ -181,15 +181,17 @@ impl Pool {
             return Err(UpstreamError::Limit);
         }
         shelf.opening += usize::from(shareable);
-        let place = Place {
-            shelf: shelf.id,
-            opening: shareable.then(|| Opening {
-                pool: self.clone(),
-                key: key.clone(),
-                shelf: shelf.id,
-            }),
-        };
-        Ok(Taken::Open(place, need))
+        let id = shelf.id;
+        let opening = shareable.then(|| self.opening(key, id));
+        Ok(Taken::Open(Place { shelf: id, opening }, need))
+    }
+
+    fn opening(self: &Arc<Self>, key: &Key, shelf: u64) -> Opening {
+        Opening {
+            pool: self.clone(),
+            key: key.clone(),
+            shelf,
+        }
     }
 
     /// The next request does not offer HTTP/1.1 in vain.
