@@ -151,6 +151,7 @@ impl Pool {
             let place = Place {
                 shelf: 0,
                 opening: None,
+                busy: shelf.busy(),
             };
             return Ok(Taken::Open(place, need));
         }
@@ -170,6 +171,7 @@ impl Pool {
                     key: key.clone(),
                     shelf: shelf.id,
                     reused: true,
+                    _busy: shelf.busy(),
                 })));
             }
         }
@@ -183,7 +185,12 @@ impl Pool {
         shelf.opening += usize::from(shareable);
         let id = shelf.id;
         let opening = shareable.then(|| self.opening(key, id));
-        Ok(Taken::Open(Place { shelf: id, opening }, need))
+        let place = Place {
+            shelf: id,
+            opening,
+            busy: shelf.busy(),
+        };
+        Ok(Taken::Open(place, need))
     }
 
     fn opening(self: &Arc<Self>, key: &Key, shelf: u64) -> Opening {

@@ -13,6 +13,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::Semaphore;
 
 use super::kit::*;
+use crate::upstream::shelf::HTTP1_AT_A_TIME;
 use crate::upstream::tasks::Tasks;
 use crate::upstream::*;
 
@@ -144,6 +145,33 @@ async fn who_speaks_http1_gets_it_where_it_is_spoken() {
         settle().await;
     }
     assert_eq!(server.connections(), 1);
+}
+
+#[tokio::test]
+async fn many_at_a_time_share_http2_although_http1_is_spoken() {
+    let world = World::new();
+    let gate = Arc::new(Semaphore::new(100));
+    let (server, _) = http2(&world, 100, gate).await;
+    let endpoint = world.endpoint(&server);
+    let mut held = Vec::new();
+    for number in 0..HTTP1_AT_A_TIME + 3 {
+        let found = world
+            .connect_as("a", "https://api.test", &endpoint, Protocol::Http1First)
+            .await
+            .unwrap();
+        let alone = number < HTTP1_AT_A_TIME;
+        assert_eq!(found.version() == Version::HTTP_11, alone, "{number}");
+        held.push(found);
+    }
+    assert_eq!(server.connections(), HTTP1_AT_A_TIME + 1);
+    // With room again, the next one is alone again.
+    drop(held);
+    settle().await;
+    let next = world
+        .connect_as("a", "https://api.test", &endpoint, Protocol::Http1First)
+        .await
+        .unwrap();
+    assert_eq!(next.version(), Version::HTTP_11);
 }
 
 #[tokio::test]
