@@ -8,6 +8,7 @@ WORKDIR /src
 
 # Dependencies alone, so that a change of our source does not build OpenSSL and AWS-LC again.
 COPY Cargo.toml Cargo.lock ./
+COPY .cargo .cargo
 RUN mkdir src \
  && : > src/lib.rs \
  && echo 'fn main() {}' > src/main.rs \

@@ -43,6 +43,7 @@ pub async fn start(plan: Plan, clock: Clock) -> Result<Running, StartError> {
     let custody = custody(&plan.ca, &plan.policy, &clock)?;
     let metrics = Metrics::new()?;
     let (audit, writer) = Audit::start(plan.audit.clone(), clock.clone())?;
+    tokio::spawn(audit.herald());
     let tools = Tools {
         clock,
         audit,

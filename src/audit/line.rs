@@ -77,19 +77,15 @@ pub(super) fn decimal(out: &mut String, mut number: u64) {
             break;
         }
     }
-    out.extend(digits[at..].iter().copied().map(char::from));
+    out.push_str(std::str::from_utf8(&digits[at..]).unwrap_or_default());
 }
 
 /// Bytes in lower-case hexadecimal.
 pub(super) fn hex(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    let mut out = String::with_capacity(bytes.len() * 2);
-    for byte in bytes {
-        for nibble in [byte >> 4, byte & 15] {
-            out.push(char::from(DIGITS[usize::from(nibble)]));
-        }
-    }
-    out
+    let nibbles = bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]);
+    let digits = nibbles.map(|nibble| DIGITS[usize::from(nibble)]).collect();
+    String::from_utf8(digits).unwrap_or_default()
 }
 
 /// Writing into a `String` cannot fail.

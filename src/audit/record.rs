@@ -1,6 +1,7 @@
 //! The handle that rooms hold, and the record of one request.
 
 use std::fmt;
+use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -20,7 +21,8 @@ const CAPACITY_MAX: usize = 1 << 20;
 #[derive(Clone)]
 pub struct Audit {
     queue: Sender<Entry>,
-    shared: Arc<Shared>,
+    /// Behind the queue: whoever goes last rings when its hold on the queue is gone.
+    shared: Arc<Ringing>,
     when_full: WhenFull,
     clock: Clock,
 }
@@ -59,7 +61,7 @@ impl Audit {
         let writer = writer::start(entries, outlet, Arc::clone(&shared), clock.clone(), retry)?;
         let audit = Self {
             queue,
-            shared,
+            shared: Arc::new(Ringing(shared)),
             when_full: settings.when_full,
             clock,
         };
@@ -95,6 +97,13 @@ impl Audit {
         if self.queue.try_send(entry).is_err() {
             self.shared.dropped.fetch_add(1, Ordering::AcqRel);
         }
+        self.shared.ring();
+    }
+
+    /// Wakes the audit thread for the lines of requests, many at a time. To be run on the runtime that carries requests,
+    /// for as long as that lives; without it each line wakes the thread.
+    pub fn herald(&self) -> impl Future<Output = ()> + Send + use<> {
+        writer::herald(Arc::clone(&self.shared.0))
     }
 
     /// How many lines were never written. Noted in the file as well, once it takes lines again.
@@ -126,7 +135,7 @@ pub struct Record {
     facts: Box<RequestFacts>,
     /// None where lines are only counted and there was no room.
     place: Option<OwnedPermit<Entry>>,
-    shared: Arc<Shared>,
+    shared: Arc<Ringing>,
     clock: Clock,
 }
 
@@ -154,7 +163,26 @@ impl Drop for Record {
         };
         let mut facts = std::mem::take(&mut self.facts);
         facts.bound();
-        let _queue = place.send(Entry::Request(self.clock.wall(), self.id, facts));
+        let queue = place.send(Entry::Request(self.clock.wall(), self.id, facts));
+        drop(queue);
+        self.shared.herald();
+    }
+}
+
+/// What all handles and records hold: when the last of them goes, the thread has nothing to wait for.
+struct Ringing(Arc<Shared>);
+
+impl Deref for Ringing {
+    type Target = Shared;
+
+    fn deref(&self) -> &Shared {
+        &self.0
+    }
+}
+
+impl Drop for Ringing {
+    fn drop(&mut self) {
+        self.ring();
     }
 }
 

@@ -127,7 +127,9 @@ impl Outlet for Plain {
 /// under a lock and behind whatever the others wrote, so that there is one chain and not a braid of several.
 struct FileOutlet {
     file: File,
-    /// The file's length after our last batch; none before the first.
+    /// The file's length, as it was found and as it grew by what we wrote since; none where it is no file that has one.
+    length: Option<u64>,
+    /// The length after our last batch; none before the first.
     end: Option<u64>,
 }
 
@@ -145,6 +147,7 @@ impl FileOutlet {
         })?;
         let mut outlet = Self {
             file: File::from(file),
+            length: None,
             end: None,
         };
         let kind = |e: io::Error| AuditError::Open(e.kind());
@@ -172,6 +175,7 @@ impl FileOutlet {
             return Ok(None);
         }
         let length = metadata.len();
+        self.length = Some(length);
         let resume = match self.end {
             Some(end) if end == length => return Ok(None),
             // Somebody cut it. Our chain goes on regardless: `verify` must see that lines are missing.
@@ -197,11 +201,14 @@ impl Outlet for FileOutlet {
     }
 
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.file.write(bytes)
+        let count = self.file.write(bytes)?;
+        // It goes to the end, and the lock keeps the others out: there is no need to look where that is now.
+        self.length = self.length.map(|length| length + count as u64);
+        Ok(count)
     }
 
     fn release(&mut self) {
-        self.end = self.file.metadata().ok().map(|m| m.len());
+        self.end = self.length;
         self.unlock();
     }
 

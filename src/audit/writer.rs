@@ -1,6 +1,10 @@
 //! The audit thread: the only one that touches the sink, so that a full disk or a stopped reader of our standard
 //! output holds up this thread and no request.
 //!
+//! It is woken by a bell. Rung for each line, it would take the processor from the request whose answer is just going out, and
+//! on a busy machine from many; so requests leave it to the [`Herald`], a task of their own runtime that rings once for
+//! all lines of one round. Nothing waits for time to pass.
+//!
 //! Numbers and hashes are given here, in the order of writing. After an error nothing is thrown away: the batch stays
 //! where it was, to the byte, and is tried again each second; what comes meanwhile waits in the bounded queue.
 
@@ -12,7 +16,8 @@ use std::thread;
 use std::time::Duration;
 
 use tokio::runtime::{Builder, Runtime};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc::error::TryRecvError;
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::{sleep, timeout};
 
 use super::chain::{Chain, Torn};
@@ -23,6 +28,10 @@ use crate::vocab::Clock;
 
 /// Most lines that are written in one go.
 const BATCH: usize = 256;
+/// Room for an ordinary line.
+const LINE_ROOM: usize = 1024;
+/// Room that is kept from one batch to the next.
+const BATCH_ROOM: usize = 16 * LINE_ROOM;
 /// Between two attempts after an error.
 const RETRY: Duration = Duration::from_secs(1);
 /// Between two attempts while another process writes, or while a pipe is full.
@@ -37,6 +46,52 @@ pub(super) struct Shared {
     pub(super) failed: AtomicBool,
     /// Lines that nobody will read.
     pub(super) dropped: AtomicU64,
+    /// Wakes the thread; rung behind what was put into the queue.
+    bell: Notify,
+    /// Wakes the herald.
+    lines: Notify,
+    /// Whether a herald lives.
+    heralded: AtomicBool,
+}
+
+impl Shared {
+    /// There is something to write, or nobody left who could send it: the thread looks at once.
+    pub(super) fn ring(&self) {
+        self.bell.notify_one();
+    }
+
+    /// A request's line is in the queue: the thread looks as soon as those tasks have had their turn that are ready now.
+    pub(super) fn herald(&self) {
+        if self.heralded.load(Ordering::Acquire) {
+            self.lines.notify_one();
+        } else {
+            self.ring();
+        }
+    }
+}
+
+/// Rings for the audit thread, on behalf of the runtime that it is polled on. While it lives, lines of requests are left
+/// to it; when it is dropped, they ring for themselves.
+struct Herald(Arc<Shared>);
+
+impl Drop for Herald {
+    fn drop(&mut self) {
+        self.0.heralded.store(false, Ordering::Release);
+        self.0.ring();
+    }
+}
+
+/// Rings once for all lines that come while the tasks of one round have their turn. Runs for as long as it is polled.
+pub(super) async fn herald(shared: Arc<Shared>) {
+    shared.heralded.store(true, Ordering::Release);
+    let herald = Herald(shared);
+    loop {
+        herald.0.lines.notified().await;
+        // Behind whatever is ready: first the answers go out, and those who finish now are written with the others. A
+        // runtime that is never idle comes back to us after some dozen tasks all the same.
+        tokio::task::yield_now().await;
+        herald.0.ring();
+    }
 }
 
 /// The audit thread. Dropped without [`Writer::finish`] it ends by itself, and nobody learns whether all was written.
@@ -130,18 +185,37 @@ struct Pen {
 impl Pen {
     /// Writes until it is told to stop or nobody is left who could send.
     async fn until(&mut self, stopped: &mut oneshot::Receiver<()>) {
+        let shared = Arc::clone(&self.shared);
         loop {
-            tokio::select! {
-                biased;
-                _ = &mut *stopped => return,
-                taken = self.queue.recv_many(&mut self.waiting, BATCH) => if taken == 0 { return },
+            let more = self.take();
+            if !self.waiting.is_empty() {
+                tokio::select! {
+                    biased;
+                    _ = &mut *stopped => return,
+                    () = self.flush() => continue,
+                }
+            }
+            if !more {
+                return;
             }
             tokio::select! {
                 biased;
                 _ = &mut *stopped => return,
-                () = self.flush() => {}
+                () = shared.bell.notified() => {}
             }
         }
+    }
+
+    /// Takes a batch off the queue, without asking to be woken by what comes later. `false`: nothing comes any more.
+    fn take(&mut self) -> bool {
+        while self.waiting.len() < BATCH {
+            match self.queue.try_recv() {
+                Ok(entry) => self.waiting.push(entry),
+                Err(TryRecvError::Empty) => return true,
+                Err(TryRecvError::Disconnected) => return false,
+            }
+        }
+        true
     }
 
     /// Takes no new lines, but those whose place is reserved.
@@ -191,6 +265,7 @@ impl Pen {
             }
         }
         self.batch.clear();
+        self.batch.shrink_to(BATCH_ROOM);
         self.written = 0;
         self.outlet.release();
         Ok(())
@@ -198,7 +273,9 @@ impl Pen {
 
     /// Turns what waits into sealed lines, behind what the sink says is there.
     fn compose(&mut self, news: Option<Resume>) {
-        let mut text = String::new();
+        // What was written left its room behind.
+        let mut text = String::from_utf8(std::mem::take(&mut self.batch)).unwrap_or_default();
+        text.reserve(LINE_ROOM * self.waiting.len());
         let now = self.clock.wall();
         if let Some(news) = news {
             if news.line_end {

@@ -223,7 +223,7 @@ fn hop_fields(
 ) -> Result<(), AttachError> {
     let h2 = wire.version == Version::HTTP_2;
     if !h2 {
-        headers.insert(header::HOST, value(wire.authority.to_string())?);
+        headers.insert(header::HOST, value(wire.authority.text())?);
     }
     headers.append(header::VIA, value(["1.1 ", wire.pseudonym].concat())?);
     if head.takes_trailers {

@@ -14,6 +14,7 @@ use hyper::upgrade::OnUpgrade;
 use tower::ServiceExt;
 
 use super::body::Progress;
+use super::chance::random;
 use super::held::Gate;
 use super::interim::Interim;
 use super::kept::{Kept, Patience, Wait};
@@ -21,7 +22,7 @@ use super::media::Media;
 use super::plan::Service;
 use super::record::Line;
 use super::refusal::Refusal;
-use super::story::{Exchange, random};
+use super::story::Exchange;
 use crate::audit::Event;
 use crate::credential::{self, BareHead, Feedback, Intent, Lease, LeaseFacts, Slot, Stamp, Wire};
 use crate::metrics::Peer;
@@ -53,6 +54,8 @@ pub(super) struct Bare {
     /// How slow the body may be.
     pub(super) patience: Patience,
     pub(super) media: Media,
+    /// The agent's protocol.
+    pub(super) version: Version,
     /// The agent waits with its body until it is asked for.
     pub(super) expects: bool,
     /// Whether the API may be asked to ask for the body; not where it has said that it does not.
@@ -277,12 +280,13 @@ fn wait(
 }
 
 /// What can carry a request: a WebSocket takes over a connection of HTTP/1.1, and gRPC says its outcome in trailers that
-/// only HTTP/2 carries for certain.
+/// only HTTP/2 carries for certain. Apart from these the API is spoken to as the agent speaks, where it can be.
 fn needed(bare: &Bare) -> Protocol {
     match (bare.head.intent(), bare.media) {
         (Intent::WebSocket, _) => Protocol::Http1,
         (_, Media::Grpc) => Protocol::Http2,
-        _ => Protocol::Any,
+        _ if bare.version == Version::HTTP_2 => Protocol::Any,
+        _ => Protocol::Http1First,
     }
 }
 

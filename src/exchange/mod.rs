@@ -12,6 +12,7 @@ mod arrival;
 mod attempts;
 mod blind;
 mod body;
+mod chance;
 mod clocks;
 mod ending;
 mod floor;

@@ -89,7 +89,7 @@ impl Line {
         let facts = self.record.facts();
         facts.listener = door.as_str();
         facts.agent = agent.cloned();
-        facts.host = authority.map(ToString::to_string).unwrap_or_default();
+        facts.host = authority.map(Authority::text).unwrap_or_default();
     }
 
     pub(super) fn door(&mut self) -> &'static str {

@@ -20,6 +20,7 @@ use http_body::Body as _;
 use super::arrival::{Arrival, Door};
 use super::attempts::{self, Bare, Crossing};
 use super::body::AgentBody;
+use super::chance::random;
 use super::ending::Ending;
 use super::floor::BodyFloor;
 use super::guard::{Guarded, guard};
@@ -366,6 +367,7 @@ impl Exchange {
             body,
             patience,
             media,
+            version: arrival.parts.version,
             expects,
             may_wait: true,
             upgrade,
@@ -378,14 +380,4 @@ impl Exchange {
         self.metrics.security_event(event.name());
         self.audit.event(event);
     }
-}
-
-/// Sixteen random bytes for an identifier. A machine without randomness cannot sign proofs either, and its requests
-/// fail there; until then a name of zeros is a name.
-pub(super) fn random() -> [u8; 16] {
-    let mut bytes = [0; 16];
-    if aws_lc_rs::rand::fill(&mut bytes).is_err() {
-        tracing::error!("the system has no randomness");
-    }
-    bytes
 }

@@ -62,6 +62,7 @@ pub(super) async fn follow(
                 unhurried: true,
             },
             media: Media::Other,
+            version: reply.response.version(),
             expects: false,
             may_wait: false,
             interim: None,

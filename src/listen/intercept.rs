@@ -111,7 +111,7 @@ impl Doors {
         mut io: I,
         caller: &Caller,
         authority: &Authority,
-    ) -> Option<TlsStream<I>>
+    ) -> Option<Box<TlsStream<I>>>
     where
         I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
@@ -152,7 +152,8 @@ impl Doors {
         };
         let accept = StartHandshake::from_parts(hello, io).into_stream(config);
         match timeout_at(end + waited, accept).await {
-            Ok(Ok(stream)) => Some(stream),
+            // In a box: it is handed on several times, and each time whoever hands it on would keep room for all of it.
+            Ok(Ok(stream)) => Some(Box::new(stream)),
             Ok(Err(error)) => {
                 // Most often a client that does not trust our CA: worth a line that an operator can find.
                 tracing::info!(agent = %agent, %error, "a TLS handshake with an agent failed");

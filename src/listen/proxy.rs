@@ -3,7 +3,6 @@
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use http::header::{CONNECTION, HeaderMap, HeaderName, HeaderValue, PROXY_AUTHORIZATION};
 use http::{Method, Request, Response, StatusCode, Version};
@@ -11,7 +10,7 @@ use http_body::Body;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::accept::Doors;
@@ -22,9 +21,6 @@ use crate::agent::Agent;
 use crate::exchange::{AgentBody, Arrival, Door, Interim, Refusal, absolute_authority, watched};
 use crate::policy::Admission;
 use crate::vocab::{AgentName, Authority, Code, Host};
-
-/// How long a connection may be silent between two requests.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// How much more than its limit of a head is read, so that one slightly too large has a line with its path. The observer
 /// ends what is larger still, and hyper's own bound, as much larger again, is never reached.
@@ -101,8 +97,8 @@ impl Doors {
             }
         });
         let connection = http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(IDLE_TIMEOUT)
+            // How long a head, and the silence before it, may last is measured beside the parser (`Watched`).
+            .header_read_timeout(None)
             .max_buf_size(self.limits.request_head + 2 * HEAD_SLACK)
             .serve_connection(TokioIo::new(io), service)
             .with_upgrades();

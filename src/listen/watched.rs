@@ -23,8 +23,12 @@ use crate::wire::{Fault, Requests, Stop};
 
 /// How long a head that has begun may take to arrive.
 pub(super) const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a new connection may be silent. Later silences are hyper's to bound.
+/// How long a new connection may be silent.
 const OPENING_TIMEOUT: Duration = Duration::from_secs(30);
+/// Between two requests a connection is looked at this often, and may have been silent this many times. So ten minutes of
+/// silence end it, a look more or less, and no request has to set a timer.
+const LOOK_EVERY: Duration = Duration::from_secs(60);
+const LOOKS: u8 = 10;
 
 /// What the observer of one connection knows, for those who answer its requests.
 #[derive(Clone)]
@@ -149,6 +153,11 @@ pub(super) struct Watched<I> {
     /// Whether the last write is still waiting: words in the middle of an answer would be taken for a part of it.
     stuck: bool,
     patience: Option<(Wait, Pin<Box<Sleep>>)>,
+    /// Whether anything has come since the last look.
+    heard: bool,
+    /// Looks since anything was heard.
+    looks: u8,
+    look_every: Duration,
     ending: Option<Ending>,
 }
 
@@ -158,6 +167,8 @@ enum Wait {
     Opening,
     /// The head of this number.
     Head(u64),
+    /// The next look at a connection between two requests.
+    Look,
 }
 
 /// How a connection ends from our side.
@@ -180,6 +191,9 @@ impl<I> Watched<I> {
             opened: false,
             stuck: false,
             patience: None,
+            heard: false,
+            looks: 0,
+            look_every: LOOK_EVERY,
             ending: None,
         }
     }
@@ -190,23 +204,33 @@ impl<I> Watched<I> {
         let (kind, span) = match in_head {
             _ if !self.opened => (Wait::Opening, OPENING_TIMEOUT),
             Some(number) => (Wait::Head(number), HEAD_TIMEOUT),
-            None => {
-                self.patience = None;
-                return Poll::Pending;
+            None => (Wait::Look, self.look_every),
+        };
+        loop {
+            if self
+                .patience
+                .as_ref()
+                .is_none_or(|(armed, _)| *armed != kind)
+            {
+                self.patience = Some((kind, Box::pin(tokio::time::sleep(span))));
             }
-        };
-        if self
-            .patience
-            .as_ref()
-            .is_none_or(|(armed, _)| *armed != kind)
-        {
-            self.patience = Some((kind, Box::pin(tokio::time::sleep(span))));
+            let Some((_, timer)) = &mut self.patience else {
+                return Poll::Pending;
+            };
+            ready!(timer.as_mut().poll(cx));
+            if kind != Wait::Look || self.silent() {
+                return Poll::Ready(matches!(kind, Wait::Head(_)).then_some(Code::RequestTimeout));
+            }
+            self.patience = None;
         }
-        let Some((_, timer)) = &mut self.patience else {
-            return Poll::Pending;
-        };
-        ready!(timer.as_mut().poll(cx));
-        Poll::Ready((kind != Wait::Opening).then_some(Code::RequestTimeout))
+    }
+
+    /// One look: whether the connection has been silent in so many that it must go. While something is answered it is not
+    /// silent.
+    fn silent(&mut self) -> bool {
+        let heard = std::mem::take(&mut self.heard) || !self.heads.quiet();
+        self.looks = if heard { 0 } else { self.looks + 1 };
+        self.looks >= LOOKS
     }
 }
 
@@ -281,7 +305,9 @@ impl<I: AsyncRead + AsyncWrite + Unpin> AsyncRead for Watched<I> {
                 None => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
             };
         }
-        this.opened |= buffer.filled().len() > before;
+        if buffer.filled().len() > before {
+            (this.opened, this.heard) = (true, true);
+        }
         let seen = this.heads.seen().feed(&buffer.filled()[before..]);
         match seen {
             Ok(()) => Poll::Ready(Ok(())),
@@ -357,5 +383,56 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for Watched<I> {
 
     fn is_write_vectored(&self) -> bool {
         self.io.is_write_vectored()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+    use tokio::time::timeout;
+
+    use super::*;
+
+    const LOOK: Duration = Duration::from_millis(20);
+    const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n";
+
+    /// A connection whose first request has been answered.
+    async fn between_requests() -> (Watched<DuplexStream>, DuplexStream, Heads) {
+        let (ours, mut agent) = duplex(1024);
+        let heads = Heads::new(1024);
+        let refuse = Box::new(|_| Bytes::new());
+        let mut watched = Watched::new(ours, heads.clone(), Interim::default(), refuse);
+        watched.look_every = LOOK;
+        agent.write_all(REQUEST).await.unwrap();
+        watched.read_exact(&mut REQUEST.to_vec()).await.unwrap();
+        heads.judge(1).unwrap();
+        (watched, agent, heads)
+    }
+
+    #[tokio::test]
+    async fn a_long_silence_between_two_requests_ends_a_connection() {
+        let (mut watched, _agent, _) = between_requests().await;
+        let begun = tokio::time::Instant::now();
+        let ended = watched.read_u8().await.unwrap_err();
+        assert_eq!(ended.kind(), io::ErrorKind::TimedOut);
+        assert!(begun.elapsed() >= LOOK * u32::from(LOOKS));
+    }
+
+    #[tokio::test]
+    async fn requests_and_answers_break_the_silence() {
+        let (mut watched, mut agent, heads) = between_requests().await;
+        for _ in 0..2 {
+            let silence = LOOK * u32::from(LOOKS) * 3 / 4;
+            timeout(silence, watched.read_u8()).await.unwrap_err();
+            agent.write_all(REQUEST).await.unwrap();
+            watched.read_exact(&mut REQUEST.to_vec()).await.unwrap();
+            heads.judge(1).unwrap();
+        }
+        let answer = heads.flight();
+        let long = LOOK * u32::from(LOOKS) * 2;
+        timeout(long, watched.read_u8()).await.unwrap_err();
+        drop(answer);
+        let ended = timeout(long, watched.read_u8()).await.unwrap();
+        assert_eq!(ended.unwrap_err().kind(), io::ErrorKind::TimedOut);
     }
 }

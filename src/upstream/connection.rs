@@ -11,6 +11,7 @@ use tokio::time::timeout;
 use super::client::Outgoing;
 use super::key::Key;
 use super::pool::Pool;
+use super::shelf::Busy;
 use super::stream::Meter;
 use crate::vocab::Clock;
 
@@ -25,6 +26,9 @@ pub enum Protocol {
     Any,
     /// HTTP/1.1 only: the exchange will be upgraded (RFC 6455 §4.1).
     Http1,
+    /// HTTP/1.1, and HTTP/2 where the server speaks nothing else, or where many requests are under way, which then share a
+    /// connection. For agents that speak HTTP/1.1 themselves: a single request gains nothing by being translated.
+    Http1First,
     /// HTTP/2 only: gRPC.
     Http2,
 }
@@ -84,6 +88,7 @@ pub(super) struct Http1Line {
     pub(super) key: Key,
     pub(super) shelf: u64,
     pub(super) reused: bool,
+    pub(super) _busy: Busy,
 }
 
 /// The sending half, and what has passed.

@@ -23,6 +23,9 @@ pub enum UpstreamError {
     /// Our bounds on connections are reached.
     #[error("too many connections")]
     Limit,
+    /// Offered HTTP/1.1 alone, the other side does not speak it.
+    #[error("HTTP/1.1 is not spoken")]
+    NoHttp1,
     /// The request needs HTTP/2 and the other side speaks HTTP/1.1 alone.
     #[error("HTTP/2 is not spoken")]
     NoHttp2,
@@ -57,7 +60,7 @@ impl UpstreamError {
             Self::Plaintext => Code::TlsRequired,
             Self::NoHttp2 => Code::UpstreamNoHttp2,
             Self::Protocol => Code::UpstreamProtocolError,
-            Self::Tls => Code::UpstreamTlsError,
+            Self::NoHttp1 | Self::Tls => Code::UpstreamTlsError,
             Self::Unreachable => Code::UpstreamUnreachable,
         }
     }

@@ -210,7 +210,7 @@ impl From<UpstreamError> for IssuerError {
             UpstreamError::NoHttp2 | UpstreamError::Plaintext | UpstreamError::Protocol => {
                 Self::Protocol
             }
-            UpstreamError::Tls => Self::Tls,
+            UpstreamError::NoHttp1 | UpstreamError::Tls => Self::Tls,
             UpstreamError::Dns
             | UpstreamError::Draining
             | UpstreamError::Limit

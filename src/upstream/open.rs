@@ -15,6 +15,7 @@ use super::dial::{Destination, Progress};
 use super::error::UpstreamError;
 use super::key::Key;
 use super::pool::Pool;
+use super::shelf::Busy;
 use super::stream::{Counted, Observer, Stream};
 use super::tls::Endpoint;
 use super::way::Way;
@@ -39,6 +40,7 @@ pub(super) struct Place {
     /// 0 is no shelf at all.
     pub(super) shelf: u64,
     pub(super) opening: Option<Opening>,
+    pub(super) busy: Busy,
 }
 
 /// Keeps others from opening more of the same, until the connection can be shared or has failed.
@@ -111,7 +113,7 @@ impl Pool {
         let authority = &key.authority;
         if authority.scheme() == Scheme::Http {
             return self
-                .start_http1(key, place.shelf, Stream::Plain(stream), open)
+                .start_http1(key, place, Stream::Plain(stream), open)
                 .await;
         }
         let shown = key.certificate.as_deref();
@@ -135,14 +137,14 @@ impl Pool {
         } else if need == Protocol::Http2 {
             Err(UpstreamError::NoHttp2)
         } else {
-            self.start_http1(key, place.shelf, stream, open).await
+            self.start_http1(key, place, stream, open).await
         }
     }
 
     async fn start_http1(
         self: &Arc<Self>,
         key: &Key,
-        shelf: u64,
+        place: Place,
         stream: Stream,
         open: Open,
     ) -> Result<Line, UpstreamError> {
@@ -162,8 +164,9 @@ impl Pool {
             wire: Http1Wire { sender, meter },
             pool: self.clone(),
             key: key.clone(),
-            shelf,
+            shelf: place.shelf,
             reused: false,
+            _busy: place.busy,
         }))
     }
 

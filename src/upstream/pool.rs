@@ -43,7 +43,7 @@ pub(super) struct Pool {
 
 enum Taken {
     Line(Line),
-    Open(Place),
+    Open(Place, Protocol),
     Wait(OwnedNotified),
 }
 
@@ -97,14 +97,21 @@ impl Pool {
         }
         let progress = Progress::default();
         let found = timeout(deadline, async {
-            let mut may_wait = true;
+            let (mut need, mut may_wait) = (need, true);
             loop {
                 match self.take(key, endpoint.id(), need, may_wait)? {
                     Taken::Line(line) => return Ok(Connection::new(line, true)),
-                    Taken::Open(place) => {
+                    Taken::Open(place, settled) => {
+                        let shelf = place.shelf;
                         let stream = self.dial(key, endpoint, &progress).await?;
-                        let line = self.open(key, endpoint, need, place, stream).await?;
-                        return Ok(Connection::new(line, false));
+                        match self.open(key, endpoint, settled, place, stream).await {
+                            Ok(line) => return Ok(Connection::new(line, false)),
+                            Err(UpstreamError::NoHttp1) if need == Protocol::Http1First => {
+                                self.note_http2_only(key, shelf);
+                                need = Protocol::Any;
+                            }
+                            Err(error) => return Err(error),
+                        }
                     }
                     Taken::Wait(opened) => may_wait = timeout(SHARE_WAIT, opened).await.is_ok(),
                 }
@@ -138,12 +145,15 @@ impl Pool {
             kept.made += 1;
             (shelf.endpoint, shelf.id) = (endpoint, kept.made);
         }
+        let need = shelf.settle(need);
         if shelf.endpoint > endpoint {
             // A request of an older generation: it is carried, and its connection is not kept.
-            return Ok(Taken::Open(Place {
+            let place = Place {
                 shelf: 0,
                 opening: None,
-            }));
+                busy: shelf.busy(),
+            };
+            return Ok(Taken::Open(place, need));
         }
         let multiplexed = need != Protocol::Http1 && key.authority.scheme() == Scheme::Https;
         if let Some(line) = multiplexed.then(|| shelf.http2_line()).flatten() {
@@ -161,6 +171,7 @@ impl Pool {
                     key: key.clone(),
                     shelf: shelf.id,
                     reused: true,
+                    _busy: shelf.busy(),
                 })));
             }
         }
@@ -172,14 +183,29 @@ impl Pool {
             return Err(UpstreamError::Limit);
         }
         shelf.opening += usize::from(shareable);
-        Ok(Taken::Open(Place {
-            shelf: shelf.id,
-            opening: shareable.then(|| Opening {
-                pool: self.clone(),
-                key: key.clone(),
-                shelf: shelf.id,
-            }),
-        }))
+        let id = shelf.id;
+        let opening = shareable.then(|| self.opening(key, id));
+        let place = Place {
+            shelf: id,
+            opening,
+            busy: shelf.busy(),
+        };
+        Ok(Taken::Open(place, need))
+    }
+
+    fn opening(self: &Arc<Self>, key: &Key, shelf: u64) -> Opening {
+        Opening {
+            pool: self.clone(),
+            key: key.clone(),
+            shelf,
+        }
+    }
+
+    /// The next request does not offer HTTP/1.1 in vain.
+    fn note_http2_only(&self, key: &Key, shelf: u64) {
+        if let Some(shelf) = self.kept().shelf(key, shelf) {
+            shelf.http2_only = true;
+        }
     }
 
     /// Puts an HTTP/1.1 connection on its shelf, or closes it where there is no room or no such shelf any

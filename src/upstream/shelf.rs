@@ -2,15 +2,19 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use http::Version;
 use tokio::sync::Notify;
 
-use super::connection::{Http1Wire, Http2Line, Http2Shared};
+use super::connection::{Http1Wire, Http2Line, Http2Shared, Protocol};
 use super::key::Key;
 use crate::vocab::Moment;
+
+/// So many requests at a time have HTTP/1.1 connections of their own ([`Protocol::Http1First`]). One socket for each costs
+/// less than HTTP/2 while there are few, and more when there are many: what many write goes out, and comes back, together.
+pub(super) const HTTP1_AT_A_TIME: usize = 4;
 
 #[derive(Default)]
 pub(super) struct Kept {
@@ -33,9 +37,22 @@ pub(super) struct Shelf {
     pub(super) http2: Vec<Arc<Http2Shared>>,
     /// What the server chose the last time.
     pub(super) known: Option<Version>,
+    /// The server has refused HTTP/1.1.
+    pub(super) http2_only: bool,
+    /// HTTP/1.1 connections in use or being opened.
+    busy: Arc<AtomicUsize>,
     /// Connections being opened that others may come to share.
     pub(super) opening: usize,
     pub(super) opened: Arc<Notify>,
+}
+
+/// Counts an HTTP/1.1 connection that is in use.
+pub(super) struct Busy(Arc<AtomicUsize>);
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
 }
 
 pub(super) struct Idle {
@@ -93,6 +110,22 @@ impl Kept {
 }
 
 impl Shelf {
+    /// What is to be had where this is needed.
+    pub(super) fn settle(&self, need: Protocol) -> Protocol {
+        let crowded = self.busy.load(Ordering::Acquire) >= HTTP1_AT_A_TIME;
+        match need {
+            Protocol::Http1First if self.http2_only || crowded => Protocol::Any,
+            Protocol::Http1First => Protocol::Http1,
+            settled => settled,
+        }
+    }
+
+    /// One more HTTP/1.1 connection is in use, until this is dropped.
+    pub(super) fn busy(&self) -> Busy {
+        self.busy.fetch_add(1, Ordering::AcqRel);
+        Busy(self.busy.clone())
+    }
+
     /// A place on a living connection that the peer's SETTINGS have arrived on.
     pub(super) fn http2_line(&mut self) -> Option<Http2Line> {
         self.http2.retain(|shared| !shared.sender.is_closed());
@@ -104,6 +137,7 @@ impl Shelf {
     pub(super) fn clear(&mut self) -> usize {
         self.http2.clear();
         self.known = None;
+        self.http2_only = false;
         // Whoever waits for a connection of this shelf looks again.
         self.opening = 0;
         self.opened.notify_waiters();

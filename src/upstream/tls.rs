@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustls::client::{ResolvesClientCert, Resumption};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::{AlertDescription, ClientConfig, RootCertStore};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, Der, ServerName};
 use tokio_rustls::TlsConnector;
@@ -178,19 +178,33 @@ impl Endpoint {
         stream: Way,
     ) -> Result<TlsStream<Way>, UpstreamError> {
         let name = server_name(host)?;
+        let http1_alone = matches!(need, Protocol::Http1 | Protocol::Http1First);
         let config = match need {
             // A server that knows HTTP/1.1 alone says so by its choice; offered HTTP/2 alone it would send an alert, which
             // looks like a certificate that it does not like.
             Protocol::Any | Protocol::Http2 => &self.any,
-            Protocol::Http1 => &self.http1,
+            Protocol::Http1 | Protocol::Http1First => &self.http1,
         };
         let config = match certificate {
             Some(certificate) => showing(config, certificate.handle()),
             None => config.clone(),
         };
         let connecting = TlsConnector::from(config).connect(name, stream);
-        connecting.await.map_err(failure)
+        connecting.await.map_err(|error| {
+            if http1_alone && speaks_none_of_these(&error) {
+                UpstreamError::NoHttp1
+            } else {
+                failure(error)
+            }
+        })
     }
+}
+
+/// Whether the server said that it speaks nothing of what it was offered (RFC 7301 §3.2).
+fn speaks_none_of_these(error: &std::io::Error) -> bool {
+    let told = error.get_ref().and_then(|e| e.downcast_ref());
+    let alert = AlertDescription::NoApplicationProtocol;
+    told == Some(&rustls::Error::AlertReceived(alert))
 }
 
 /// The name that a certificate must have.

@@ -8,6 +8,8 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
+use super::clock::put;
+
 /// The two schemes that tokenward carries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Scheme {
@@ -228,22 +230,42 @@ impl Authority {
     /// `scheme://host[:port]`, the default port left out: an origin (RFC 6454 §6.2).
     #[must_use]
     pub fn origin(&self) -> String {
-        let mut text = self.to_string();
-        text.insert_str(0, "://");
-        text.insert_str(0, self.scheme.as_str());
+        let mut text = String::with_capacity(64);
+        text.push_str(self.scheme.as_str());
+        text.push_str("://");
+        self.write_to(&mut text);
         text
+    }
+
+    /// The text of a `Host` field: the scheme's default port is left out.
+    #[must_use]
+    pub fn text(&self) -> String {
+        let mut text = String::with_capacity(64);
+        self.write_to(&mut text);
+        text
+    }
+
+    /// Each request writes it several times, so the machinery of `format!` is left to hosts that are addresses.
+    fn write_to(&self, out: &mut String) {
+        match &self.host {
+            Host::Name(name) => out.push_str(name),
+            Host::Ip(_) => out.push_str(&self.host.to_string()),
+        }
+        if self.port == self.scheme.default_port() {
+            return;
+        }
+        let mut digits = [b'0'; 5];
+        put(&mut digits, self.port.into());
+        let first = digits.iter().position(|digit| *digit != b'0');
+        out.push(':');
+        out.push_str(std::str::from_utf8(&digits[first.unwrap_or_default()..]).unwrap_or_default());
     }
 }
 
 /// As a `Host` field: the scheme's default port is left out.
 impl fmt::Display for Authority {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.host.fmt(f)?;
-        if self.port != self.scheme.default_port() {
-            f.write_str(":")?;
-            self.port.fmt(f)?;
-        }
-        Ok(())
+        f.write_str(&self.text())
     }
 }
 

@@ -77,7 +77,7 @@ impl fmt::Display for WallTime {
 }
 
 /// Writes the last digits of a number, as many as there is room for.
-fn put(room: &mut [u8], mut number: u32) {
+pub(super) fn put(room: &mut [u8], mut number: u32) {
     for digit in room.iter_mut().rev() {
         *digit = b'0' + u8::try_from(number % 10).unwrap_or_default();
         number /= 10;

@@ -451,3 +451,50 @@ fn handles_dropped_without_finish_end_the_thread() {
     assert_eq!(writer.done.recv_timeout(Duration::from_secs(5)), Ok(Ok(())));
     assert_eq!(verify(&sink.text()[..]).unwrap().lines, 1);
 }
+
+/// A runtime that a herald serves, with everything on one thread.
+fn one_thread() -> Runtime {
+    Builder::new_current_thread().enable_all().build().unwrap()
+}
+
+#[test]
+fn a_herald_rings_once_for_all_that_is_ready() {
+    let sink = Scripted::default();
+    let (audit, writer) = sink.start(1000, WhenFull::Refuse);
+    one_thread().block_on(async {
+        tokio::spawn(audit.herald());
+        tokio::task::yield_now().await;
+        for _ in 0..5 {
+            for _ in 0..20 {
+                drop(audit.open(id()).unwrap());
+            }
+            // Nobody has told the thread so far.
+            tokio::task::yield_now().await;
+        }
+        let written = || verify(&sink.text()[..]).unwrap().lines;
+        while written() < 100 {
+            sleep(Duration::from_millis(1)).await;
+        }
+    });
+    assert!(sink.with(|s| s.batches) <= 10);
+    writer.finish().unwrap();
+}
+
+#[test]
+fn without_its_herald_a_line_rings_for_itself() {
+    let sink = Scripted::default();
+    let (audit, writer) = sink.start(8, WhenFull::Refuse);
+    let runtime = one_thread();
+    runtime.block_on(async {
+        tokio::spawn(audit.herald());
+        tokio::task::yield_now().await;
+        // A line that the herald was told of and did not come to announce.
+        drop(audit.open(id()).unwrap());
+    });
+    drop(runtime);
+    eventually("the first line", || !sink.text().is_empty());
+    let first = sink.text().len();
+    drop(audit.open(id()).unwrap());
+    eventually("the second line", || sink.text().len() > first);
+    writer.finish().unwrap();
+}

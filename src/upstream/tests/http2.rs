@@ -13,16 +13,24 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::Semaphore;
 
 use super::kit::*;
+use crate::upstream::shelf::HTTP1_AT_A_TIME;
 use crate::upstream::tasks::Tasks;
 use crate::upstream::*;
 
 /// A real HTTP/2 server whose answers wait for a permit of `gate`.
 async fn http2(world: &World, streams: u32, gate: Arc<Semaphore>) -> (Server, Arc<AtomicUsize>) {
+    http2_among(world, &["h2", "http/1.1"], streams, gate).await
+}
+
+/// The same with what it says that it speaks.
+async fn http2_among(
+    world: &World,
+    alpn: &[&str],
+    streams: u32,
+    gate: Arc<Semaphore>,
+) -> (Server, Arc<AtomicUsize>) {
     let busiest = Arc::new(AtomicUsize::new(0));
-    let (seen, tls) = (
-        busiest.clone(),
-        world.ca.server("api.test", &["h2", "http/1.1"]),
-    );
+    let (seen, tls) = (busiest.clone(), world.ca.server("api.test", alpn));
     let server = Server::start(Some(tls), move |io, _| {
         let (gate, seen, now) = (gate.clone(), seen.clone(), Arc::new(AtomicUsize::new(0)));
         async move {
@@ -114,6 +122,80 @@ async fn an_upgrade_gets_http1_although_http2_is_there() {
         .await
         .unwrap();
     assert_eq!((found.version(), found.reused()), (Version::HTTP_11, false));
+}
+
+#[tokio::test]
+async fn who_speaks_http1_gets_it_where_it_is_spoken() {
+    let world = World::new();
+    let first = Protocol::Http1First;
+    let tls = world.ca.server("api.test", &["h2", "http/1.1"]);
+    let server = Server::http1(Some(tls), |_| {
+        "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok".to_owned()
+    })
+    .await;
+    let endpoint = world.endpoint(&server);
+    for reused in [false, true] {
+        let found = world.connect_as("a", "https://api.test", &endpoint, first);
+        let found = found.await.unwrap();
+        assert_eq!(
+            (found.version(), found.reused()),
+            (Version::HTTP_11, reused)
+        );
+        assert_eq!(read(get(found).await.unwrap()).await.unwrap(), "ok");
+        settle().await;
+    }
+    assert_eq!(server.connections(), 1);
+}
+
+#[tokio::test]
+async fn many_at_a_time_share_http2_although_http1_is_spoken() {
+    let world = World::new();
+    let gate = Arc::new(Semaphore::new(100));
+    let (server, _) = http2(&world, 100, gate).await;
+    let endpoint = world.endpoint(&server);
+    let mut held = Vec::new();
+    for number in 0..HTTP1_AT_A_TIME + 3 {
+        let found = world
+            .connect_as("a", "https://api.test", &endpoint, Protocol::Http1First)
+            .await
+            .unwrap();
+        let alone = number < HTTP1_AT_A_TIME;
+        assert_eq!(found.version() == Version::HTTP_11, alone, "{number}");
+        held.push(found);
+    }
+    assert_eq!(server.connections(), HTTP1_AT_A_TIME + 1);
+    // With room again, the next one is alone again.
+    drop(held);
+    settle().await;
+    let next = world
+        .connect_as("a", "https://api.test", &endpoint, Protocol::Http1First)
+        .await
+        .unwrap();
+    assert_eq!(next.version(), Version::HTTP_11);
+}
+
+#[tokio::test]
+async fn who_speaks_http1_gets_http2_where_nothing_else_is_spoken() {
+    let world = World::new();
+    let gate = Arc::new(Semaphore::new(100));
+    let (server, _) = http2_among(&world, &["h2"], 100, gate).await;
+    let endpoint = world.endpoint(&server);
+    for reused in [false, true, true] {
+        let found = world
+            .connect_as("a", "https://api.test", &endpoint, Protocol::Http1First)
+            .await
+            .unwrap();
+        assert_eq!((found.version(), found.reused()), (Version::HTTP_2, reused));
+        assert_eq!(read(get(found).await.unwrap()).await.unwrap(), "ok");
+        settle().await;
+    }
+    // The refusal is met once.
+    assert_eq!((server.connections(), server.handshakes()), (2, 1));
+    // What needs HTTP/1.1 does not have it.
+    let upgrade = world
+        .connect_as("a", "https://api.test", &endpoint, Protocol::Http1)
+        .await;
+    assert_eq!(upgrade.err(), Some(UpstreamError::NoHttp1));
 }
 
 fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
