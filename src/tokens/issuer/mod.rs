@@ -11,6 +11,7 @@ mod address;
 mod answer;
 mod auth;
 mod client;
+mod device;
 mod form;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
@@ -40,6 +41,7 @@ use metadata::{Book, Metadata, MetadataError, Miss};
 pub(super) use address::{Address, BadAddress};
 pub(super) use auth::AuthError;
 pub(super) use client::{Client, Obtained, Spent, Token};
+pub use device::Device;
 pub use login::{Answered, Login, LoginError, Verdict};
 
 /// Token requests of one issuer at a time. A fleet of agents must not look like an attack to it.
