@@ -12,6 +12,7 @@ mod environment;
 mod error;
 mod hygiene;
 mod login;
+mod operator;
 mod running;
 
 pub use authority::{Custody, custody, permitted};

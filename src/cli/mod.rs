@@ -13,10 +13,13 @@ mod env;
 mod explain;
 mod healthcheck;
 mod log;
+mod login;
+mod operate;
 mod out;
 mod run;
 mod schema;
 mod serve;
+mod status;
 
 use std::process::ExitCode;
 
@@ -101,9 +104,14 @@ pub fn run() -> ExitCode {
             explain::explain(&args, method, url, agent.as_deref())
         }
         Verb::Healthcheck => healthcheck::healthcheck(&args),
+        Verb::Login(wish) => login::login(&args, wish),
+        Verb::Rotate { service, agent } => {
+            status::rotate(&args, service.as_deref(), agent.as_deref())
+        }
         Verb::Run { agent, command } => return run::run(&args, agent.as_deref(), command),
         Verb::Schema => schema::schema(),
         Verb::Serve => serve::serve(&args),
+        Verb::Status => status::status(&args),
     };
     match outcome {
         Ok(code) => code,

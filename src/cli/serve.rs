@@ -10,21 +10,20 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::args::Args;
-use super::{Failure, env};
+use super::{Failure, env, operate};
 use crate::app::{self, Running};
 use crate::ca;
-use crate::config::{self, Plan, SecretReading, StorePlan};
+use crate::config::{self, Plan, SecretReading};
 use crate::vocab::Clock;
 
 pub(super) fn serve(args: &Args) -> Result<ExitCode, Failure> {
     close_process();
     app::raise_descriptors();
-    let plan = config::load(&config_path(args)?, SecretReading::Resolve).map_err(Failure::of)?;
-    if let (StorePlan::Memory, Some(service)) = (&plan.store, plan.tokens.needs_login()) {
-        return Err(Failure(format!(
-            "service {service}: `serve` asks nobody to log in, so `grant: authorization_code` needs `store: {{file: …}}`, \
-             into which `tokenward run` with the same file and agent has put a login"
-        )));
+    let mut plan =
+        config::load(&config_path(args)?, SecretReading::Resolve).map_err(Failure::of)?;
+    plan.admin = operate::place(args, &plan)?;
+    if let (None, Some(service)) = (&plan.admin, plan.tokens.needs_login()) {
+        tracing::warn!(%service, "nobody can log in while this runs: neither XDG_STATE_HOME nor HOME is set, and there is no `admin`");
     }
     for warning in &plan.warnings {
         tracing::warn!(warning = %warning, "the configuration works and deserves a second look");

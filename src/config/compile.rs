@@ -66,6 +66,7 @@ pub(super) fn compile(
     let it = &mut context;
     let store = store(raw.store, it);
     let (listen, health) = listeners::compile(raw.listen, raw.health.as_deref(), it);
+    let admin = listeners::admin(raw.admin, it);
     listeners::check_reach(&listen, raw.agents.is_some(), it);
     let ca = pem::ca(raw.ca.as_ref(), it);
     let audit = audit_settings(raw.audit, it);
@@ -100,6 +101,7 @@ pub(super) fn compile(
     Plan {
         listen,
         health,
+        admin,
         runtime_dir,
         ca,
         store,

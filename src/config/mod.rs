@@ -33,7 +33,7 @@ use std::path::Path;
 use serde::Deserialize;
 
 pub use env::{Environment, environment};
-pub use plan::{
+pub use plan::{AdminPlan, 
     CaPlan, DrainPlan, LimitsPlan, ListenPlan, ListenerTls, Plan, ProxyAddress, ProxyAt, StorePlan,
 };
 pub use problem::{Problem, Problems};

@@ -26,6 +26,8 @@ pub(super) struct RawFile {
     pub(super) listen: Option<RawListen>,
     /// Address of /livez, /readyz and /metrics; absent: off.
     pub(super) health: Option<String>,
+    /// Where operators speak to the running proxy. Default: a unix socket in the state directory.
+    pub(super) admin: Option<RawAdmin>,
     /// Directory of what is public: `ca.pem`, `bundle.pem`, `trust.p12` for Java and `wgetrc`. Default: `/run/tokenward` for
     /// root, otherwise `$XDG_RUNTIME_DIR/tokenward`.
     pub(super) runtime_dir: Option<String>,
@@ -50,6 +52,15 @@ pub(super) struct RawFile {
     pub(super) limits: Option<RawLimits>,
     /// What happens between SIGTERM and the end.
     pub(super) drain: Option<RawDrain>,
+}
+
+/// Where operators speak to the running proxy.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawAdmin {
+    /// `unix:PATH`, in a folder of its own that is this user's with mode 0700.
+    #[schemars(with = "String")]
+    pub(super) listen: Option<String>,
 }
 
 /// The proxy through which everything leaves, by CONNECT.
@@ -439,8 +450,12 @@ pub(super) enum RawGrant {
     AuthorizationCode,
     /// RFC 6749 §4.4.
     ClientCredentials,
+    /// A person logs in on another device (RFC 8628).
+    DeviceCode,
     /// An assertion is turned into a token (RFC 7523 §2.1).
     JwtBearer(RawJwtBearer),
+    /// A refresh token that was had elsewhere (RFC 6749 §6); its successors are kept in the store.
+    RefreshToken(SecretRef),
     /// A token is turned into another one (RFC 8693).
     TokenExchange(RawTokenExchange),
 }

@@ -409,6 +409,10 @@ impl Door {
         let Some((_, client)) = self.client(&grant.service) else {
             return false;
         };
+        let grant = &GrantId {
+            agent: client.owner(&grant.agent),
+            ..grant.clone()
+        };
         if !client.is_logged_in(&grant.agent) {
             return false;
         }

@@ -37,7 +37,7 @@ use crate::vocab::Clock;
 
 pub use catalogue::SetupError;
 pub use door::{Door, Expected, GrantStatus, KeyFate, LoginWay, Rotated, Standing};
-pub use issuer::{Answered, Device, Login, LoginError, Verdict};
+pub use issuer::{Answered, Brought, Device, Login, LoginError, Verdict};
 pub use settings::{
     AssertionAudience, AssertionSource, CertificateSettings, ClientAuth, CredentialSettings,
     ExchangeSettings, FirstRefresh, Grant, IssuerSettings, OauthSettings, Platform, Presented, Redirect,

@@ -501,11 +501,12 @@ impl Worker {
         let clients = self.shelf.catalogue.load().clients();
         let client = clients.into_iter().find(|(_, e, _)| *e == edition);
         let Some((_, _, client)) = client else {
-            drop(answer.send(Err(Code::ConfigChanged.into())));
+            let _gone = answer.send(Err(Code::ConfigChanged.into()));
             return;
         };
+        let journal = Arc::clone(&self.journal);
         self.logins.spawn(async move {
-            drop(answer.send(client.renew_key(&owner).await));
+            let _gone = answer.send(client.renew_key(&owner, journal.as_ref()).await);
         });
     }
 

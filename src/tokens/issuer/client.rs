@@ -245,17 +245,16 @@ impl Client {
         all
     }
 
-    /// Whether there is anything to ask for a token with.
-    pub(in crate::tokens) fn has_means(&self, owner: &AgentName) -> bool {
-        self.check_login(owner).is_ok()
-    }
-
     /// Makes a new key for one grant, which the next token will be bound to. `false`: there is none to be made. The refresh
     /// token of a public client dies with its key (RFC 9449 §5), and the key of a certificate comes from its files.
     ///
     /// # Errors
     /// [`Failure`] where the new key could not be written down; the old one stays.
-    pub(in crate::tokens) async fn renew_key(&self, owner: &AgentName) -> Result<bool, Failure> {
+    pub(in crate::tokens) async fn renew_key(
+        &self,
+        owner: &AgentName,
+        journal: &dyn Journal,
+    ) -> Result<bool, Failure> {
         let public = matches!(self.settings.client_auth, ClientAuth::Nothing);
         let refreshes = self.settings.grant.refreshes();
         if !self.proves() || (refreshes && public) {
@@ -269,6 +268,9 @@ impl Client {
         }
         let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
         keys.insert(owner.clone(), key);
+        journal.note(&Note::KeyRotated {
+            grant: &self.grant(owner),
+        });
         Ok(true)
     }
 

@@ -42,7 +42,7 @@ pub(super) use address::{Address, BadAddress};
 pub(super) use auth::AuthError;
 pub(super) use client::{Client, Obtained, Spent, Token};
 pub use device::Device;
-pub use login::{Answered, Login, LoginError, Verdict};
+pub use login::{Answered, Brought, Login, LoginError, Verdict};
 
 /// Token requests of one issuer at a time. A fleet of agents must not look like an attack to it.
 const AT_ONCE: usize = 8;
