@@ -11,6 +11,7 @@ mod issuers;
 mod listeners;
 mod parent;
 mod pem;
+mod profile;
 mod rules;
 mod services;
 

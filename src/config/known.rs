@@ -19,7 +19,6 @@ const NOT_YET: &[&str] = &[
     "services.*.credential.basic",
     "services.*.credential.github_app",
     "services.*.credential.google_service_account",
-    "services.*.credential.oauth.profile",
     "services.*.credential.query",
     "services.*.response_guard",
     "services.*.rules.graphql",

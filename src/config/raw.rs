@@ -358,6 +358,8 @@ pub(super) struct RawOauth {
     pub(super) binding: Option<RawBinding>,
     /// Longest use of one access token, from 1m to 30m. Default: 30m.
     pub(super) max_token_age: Option<RawDuration>,
+    /// A security profile that client and issuer are held to. Default: none.
+    pub(super) profile: Option<RawProfile>,
     /// A refresh that leaves the refresh token as it is counts as failed. Default: false.
     pub(super) require_rotation: Option<bool>,
     /// Tokens are revoked at the issuer when nobody used them for ten minutes and at the end of the process (RFC 7009),
@@ -491,6 +493,16 @@ pub(super) struct RawTokenExchange {
     pub(super) actor_token_type: Option<String>,
     /// The type to ask for: `access_token`, `jwt` or their URIs; absent: the server's choice.
     pub(super) requested_token_type: Option<String>,
+}
+
+/// A security profile.
+#[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum RawProfile {
+    /// FAPI 2.0 Security Profile.
+    Fapi2,
+    /// None beyond what always holds.
+    None,
 }
 
 /// What ties a token to our key.

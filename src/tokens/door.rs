@@ -247,6 +247,8 @@ impl Door {
             let ours = |status: &&GrantStatus| status.grant.service == service;
             let mut owners = client.owners();
             owners.extend(tokens.iter().filter(ours).map(|s| s.grant.agent.clone()));
+            // What an agent was told before somebody logged in for all is history.
+            owners.retain(|owner| client.owner(owner) == *owner);
             if owners.is_empty() && client.settings().grant.refreshes() {
                 owners.push(AgentName::everyone());
             }

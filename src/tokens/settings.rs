@@ -210,6 +210,8 @@ pub struct OauthSettings {
     pub binding: Binding,
     /// Longest use of one access token, at most 30 minutes.
     pub max_token_age: Duration,
+    /// Held to the FAPI 2.0 Security Profile: logins by pushed parameters that name the issuer, and its algorithms alone.
+    pub fapi: bool,
     /// A refresh that leaves the refresh token as it is counts as failed.
     pub require_rotation: bool,
     /// Tokens are revoked at the issuer when nobody uses them any more, and at the end of the process (RFC 7009).
@@ -331,6 +333,7 @@ impl OauthSettings {
             && self.parameters == other.parameters
             && self.binding == other.binding
             && self.max_token_age == other.max_token_age
+            && self.fapi == other.fapi
             && self.require_rotation == other.require_rotation
             && self.revoke_on_exit == other.revoke_on_exit
     }

@@ -151,6 +151,11 @@ impl Client {
         issuer: Arc<Issuer>,
     ) -> Result<Self, AuthError> {
         let auth = Authenticator::new(&settings.client_id, &settings.client_auth)?;
+        let auth = if settings.fapi {
+            auth.held_to_fapi()?
+        } else {
+            auth
+        };
         let print = settings.print();
         let identity = match &settings.client_auth {
             ClientAuth::Mtls(files) => {

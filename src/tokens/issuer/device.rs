@@ -111,8 +111,8 @@ impl Client {
     ) -> Result<Answered, LoginError> {
         let clock = &self.issuer().clock;
         let began = clock.now();
-        let mut interval = device.interval;
-        let mut pause = interval;
+        let mut pace = Pace(device.interval);
+        let mut pause = pace.0;
         loop {
             let left = device.life.checked_sub(clock.now().since(began));
             if left.is_none_or(|left| left < pause) {
@@ -125,16 +125,25 @@ impl Client {
                 Ok(reply) => answer::failure(&reply, clock.wall()),
                 Err(failure) => failure,
             };
-            match failure.oauth_error {
-                Some("authorization_pending") => {}
-                Some("slow_down") => interval += SLOWER,
-                Some("access_denied" | "expired_token") => return Err(failure.into()),
-                _ if failure.terminal() => return Err(failure.into()),
-                // No answer, or that of a server in trouble: twice as long, for good.
-                _ => interval = (interval * 2).min(PAUSE_MAX.max(interval)),
-            }
-            pause = interval.max(failure.retry_after.unwrap_or_default());
+            pause = pace.after(failure)?;
         }
+    }
+}
+
+/// The shortest time between two questions.
+struct Pace(Duration);
+
+impl Pace {
+    /// The pause after an answer that was no token; an error ends the questions.
+    fn after(&mut self, failure: Failure) -> Result<Duration, LoginError> {
+        match failure.oauth_error {
+            Some("authorization_pending") => {}
+            Some("slow_down") => self.0 += SLOWER,
+            _ if failure.terminal() => return Err(failure.into()),
+            // No answer, or that of a server in trouble: twice as long, for good.
+            _ => self.0 = (self.0 * 2).min(PAUSE_MAX.max(self.0)),
+        }
+        Ok(self.0.max(failure.retry_after.unwrap_or_default()))
     }
 }
 

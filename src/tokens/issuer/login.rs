@@ -83,6 +83,9 @@ pub enum LoginError {
     /// The issuer has no endpoint for devices.
     #[error("the issuer offers no device_authorization_endpoint")]
     NoDevices,
+    /// The profile wants pushed parameters, and the issuer takes none.
+    #[error("the profile wants pushed parameters, and the issuer has no endpoint for them")]
+    NotPushed,
     /// The service has no such grant.
     #[error("the service has no grant that somebody logs in for")]
     OtherGrant,
@@ -178,6 +181,10 @@ impl Client {
             .as_ref()
             .filter(|_| metadata.takes_s256())
             .ok_or(LoginError::NotOffered)?;
+        let fapi = self.settings().fapi;
+        if fapi && metadata.pushed_endpoint.is_none() {
+            return Err(LoginError::NotPushed);
+        }
         // A person would type a password there, and we would push a client credential.
         for url in [Some(endpoint), metadata.pushed_endpoint.as_ref()] {
             if url.is_some_and(|url| self.issuer().is_anothers(url)) {
@@ -212,7 +219,8 @@ impl Client {
             verifier,
             redirect_uri,
             issuer: self.issuer().settings().url.clone(),
-            names_itself: metadata.names_itself,
+            // FAPI 2.0 §5.3.3: an answer without `iss` is none, whatever the metadata says.
+            names_itself: metadata.names_itself || fapi,
         })
     }
 
