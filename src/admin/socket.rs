@@ -79,7 +79,9 @@ impl Desk {
                         drop(permit);
                     });
                 }
-                Ok(_) => tracing::warn!("another user's process was turned away at the admin socket"),
+                Ok(_) => {
+                    tracing::warn!("another user's process was turned away at the admin socket")
+                }
                 Err(error) => {
                     tracing::warn!(%error, "the admin socket could not accept");
                     tokio::time::sleep(Duration::from_millis(50)).await;
@@ -113,7 +115,11 @@ impl Desk {
 
     async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
         if came_from_an_agent(&request) {
-            return refuse(StatusCode::FORBIDDEN, "forbidden", "not by way of the proxy");
+            return refuse(
+                StatusCode::FORBIDDEN,
+                "forbidden",
+                "not by way of the proxy",
+            );
         }
         let (head, body) = request.into_parts();
         let path: Vec<&str> = head.uri.path().trim_start_matches('/').split('/').collect();
@@ -299,7 +305,10 @@ fn json_answer(status: StatusCode, value: &Value) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(Bytes::from(format!("{value}\n"))));
     *response.status_mut() = status;
     let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/json"),
+    );
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
 }

@@ -57,7 +57,9 @@ pub async fn start(plan: Plan, clock: Clock) -> Result<Running, StartError> {
         metrics: tools.metrics.clone(),
         audit: tools.audit.clone(),
     };
-    let desk = sockets.admin.map(|socket| (socket, operator::desk(&plan, &wing.door)));
+    let desk = sockets
+        .admin
+        .map(|socket| (socket, operator::desk(&plan, &wing.door)));
     let health_address = local_addresses(&sockets.health)?.first().copied();
     let stop = CancellationToken::new();
     let control = control_wing(wing.worker, sockets.health, &health, desk, stop.clone())?;

@@ -35,8 +35,12 @@ pub(super) fn login(args: &Args, wish: &LoginWish) -> Result<ExitCode, Failure> 
 fn grant_of(plan: &Plan, wish: &LoginWish) -> Result<GrantId, Failure> {
     let service = ServiceName::new(&wish.service).ok();
     let service = service.filter(|name| credential(&plan.tokens, name).is_some());
-    let service = service
-        .ok_or_else(|| Failure(format!("the configuration has no service {:?}", wish.service)))?;
+    let service = service.ok_or_else(|| {
+        Failure(format!(
+            "the configuration has no service {:?}",
+            wish.service
+        ))
+    })?;
     match credential(&plan.tokens, &service) {
         Some(CredentialSettings::Oauth(oauth)) if oauth.grant.by_login() => {}
         _ => {
@@ -183,8 +187,13 @@ fn done(args: &Args, grant: &GrantId) -> ExitCode {
         let line = json!({"state": "done", "service": grant.service.as_str(), "agent": agent});
         out::data(&format!("{line}\n"));
     } else {
-        let whose = agent.map_or("all its agents".to_owned(), |agent| format!("agent {agent}"));
-        out::say(&format!("tokenward: {}: logged in, for {whose}", grant.service));
+        let whose = agent.map_or("all its agents".to_owned(), |agent| {
+            format!("agent {agent}")
+        });
+        out::say(&format!(
+            "tokenward: {}: logged in, for {whose}",
+            grant.service
+        ));
     }
     ExitCode::SUCCESS
 }

@@ -32,7 +32,12 @@ pub(super) fn place(args: &Args, plan: &Plan) -> Result<Option<AdminPlan>, Failu
     let file = config_path(args)?;
     let file = fs::canonicalize(&file).unwrap_or(file);
     let name = digest(&SHA256, file.as_os_str().as_encoded_bytes());
-    let name: String = name.as_ref().iter().take(8).map(|b| format!("{b:02x}")).collect();
+    let name: String = name
+        .as_ref()
+        .iter()
+        .take(8)
+        .map(|b| format!("{b:02x}"))
+        .collect();
     Ok(Some(AdminPlan {
         path: state.join("admin").join(format!("{name}.sock")),
         required: false,
@@ -89,7 +94,12 @@ impl Operator {
     ) -> Result<Reply, Failure> {
         let asked = self.ask(method, target, body);
         let text = asked.map_err(|e| Failure(format!("{}: {e}", self.path.display())))?;
-        let odd = || Failure(format!("{}: not the answer of a proxy", self.path.display()));
+        let odd = || {
+            Failure(format!(
+                "{}: not the answer of a proxy",
+                self.path.display()
+            ))
+        };
         let (head, body) = text.split_once("\r\n\r\n").ok_or_else(odd)?;
         let status = head.split_ascii_whitespace().nth(1);
         let status = status.and_then(|s| s.parse().ok()).ok_or_else(odd)?;

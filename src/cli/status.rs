@@ -100,14 +100,21 @@ fn for_people(standing: &Value) -> String {
         line(format!("{}: a login waits for a person", named(login)));
     }
     for (name, holds) in standing["protections"].as_object().into_iter().flatten() {
-        let holds = if *holds == true { "holds" } else { "DOES NOT HOLD" };
+        let holds = if *holds == true {
+            "holds"
+        } else {
+            "DOES NOT HOLD"
+        };
         line(format!("protection {name}: {holds}"));
     }
     text
 }
 
 fn token_for_people(token: &Value) -> String {
-    let scopes: Vec<&str> = list(&token["scopes"]).iter().filter_map(Value::as_str).collect();
+    let scopes: Vec<&str> = list(&token["scopes"])
+        .iter()
+        .filter_map(Value::as_str)
+        .collect();
     let mut words = vec![if scopes.is_empty() {
         "no scopes".to_owned()
     } else {

@@ -33,8 +33,9 @@ use std::path::Path;
 use serde::Deserialize;
 
 pub use env::{Environment, environment};
-pub use plan::{AdminPlan, 
-    CaPlan, DrainPlan, LimitsPlan, ListenPlan, ListenerTls, Plan, ProxyAddress, ProxyAt, StorePlan,
+pub use plan::{
+    AdminPlan, CaPlan, DrainPlan, LimitsPlan, ListenPlan, ListenerTls, Plan, ProxyAddress, ProxyAt,
+    StorePlan,
 };
 pub use problem::{Problem, Problems};
 pub use schema::schema;

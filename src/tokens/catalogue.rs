@@ -12,9 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::issuer::{AuthError, Client, Issuer};
 use super::keeper::Key;
 use super::lineage::Lineages;
-use super::settings::{
-    ClientAuth, CredentialSettings, IssuerSettings, OauthSettings, Settings,
-};
+use super::settings::{ClientAuth, CredentialSettings, IssuerSettings, OauthSettings, Settings};
 use super::transport::Lines;
 use crate::credential::{BadCertificate, BadToken, Lease, LeaseFacts};
 use crate::vocab::{

@@ -270,7 +270,10 @@ impl Door {
         let tokens: Vec<GrantStatus> = of_grant.cloned().collect();
         let by_login = client.settings().grant.by_login();
         let lost = by_login && !client.is_logged_in(&grant.agent);
-        let health = if tokens.iter().any(|s| s.lease.is_some() && s.trouble.is_some()) {
+        let health = if tokens
+            .iter()
+            .any(|s| s.lease.is_some() && s.trouble.is_some())
+        {
             "degraded"
         } else if tokens.iter().any(|s| s.lease.is_some()) {
             "healthy"
@@ -368,7 +371,9 @@ impl Door {
             ..grant.clone()
         };
         let pending = self.pending();
-        [&shared, &own].into_iter().any(|one| pending.contains_key(one))
+        [&shared, &own]
+            .into_iter()
+            .any(|one| pending.contains_key(one))
     }
 
     fn pending(&self) -> MutexGuard<'_, BTreeMap<GrantId, usize>> {

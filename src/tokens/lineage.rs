@@ -103,7 +103,9 @@ impl Lineages {
             tell_damaged(id, journal);
         }
         let planted = store.rows(PLANTED);
-        let planted = planted.into_iter().filter_map(|(_, print)| Print::try_from(&print[..]).ok());
+        let planted = planted
+            .into_iter()
+            .filter_map(|(_, print)| Print::try_from(&print[..]).ok());
         let planted = planted.collect();
         Self {
             all: Mutex::new(all),
@@ -143,7 +145,11 @@ impl Lineages {
         refresh: &Secret<String>,
         key: Option<Arc<ProofKey>>,
     ) -> Result<(), Failure> {
-        let known = self.planted.lock().unwrap_or_else(PoisonError::into_inner).contains(print);
+        let known = self
+            .planted
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .contains(print);
         if !self.has(grant, print) {
             if known {
                 return Err(Code::ReauthorizationRequired.into());
@@ -176,7 +182,10 @@ impl Lineages {
                 Err(_) => return Err(Code::Internal.into()),
             }
         }
-        self.planted.lock().unwrap_or_else(PoisonError::into_inner).insert(*print);
+        self.planted
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(*print);
         Ok(())
     }
 

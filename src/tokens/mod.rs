@@ -40,8 +40,8 @@ pub use door::{Door, Expected, GrantStatus, KeyFate, LoginWay, Rotated, Standing
 pub use issuer::{Answered, Brought, Device, Login, LoginError, Verdict};
 pub use settings::{
     AssertionAudience, AssertionSource, CertificateSettings, ClientAuth, CredentialSettings,
-    ExchangeSettings, FirstRefresh, Grant, IssuerSettings, OauthSettings, Platform, Presented, Redirect,
-    Settings, WorkloadSettings,
+    ExchangeSettings, FirstRefresh, Grant, IssuerSettings, OauthSettings, Platform, Presented,
+    Redirect, Settings, WorkloadSettings,
 };
 pub use supply::Supply;
 pub use worker::Worker;

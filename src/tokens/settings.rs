@@ -115,7 +115,10 @@ impl Grant {
     /// Whether a person begins it.
     #[must_use]
     pub fn by_login(&self) -> bool {
-        matches!(self, Self::AuthorizationCode { .. } | Self::DeviceCode { .. })
+        matches!(
+            self,
+            Self::AuthorizationCode { .. } | Self::DeviceCode { .. }
+        )
     }
 }
 

@@ -447,7 +447,11 @@ impl Worker {
     }
 
     /// Begins a device login on a task of its own.
-    fn begin_device(&mut self, grant: GrantId, answer: oneshot::Sender<Result<Device, LoginError>>) {
+    fn begin_device(
+        &mut self,
+        grant: GrantId,
+        answer: oneshot::Sender<Result<Device, LoginError>>,
+    ) {
         let offer = self.shelf.catalogue.load().offer(&grant.service).cloned();
         let Some(Kind::Oauth { edition, client }) = offer.map(|offer| offer.kind) else {
             drop(answer.send(Err(LoginError::OtherGrant)));

@@ -30,11 +30,17 @@ fn post(target: &str, body: &str) -> String {
 /// The only socket in the state directory.
 fn socket(home: &Path) -> std::path::PathBuf {
     let folder = home.join("state/tokenward/admin");
-    assert_eq!(fs::metadata(&folder).unwrap().permissions().mode() & 0o777, 0o700);
+    assert_eq!(
+        fs::metadata(&folder).unwrap().permissions().mode() & 0o777,
+        0o700
+    );
     let mut all = fs::read_dir(folder).unwrap();
     let path = all.next().unwrap().unwrap().path();
     assert!(all.next().is_none());
-    assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    assert_eq!(
+        fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+        0o600
+    );
     path
 }
 
@@ -90,12 +96,21 @@ async fn status_and_rotation_over_the_socket() {
 async fn what_is_not_asked_for_properly_is_refused() {
     let mut served = Served::start(Setup::usual(), "info").await;
     let path = socket(served.folder.path());
-    let large = post("/v1/rotate", &format!("{{\"service\": \"{}\"}}", "x".repeat(20_000)));
+    let large = post(
+        "/v1/rotate",
+        &format!("{{\"service\": \"{}\"}}", "x".repeat(20_000)),
+    );
     for (request, status) in [
         ("GET / HTTP/1.1\r\nHost: x\r\n\r\n".to_owned(), 404),
         ("GET /v1/rotate HTTP/1.1\r\nHost: x\r\n\r\n".to_owned(), 405),
-        ("GET /v1/logins/1 HTTP/1.1\r\nHost: x\r\n\r\n".to_owned(), 404),
-        ("GET /v1/status HTTP/1.1\r\nHost: x\r\nVia: 1.1 tokenward-abcdefgh\r\n\r\n".to_owned(), 403),
+        (
+            "GET /v1/logins/1 HTTP/1.1\r\nHost: x\r\n\r\n".to_owned(),
+            404,
+        ),
+        (
+            "GET /v1/status HTTP/1.1\r\nHost: x\r\nVia: 1.1 tokenward-abcdefgh\r\n\r\n".to_owned(),
+            403,
+        ),
         (post("/v1/rotate", "[]"), 400),
         (post("/v1/rotate", "{\"service\": 7}"), 400),
         (post("/v1/rotate", "{\"services\": \"items\"}"), 400),
@@ -120,12 +135,17 @@ async fn what_is_not_asked_for_properly_is_refused() {
 /// Who can write to the folder could put a socket of theirs there.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_folder_that_is_open_to_others_is_no_place_for_the_socket() {
-    let rehearsal = tokenward::rehearsal::Rehearsal::start(tokenward::rehearsal::Options::default());
+    let rehearsal =
+        tokenward::rehearsal::Rehearsal::start(tokenward::rehearsal::Options::default());
     let rehearsal = rehearsal.await.unwrap();
     let home = tempfile::TempDir::new().unwrap();
     let config = Setup::usual().write(home.path(), &rehearsal);
     let text = fs::read_to_string(&config).unwrap();
-    fs::write(&config, format!("{text}admin: {{listen: 'unix:open/a.sock'}}\n")).unwrap();
+    fs::write(
+        &config,
+        format!("{text}admin: {{listen: 'unix:open/a.sock'}}\n"),
+    )
+    .unwrap();
     let open = home.path().join("open");
     fs::create_dir(&open).unwrap();
     fs::set_permissions(&open, fs::Permissions::from_mode(0o755)).unwrap();

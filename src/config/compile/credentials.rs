@@ -7,7 +7,9 @@ use http::HeaderName;
 
 use super::issuers::Issuers;
 use super::{Context, authentication, grants, header_value, profile, visible};
-use crate::config::raw::{RawBinding, RawClientAuth, RawCredential, RawHeader, RawOauth, RawProfile};
+use crate::config::raw::{
+    RawBinding, RawClientAuth, RawCredential, RawHeader, RawOauth, RawProfile,
+};
 use crate::credential::Slot;
 use crate::tokens::{CredentialSettings, OauthSettings};
 use crate::vocab::{Binding, ScopeSet};

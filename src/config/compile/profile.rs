@@ -7,7 +7,12 @@ use crate::tokens::{AssertionAudience, ClientAuth, Grant, OauthSettings};
 use crate::vocab::Binding;
 
 /// Complains where the client at `key` is not what its profile wants.
-pub(super) fn check(key: &str, profile: Option<RawProfile>, oauth: &OauthSettings, it: &mut Context<'_>) {
+pub(super) fn check(
+    key: &str,
+    profile: Option<RawProfile>,
+    oauth: &OauthSettings,
+    it: &mut Context<'_>,
+) {
     if !matches!(profile, Some(RawProfile::Fapi2)) {
         return;
     }
@@ -18,13 +23,20 @@ pub(super) fn check(key: &str, profile: Option<RawProfile>, oauth: &OauthSetting
         let what = "profile fapi2 wants tokens that are bound to a key";
         complain("binding", what, "use `dpop` or `mtls`");
     }
-    if !matches!(oauth.client_auth, ClientAuth::Mtls(_) | ClientAuth::PrivateKeyJwt { .. }) {
+    if !matches!(
+        oauth.client_auth,
+        ClientAuth::Mtls(_) | ClientAuth::PrivateKeyJwt { .. }
+    ) {
         let what = "profile fapi2 wants a client that proves its name by a key";
         complain("client_auth", what, "use `private_key_jwt` or `mtls`");
     }
     if oauth.issuer.assertion_audience != AssertionAudience::Issuer {
         let what = "profile fapi2 wants assertions that are meant for the issuer";
-        complain("issuer", what, "remove `assertion_audience: token_endpoint` from the issuer");
+        complain(
+            "issuer",
+            what,
+            "remove `assertion_audience: token_endpoint` from the issuer",
+        );
     }
     if matches!(oauth.grant, Grant::DeviceCode { .. }) {
         let what = "profile fapi2 knows no logins on another device";

@@ -676,9 +676,17 @@ const FAPI: &[Case] = &[(
     "everything at once",
     "issuers: {as: {url: https://as.example, assertion_audience: token_endpoint}}\nservices:\n  a:\n    hosts: [a.example]\n    credential:\n      oauth:\n        issuer: as\n        client_id: c\n        client_auth: none\n        grant: device_code\n        binding: bearer\n        profile: fapi2\n    rules: [{allow: GET /, scopes: [r]}]\n",
     &[
-        (7, "services.a.credential.oauth.issuer", "meant for the issuer"),
+        (
+            7,
+            "services.a.credential.oauth.issuer",
+            "meant for the issuer",
+        ),
         (9, "services.a.credential.oauth.client_auth", "by a key"),
-        (10, "services.a.credential.oauth.grant", "no logins on another device"),
+        (
+            10,
+            "services.a.credential.oauth.grant",
+            "no logins on another device",
+        ),
         (11, "services.a.credential.oauth.binding", "bound to a key"),
     ],
 )];

@@ -319,7 +319,11 @@ fn grants_that_refresh_are_for_everything_that_rules_want() {
     };
     for (text, word, by_login) in [
         ("device_code", "device_code", true),
-        ("{refresh_token: {exec: [/bin/echo, rt]}}", "refresh_token", false),
+        (
+            "{refresh_token: {exec: [/bin/echo, rt]}}",
+            "refresh_token",
+            false,
+        ),
     ] {
         let plan = accepted(&file(text));
         let admin = plan.admin.unwrap();

@@ -874,10 +874,7 @@ impl Client {
             // Its request was sent and answered before.
             Means::Code(Answered::Device(_)) => return Err(Code::Internal.into()),
             Means::Device(code) => {
-                form.add(
-                    "grant_type",
-                    "urn:ietf:params:oauth:grant-type:device_code",
-                );
+                form.add("grant_type", "urn:ietf:params:oauth:grant-type:device_code");
                 form.add_secret("device_code", code);
             }
             Means::Refresh(turn) => {

@@ -96,7 +96,8 @@ impl Client {
         let device = read(&reply, grant, edition).ok_or(Code::AsUnavailable)?;
         // A person would type a password there.
         let leads = [Some(&device.url), device.complete.as_ref()];
-        let elsewhere = |url: &String| Address::parse(url).is_ok_and(|url| issuer.is_anothers(&url));
+        let elsewhere =
+            |url: &String| Address::parse(url).is_ok_and(|url| issuer.is_anothers(&url));
         if leads.into_iter().flatten().any(elsewhere) {
             return Err(Code::AsMetadataInvalid.into());
         }

@@ -11,8 +11,8 @@ use http::HeaderName;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::tokens::Brought;
 use crate::credential::BoxFuture;
+use crate::tokens::Brought;
 use crate::tokens::settings::{
     AssertionAudience, AssertionSource, CertificateSettings, ClientAuth, ExchangeSettings, Grant,
     OauthSettings, Platform, Presented, WorkloadSettings,

@@ -8,9 +8,9 @@ use tempfile::TempDir;
 use super::super::super::transport::Transport;
 use super::super::tests::{FakeIssuer, Notebook, granted, oauth, refused, reply};
 use super::*;
+use crate::store::{self, Store, StoreKey};
 use crate::tokens::Brought;
 use crate::tokens::settings::FirstRefresh;
-use crate::store::{self, Store, StoreKey};
 use crate::tokens::settings::Redirect;
 use crate::upstream::IssuerError;
 use crate::vocab::{Clock, WallTime};
@@ -454,7 +454,9 @@ async fn a_configured_refresh_token_is_sent_once() {
     let everyone = AgentName::everyone();
     let sent = |bench: &Bench| -> Vec<String> {
         let asked = bench.fake.tokens().into_iter();
-        asked.map(|seen| seen.form["refresh_token"].clone()).collect()
+        asked
+            .map(|seen| seen.form["refresh_token"].clone())
+            .collect()
     };
     let first = bench(Some(dir.path()), configured("rt-0"));
     assert_eq!(first.client.owner(&agent()), everyone);
@@ -500,7 +502,10 @@ async fn a_key_is_replaced_where_the_refresh_token_is_not_bound_to_it() {
     first.log_in();
     first.fake.then(Ok(token(Some("rt-1"))));
     let key = first.obtain().await.unwrap().token.key.unwrap();
-    assert_eq!(first.client.renew_key(&agent(), &first.notes).await, Ok(true));
+    assert_eq!(
+        first.client.renew_key(&agent(), &first.notes).await,
+        Ok(true)
+    );
     drop(first);
     let second = bench(Some(dir.path()), confidential);
     second.fake.then(Ok(token(Some("rt-2"))));
@@ -511,7 +516,10 @@ async fn a_key_is_replaced_where_the_refresh_token_is_not_bound_to_it() {
     public.log_in();
     public.fake.then(Ok(token(Some("rt-1"))));
     let key = public.obtain().await.unwrap().token.key.unwrap();
-    assert_eq!(public.client.renew_key(&agent(), &public.notes).await, Ok(false));
+    assert_eq!(
+        public.client.renew_key(&agent(), &public.notes).await,
+        Ok(false)
+    );
     public.fake.then(Ok(token(Some("rt-2"))));
     let same = public.obtain().await.unwrap().token.key.unwrap();
     assert_eq!(key.thumbprint(), same.thumbprint());

@@ -112,7 +112,9 @@ async fn the_issuer_is_asked_until_the_person_is_there() {
     let bench = bench();
     let device = begin(&bench, &json!({"interval": 1})).await.unwrap();
     bench.fake.then(Ok(refused(400, "authorization_pending")));
-    bench.fake.then(Ok(granted(&json!({"refresh_token": "canary-rt"}))));
+    bench
+        .fake
+        .then(Ok(granted(&json!({"refresh_token": "canary-rt"}))));
     let began = std::time::Instant::now();
     let answered = bench.client.await_device(&device, &bench.notes).await;
     assert!(matches!(answered, Ok(Answered::Device(_))));
