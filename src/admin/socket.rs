@@ -44,8 +44,8 @@ pub struct Desk {
 pub struct DeskFacts {
     /// Our own user.
     pub uid: u32,
-    /// The agents of the configuration.
-    pub agents: Vec<AgentName>,
+    /// Whether the configuration in force has this agent.
+    pub knows: Box<dyn Fn(&AgentName) -> bool + Send + Sync>,
     /// What protects the process, by name, and whether it holds.
     pub protections: Vec<(&'static str, bool)>,
     /// Where refresh tokens are kept: `file` or `memory`.
@@ -160,6 +160,7 @@ impl Desk {
     /// Reads what is wanted: an object with `service`, `agent` and `device`, and nothing else.
     async fn read(&self, body: Incoming) -> Result<Wish, Response<Full<Bytes>>> {
         let bad = |what| refuse(StatusCode::BAD_REQUEST, "request", what);
+        #[expect(clippy::disallowed_methods, reason = "bounded by Limited")]
         let arriving = Limited::new(body, BODY_MAX).collect();
         let arrived = tokio::time::timeout(ARRIVAL_TIMEOUT, arriving).await;
         let Ok(Ok(arrived)) = arrived else {
@@ -181,7 +182,7 @@ impl Desk {
                 }
                 ("agent", Value::String(text)) => {
                     let agent = AgentName::new(&text).ok();
-                    let agent = agent.filter(|name| self.facts.agents.contains(name));
+                    let agent = agent.filter(|name| (self.facts.knows)(name));
                     let what = "the configuration has no such agent";
                     let unknown = || refuse(StatusCode::NOT_FOUND, "agent", what);
                     wish.agent = Some(agent.ok_or_else(unknown)?);

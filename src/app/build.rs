@@ -6,6 +6,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use super::authority::{Custody, custody};
@@ -14,6 +15,7 @@ use super::descriptors;
 use super::environment::{Access, ProxyName, environment};
 use super::error::StartError;
 use super::operator::{self, AdminSocket};
+use super::reload::Reloader;
 use super::running::{Running, Seat};
 use crate::admin::{self, Desk, Health, Readiness};
 use crate::agent::Agents;
@@ -57,9 +59,12 @@ pub async fn start(plan: Plan, clock: Clock) -> Result<Running, StartError> {
         metrics: tools.metrics.clone(),
         audit: tools.audit.clone(),
     };
-    let desk = sockets
-        .admin
-        .map(|socket| (socket, operator::desk(&plan, &wing.door)));
+    let desk = sockets.admin.map(|socket| {
+        (
+            socket,
+            operator::desk(&plan, &wing.door, wing.reloader.exchange.clone()),
+        )
+    });
     let health_address = local_addresses(&sockets.health)?.first().copied();
     let stop = CancellationToken::new();
     let control = control_wing(wing.worker, sockets.health, &health, desk, stop.clone())?;
@@ -72,6 +77,7 @@ pub async fn start(plan: Plan, clock: Clock) -> Result<Running, StartError> {
         generation,
     });
     Ok(Running {
+        reloader: wing.reloader,
         proxies: sockets.proxy_addresses,
         listening: sockets.shown,
         health: health_address,
@@ -147,6 +153,7 @@ struct Wing {
     upstream: Upstream,
     trust: TrustFiles,
     seats: Vec<Seat>,
+    reloader: Reloader,
 }
 
 fn data_wing(
@@ -157,27 +164,14 @@ fn data_wing(
 ) -> Result<Wing, StartError> {
     let Custody { root, instance } = custody;
     let snapshot = Snapshot::build(plan.policy.clone()).map_err(|errors| {
-        StartError::Policy(
-            errors
-                .iter()
-                .map(ToString::to_string)
-                .collect::<Vec<_>>()
-                .join("; "),
-        )
+        let errors: Vec<String> = errors.iter().map(ToString::to_string).collect();
+        StartError::Policy(errors.join("; "))
     })?;
     tools.metrics.config_generation(snapshot.generation().0);
     let roots = Roots::system(std::slice::from_ref(root.certificate_der()))?;
     let trust = ca::write_trust_files(&plan.runtime_dir, &root, roots.bundle())?;
     warn_about(&trust);
-    let parent = plan.parent.as_ref();
-    let parent = parent.map(|settings| Parent::compile(&roots, settings));
-    let settings = UpstreamSettings {
-        parent: parent.transpose()?,
-        roots,
-        own_listeners: sockets.own.clone(),
-        limits: descriptors::pool(),
-    };
-    let upstream = Upstream::new(settings, tools.clock.clone());
+    let upstream = way_out(plan, roots, sockets, tools)?;
     let deps = tokens::Deps {
         clock: tools.clock.clone(),
         audit: tools.audit.clone(),
@@ -194,22 +188,56 @@ fn data_wing(
         &trust,
     );
     let exchange = exchange(plan, snapshot, &instance, door.clone(), &upstream, tools)?;
+    let exchange = Arc::new(exchange);
+    let leaves = Arc::new(Leaves::new(root, tools.clock.clone(), LEAVES)?);
     let doors = Doors::new(DoorsSetup {
-        exchange: Arc::new(exchange),
+        exchange: exchange.clone(),
         agents: Agents::new(plan.agents.clone()),
-        leaves: Arc::new(Leaves::new(root, tools.clock.clone(), LEAVES)?),
+        leaves: leaves.clone(),
         metrics: tools.metrics.clone(),
         clock: tools.clock.clone(),
         limits: limits(plan),
     })?;
+    let reloader = Reloader {
+        exchange,
+        doors: doors.clone(),
+        door: door.clone(),
+        leaves,
+        upstream: upstream.clone(),
+        audit: tools.audit.clone(),
+        metrics: tools.metrics.clone(),
+        instance,
+        proxy: sockets.proxy_name.clone(),
+        trust: trust.clone(),
+        plan: Mutex::new(plan.clone()),
+    };
     Ok(Wing {
         doors,
         door,
         worker,
         upstream,
+        reloader,
         trust,
         seats,
     })
+}
+
+/// The way to APIs and issuers.
+fn way_out(
+    plan: &Plan,
+    roots: Roots,
+    sockets: &Sockets,
+    tools: &Tools,
+) -> Result<Upstream, StartError> {
+    let parent = plan.parent.as_ref();
+    let parent = parent.map(|settings| Parent::compile(&roots, settings));
+    let settings = UpstreamSettings {
+        parent: parent.transpose()?,
+        roots,
+        own_listeners: sockets.own.clone(),
+        limits: descriptors::pool(),
+    };
+    Ok(Upstream::new(settings, tools.clock.clone()))
 }
 
 /// Opens the store, if there is one, and says what of it is lost.
@@ -403,7 +431,7 @@ fn reachable<'a>(
         .filter_map(|judged| services.iter().find(|s| s.name == judged.name))
 }
 
-fn placeholders(
+pub(super) fn placeholders(
     instance: &InstanceKey,
     snapshot: &Snapshot,
     services: &[ServiceSettings],
@@ -415,7 +443,7 @@ fn placeholders(
 }
 
 /// Each agent's environment.
-fn seats(
+pub(super) fn seats(
     snapshot: &Snapshot,
     plan: &Plan,
     instance: &InstanceKey,

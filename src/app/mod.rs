@@ -6,6 +6,7 @@
 
 mod authority;
 mod build;
+mod changes;
 mod control;
 mod descriptors;
 mod environment;
@@ -13,12 +14,15 @@ mod error;
 mod hygiene;
 mod login;
 mod operator;
+mod reload;
 mod running;
 
 pub use authority::{Custody, custody, permitted};
 pub use build::start;
+pub use changes::Changes;
 pub use descriptors::raise_descriptors;
 pub use environment::{Access, ProxyName, environment};
 pub use error::StartError;
 pub use hygiene::{Closed, close};
+pub use reload::{ReloadError, Reloaded};
 pub use running::{Running, Seat};

@@ -10,6 +10,7 @@ use super::error::StartError;
 use super::hygiene;
 use crate::admin::{Desk, DeskFacts};
 use crate::config::{AdminPlan, Plan, StorePlan};
+use crate::exchange::Exchange;
 use crate::listen::{SocketFile, unix_socket};
 use crate::tokens::Door;
 
@@ -58,11 +59,14 @@ async fn make(path: &Path) -> io::Result<AdminSocket> {
 }
 
 /// What is spoken about there.
-pub(super) fn desk(plan: &Plan, door: &Arc<Door>) -> Desk {
+pub(super) fn desk(plan: &Plan, door: &Arc<Door>, exchange: Arc<Exchange>) -> Desk {
     let closed = hygiene::standing();
     let facts = DeskFacts {
         uid: rustix::process::geteuid().as_raw(),
-        agents: plan.policy.agents.iter().map(|a| a.name.clone()).collect(),
+        knows: Box::new(move |agent| {
+            let plan = exchange.plan();
+            plan.snapshot().agents().any(|known| known == agent)
+        }),
         protections: vec![
             ("not_dumpable", closed.not_dumpable),
             ("no_core", closed.no_core),

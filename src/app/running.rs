@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
+use super::reload::{ReloadError, Reloaded, Reloader};
 use crate::admin::Readiness;
 use crate::audit::{Audit, Event, Writer};
 use crate::ca::TrustFiles;
-use crate::config::DrainPlan;
+use crate::config::{DrainPlan, Plan};
 use crate::listen::Doors;
 use crate::tokens::Door;
 use crate::upstream::Upstream;
@@ -29,6 +30,7 @@ pub struct Seat {
 
 /// A proxy at work.
 pub struct Running {
+    pub(super) reloader: Reloader,
     pub(super) proxies: Vec<SocketAddr>,
     pub(super) listening: Vec<String>,
     pub(super) health: Option<SocketAddr>,
@@ -82,7 +84,21 @@ impl Running {
         &self.door
     }
 
-    /// Ends in order: not ready, no new connections, exchanges finish, token fetches and sessions end, lines are written. Answers whether every
+    /// Takes a new configuration into force, as a whole. Requests under way that are not allowed any more end.
+    ///
+    /// # Errors
+    /// [`ReloadError`]; nothing has changed then.
+    pub async fn reload(&self, next: Plan) -> Result<Reloaded, ReloadError> {
+        self.reloader.reload(next).await
+    }
+
+    /// Notes that a new configuration could not even be read; the one in force stays.
+    pub async fn note_unreadable(&self) {
+        self.reloader.note_unreadable().await;
+    }
+
+    /// Ends in order: not ready, no new connections, exchanges finish, token fetches and sessions end, lines are written.
+    /// Answers whether every
     /// exchange came to its end in time.
     pub async fn shut_down(self) -> bool {
         self.readiness.drain();
@@ -95,7 +111,7 @@ impl Running {
         self.audit.event(Event::Stopped);
         self.stop.cancel();
         let (control, writer) = (self.control, self.writer);
-        drop((self.doors, self.audit));
+        drop((self.doors, self.audit, self.reloader));
         let ended = tokio::task::spawn_blocking(move || {
             let written = writer.finish();
             (written, control.join().is_ok())

@@ -64,6 +64,12 @@ impl Leaves {
         })
     }
 
+    /// Whether the root may sign for this host.
+    #[must_use]
+    pub fn permits(&self, host: &Host) -> bool {
+        self.root.constraints().permit(host)
+    }
+
     /// Whether the host's leaf is at hand, so that [`Leaves::leaf`] signs nothing.
     #[must_use]
     pub fn holds(&self, host: &Host) -> bool {

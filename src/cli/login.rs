@@ -187,9 +187,10 @@ fn done(args: &Args, grant: &GrantId) -> ExitCode {
         let line = json!({"state": "done", "service": grant.service.as_str(), "agent": agent});
         out::data(&format!("{line}\n"));
     } else {
-        let whose = agent.map_or("all its agents".to_owned(), |agent| {
-            format!("agent {agent}")
-        });
+        let whose = agent.map_or_else(
+            || "all its agents".to_owned(),
+            |agent| format!("agent {agent}"),
+        );
         out::say(&format!(
             "tokenward: {}: logged in, for {whose}",
             grant.service

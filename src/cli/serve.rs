@@ -11,7 +11,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::args::Args;
 use super::{Failure, env, operate};
-use crate::app::{self, Running};
+use crate::app::{self, Changes, Running, Seat};
 use crate::ca;
 use crate::config::{self, Plan, SecretReading};
 use crate::vocab::Clock;
@@ -19,8 +19,9 @@ use crate::vocab::Clock;
 pub(super) fn serve(args: &Args) -> Result<ExitCode, Failure> {
     close_process();
     app::raise_descriptors();
-    let mut plan =
-        config::load(&config_path(args)?, SecretReading::Resolve).map_err(Failure::of)?;
+    let path = config_path(args)?;
+    let mut changes = Changes::of(path.clone());
+    let mut plan = config::load(&path, SecretReading::Resolve).map_err(Failure::of)?;
     plan.admin = operate::place(args, &plan)?;
     if let (None, Some(service)) = (&plan.admin, plan.tokens.needs_login()) {
         tracing::warn!(%service, "nobody can log in while this runs: neither XDG_STATE_HOME nor HOME is set, and there is no `admin`");
@@ -32,20 +33,57 @@ pub(super) fn serve(args: &Args) -> Result<ExitCode, Failure> {
         let runtime_dir = plan.runtime_dir.clone();
         let mut terminate = signal(SignalKind::terminate()).map_err(Failure::of)?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(Failure::of)?;
+        let mut hangup = signal(SignalKind::hangup()).map_err(Failure::of)?;
         let running = app::start(plan, Clock::system())
             .await
             .map_err(Failure::of)?;
-        write_environments(&running, &runtime_dir)?;
+        write_environments(running.seats(), &runtime_dir)?;
         tracing::info!(proxy = running.listening().join(","), "listening");
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => break,
+                _ = interrupt.recv() => break,
+                _ = hangup.recv() => reload(&running, &path).await,
+                () = changes.next() => reload(&running, &path).await,
+            }
         }
         tracing::info!("draining");
         let finished = running.shut_down().await;
         tracing::info!(finished, "stopped");
         Ok(ExitCode::SUCCESS)
     })
+}
+
+/// Reads the file again and takes it into force. Whatever is wrong with it is said, and changes nothing.
+async fn reload(running: &Running, path: &Path) {
+    let read = path.to_path_buf();
+    let read = tokio::task::spawn_blocking(move || config::load(&read, SecretReading::Resolve));
+    let plan = match read.await {
+        Ok(Ok(plan)) => plan,
+        Ok(Err(problems)) => {
+            running.note_unreadable().await;
+            return tracing::error!(%problems, "the changed configuration is not used");
+        }
+        Err(_) => return running.note_unreadable().await,
+    };
+    for warning in &plan.warnings {
+        tracing::warn!(warning = %warning, "the configuration works and deserves a second look");
+    }
+    let runtime_dir = plan.runtime_dir.clone();
+    match running.reload(plan).await {
+        Ok(done) => {
+            if let Err(failure) = write_environments(&done.seats, &runtime_dir) {
+                tracing::error!(error = %failure.0, "an agent's environment is that of before");
+            }
+            let generation = done.generation.0;
+            tracing::info!(
+                generation,
+                ended = done.ended,
+                "the configuration was taken"
+            );
+        }
+        Err(error) => tracing::error!(%error, "the changed configuration is not used"),
+    }
 }
 
 /// Closes the process before the first secret is read.
@@ -96,8 +134,8 @@ pub(super) fn plan_without_secrets(args: &Args) -> Result<Plan, Failure> {
 }
 
 /// Each agent's own folder gets its environment, readable by its owner alone.
-fn write_environments(running: &Running, runtime_dir: &Path) -> Result<(), Failure> {
-    for seat in running.seats() {
+fn write_environments(seats: &[Seat], runtime_dir: &Path) -> Result<(), Failure> {
+    for seat in seats {
         let dir = ca::agent_dir(runtime_dir, &seat.agent).map_err(Failure::of)?;
         let text = env::print(&seat.environment, super::args::Format::Dotenv);
         // Written beside and renamed, so that an agent that starts now reads a whole file; `create_new` follows no link.

@@ -18,6 +18,7 @@ mod known;
 mod plan;
 mod problem;
 mod raw;
+mod same;
 mod schema;
 mod secrets;
 mod shape;

@@ -14,6 +14,8 @@ use hyper::upgrade::OnUpgrade;
 use tower::ServiceExt;
 
 use super::body::Progress;
+use super::held::Gate;
+use super::interim::Interim;
 use super::kept::{Kept, Patience, Wait};
 use super::media::Media;
 use super::plan::Service;
@@ -21,11 +23,11 @@ use super::record::Line;
 use super::refusal::Refusal;
 use super::story::{Exchange, random};
 use crate::audit::Event;
-use crate::credential::{self, BareHead, Feedback, Intent, Lease, LeaseFacts, Stamp, Wire};
+use crate::credential::{self, BareHead, Feedback, Intent, Lease, LeaseFacts, Slot, Stamp, Wire};
 use crate::metrics::Peer;
 use crate::policy::Permit;
 use crate::proof::{self, Challenge, Jti, Nonce};
-use crate::upstream::{Client, Connection, Protocol, Reply, SendError, UpstreamError, WhenAsked};
+use crate::upstream::{Client, Connection, Protocol, Reply, SendError, UpstreamError, WhenInterim};
 use crate::vocab::variant::{Variant, broken, overhear};
 use crate::vocab::{Code, Stopwatch};
 
@@ -56,11 +58,12 @@ pub(super) struct Bare {
     /// Whether the API may be asked to ask for the body; not where it has said that it does not.
     pub(super) may_wait: bool,
     pub(super) upgrade: Option<OnUpgrade>,
+    /// Where interim answers go, where the agent can be told of them.
+    pub(super) interim: Option<Interim>,
 }
 
 /// What went out with the attempt that was answered.
 pub(super) struct Used {
-    pub(super) lease: Lease,
     pub(super) head: BareHead,
     pub(super) upgrade: Option<OnUpgrade>,
 }
@@ -122,7 +125,6 @@ pub(super) async fn run(
                 return Ok((
                     *reply,
                     Used {
-                        lease,
                         head: bare.head,
                         upgrade: bare.upgrade,
                     },
@@ -183,8 +185,8 @@ async fn attempt(
         exchange.nonces.current(&permit.authority().origin(), key)
     });
     let wait = wait(exchange, crossing, bare, lease, connection.version());
-    let (cancel, patience) = (&lease.facts().cancel, bare.patience);
-    let body = bare.body.take(cancel, patience, &progress, wait);
+    let cancel = line.cancel();
+    let body = bare.body.take(&cancel, bare.patience, &progress, wait);
     let (body, gate) = body.ok_or(Code::DpopNonceRetry)?;
     let wire = Wire {
         version: connection.version(),
@@ -200,20 +202,42 @@ async fn attempt(
         exchange.metrics.dpop_proof(permit.service().as_str());
     }
     let nonce = armed.nonce().cloned();
-    let armed = match gate {
-        Some(gate) => armed.noting(WhenAsked::new(move || gate.open())),
+    let armed = match when_interim(bare, gate, settings.slot != Slot::Nothing) {
+        Some(told) => armed.noting(told),
         None => armed,
     };
 
     let waiting = Stopwatch::start();
-    let outcome = within(
-        Client.oneshot(armed),
-        settings.timeouts.first_byte,
-        &progress,
-    )
-    .await;
+    let answer = Client.oneshot(armed);
+    let answer = within(answer, settings.timeouts.first_byte, &progress);
+    let outcome = cancel.run_until_cancelled(answer).await;
     line.upstream_took(waiting.elapsed());
+    let outcome = outcome.ok_or_else(|| ended(lease))?;
     Ok((nonce, outcome.ok_or(Code::UpstreamTimeout)?))
+}
+
+/// Why an exchange was ended before it was answered: its credential is gone, or its permit.
+fn ended(lease: &Lease) -> Code {
+    if lease.facts().cancel.is_cancelled() {
+        Code::ServiceRevoked
+    } else {
+        Code::ConfigChanged
+    }
+}
+
+/// What becomes of interim answers: a 100 asks for a body that waits, others are the agent's.
+fn when_interim(bare: &Bare, gate: Option<Arc<Gate>>, credentialed: bool) -> Option<WhenInterim> {
+    let interim = bare.interim.clone();
+    if gate.is_none() && interim.is_none() {
+        return None;
+    }
+    Some(WhenInterim::new(move |status, headers| {
+        if let (StatusCode::CONTINUE, Some(gate)) = (status, &gate) {
+            gate.open();
+        } else if let Some(interim) = &interim {
+            interim.pass(status, headers, credentialed);
+        }
+    }))
 }
 
 /// What the next proof says.

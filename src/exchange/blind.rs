@@ -5,16 +5,17 @@ use std::time::Duration;
 
 use http::StatusCode;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio_util::sync::CancellationToken;
 
 use super::body::Watch;
+use super::live::About;
 use super::record::Line;
 use super::refusal::Refusal;
 use super::settings::Timeouts;
 use super::story::Exchange;
 use super::upgrade::carry;
+use crate::policy::Admission;
 use crate::upstream::Way;
-use crate::vocab::Authority;
+use crate::vocab::{AgentName, Authority, Code};
 
 impl Exchange {
     /// Dials a blind host under the ordinary address rules.
@@ -27,13 +28,33 @@ impl Exchange {
         dialled.map_err(|why| Refusal::from(why.code()))
     }
 
+    /// Takes a tunnel's place among what is under way, where a changed policy finds it.
+    ///
+    /// # Errors
+    /// A refusal where the policy changed just now.
+    pub fn enter_blind(
+        &self,
+        agent: &AgentName,
+        authority: &Authority,
+        line: &mut Line,
+    ) -> Result<(), Refusal> {
+        let ticket = self
+            .live
+            .enter(agent.clone(), authority.clone(), About::Tunnel);
+        line.enter(ticket);
+        match self.plan.load().snapshot.admits(agent, authority)? {
+            Admission::Tunnel => Ok(()),
+            Admission::Intercept(_) => Err(Code::ConfigChanged.into()),
+        }
+    }
+
     /// Carries bytes both ways until both sides have ended.
     pub async fn carry_blind<I>(&self, agent: I, upstream: Way, mut line: Line)
     where
         I: AsyncRead + AsyncWrite,
     {
         line.allowed(StatusCode::OK);
-        let watch = Watch::new(CancellationToken::new(), Timeouts::default().idle, None);
+        let watch = Watch::new(line.cancel(), Timeouts::default().idle, None);
         carry(agent, upstream, watch, &self.ending.cut, &mut line).await;
     }
 }

@@ -134,7 +134,7 @@ pub(super) fn guard(
     let status = reply.response.status();
     let credentialed = settings.slot != Slot::Nothing;
     let watch = Watch::new(
-        used.lease.facts().cancel.clone(),
+        line.cancel(),
         settings.timeouts.idle,
         settings.max_stream_age,
     );

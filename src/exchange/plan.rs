@@ -26,7 +26,7 @@ pub(super) struct Service {
     pub(super) settings: ServiceSettings,
     pub(super) endpoint: Arc<Endpoint>,
     /// The clocks of the API's origins.
-    pub(super) clocks: Clocks,
+    pub(super) clocks: Arc<Clocks>,
 }
 
 /// A service that cannot be reached as configured.
@@ -49,28 +49,63 @@ impl Plan {
         streams: usize,
         upstream: &Upstream,
     ) -> Result<Self, PlanError> {
+        Self::build(None, (snapshot, services, placeholders), streams, upstream)
+    }
+
+    /// The generation after this one. A service that is reached as before keeps its connections and what is known about
+    /// its clock, and what agents have open counts on.
+    ///
+    /// # Errors
+    /// A service whose additional roots cannot be used; nothing has changed then.
+    pub fn succeed(
+        &self,
+        snapshot: Snapshot,
+        services: Vec<ServiceSettings>,
+        placeholders: Placeholders,
+        streams: usize,
+        upstream: &Upstream,
+    ) -> Result<Self, PlanError> {
+        let parts = (snapshot, services, placeholders);
+        Self::build(Some(self), parts, streams, upstream)
+    }
+
+    fn build(
+        old: Option<&Self>,
+        (snapshot, services, placeholders): (Snapshot, Vec<ServiceSettings>, Placeholders),
+        streams: usize,
+        upstream: &Upstream,
+    ) -> Result<Self, PlanError> {
         let mut compiled = HashMap::new();
         for settings in services {
             let service = settings.name.clone();
-            let endpoint = upstream
-                .endpoint(&settings.target)
-                .map_err(|why| PlanError {
-                    service: service.clone(),
-                    why,
-                })?;
+            let before = old.and_then(|old| old.services.get(&service));
+            let before = before.filter(|before| before.settings.target == settings.target);
+            let (endpoint, clocks) = match before {
+                Some(before) => (before.endpoint.clone(), before.clocks.clone()),
+                None => {
+                    let endpoint = upstream.endpoint(&settings.target);
+                    let endpoint = endpoint.map_err(|why| PlanError {
+                        service: service.clone(),
+                        why,
+                    })?;
+                    (endpoint, Arc::default())
+                }
+            };
             compiled.insert(
                 service,
                 Service {
                     settings,
                     endpoint,
-                    clocks: Clocks::default(),
+                    clocks,
                 },
             );
         }
-        let shares = snapshot
-            .agents()
-            .map(|agent| (agent.clone(), Arc::new(Semaphore::new(streams))))
-            .collect();
+        let share = |agent: &AgentName| {
+            let before = old.and_then(|old| old.shares.get(agent)).cloned();
+            let share = before.unwrap_or_else(|| Arc::new(Semaphore::new(streams)));
+            (agent.clone(), share)
+        };
+        let shares = snapshot.agents().map(share).collect();
         Ok(Self {
             snapshot,
             services: compiled,

@@ -9,9 +9,11 @@ use std::time::Duration;
 
 use http::{Request, StatusCode};
 use tokio::sync::OwnedSemaphorePermit;
+use tokio_util::sync::CancellationToken;
 
 use super::arrival::Door;
 use super::body::Progress;
+use super::live::Ticket;
 use super::refusal::Refusal;
 use super::respond::Form;
 use crate::audit::{Record, Verdict};
@@ -35,6 +37,8 @@ pub struct Line {
     progress: Arc<Progress>,
     /// This exchange's share of what its agent may have open.
     share: Option<Arc<OwnedSemaphorePermit>>,
+    /// Its place among all that is under way.
+    ticket: Option<Ticket>,
 }
 
 impl Line {
@@ -72,6 +76,7 @@ impl Line {
             overhead: None,
             progress: Arc::new(Progress::default()),
             share: None,
+            ticket: None,
         };
         let facts = line.record.facts();
         facts.method = request.method().as_str().to_owned();
@@ -94,6 +99,17 @@ impl Line {
     /// Keeps the agent's share taken until the exchange has ended.
     pub(super) fn hold(&mut self, share: OwnedSemaphorePermit) {
         self.share = Some(Arc::new(share));
+    }
+
+    /// Keeps the exchange where judgements reach it until it has ended.
+    pub(super) fn enter(&mut self, ticket: Ticket) {
+        self.ticket = Some(ticket);
+    }
+
+    /// What ends the exchange before its end.
+    pub(super) fn cancel(&self) -> CancellationToken {
+        let ticket = self.ticket.as_ref();
+        ticket.map_or_else(CancellationToken::new, Ticket::cancel)
     }
 
     /// The agent's share, for what outlives the line.
@@ -135,6 +151,9 @@ impl Line {
     }
 
     pub(super) fn leased(&mut self, lease: &Lease) {
+        if let Some(ticket) = &self.ticket {
+            ticket.bind(lease);
+        }
         let facts = self.record.facts();
         facts.binding = Some(lease.facts().binding);
         facts.lease = Some(lease.facts().id);

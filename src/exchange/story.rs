@@ -23,7 +23,9 @@ use super::body::AgentBody;
 use super::ending::Ending;
 use super::floor::BodyFloor;
 use super::guard::{Guarded, guard};
+use super::interim::Interim;
 use super::kept::{Kept, Patience, ReplayBudget};
+use super::live::{About, Live};
 use super::media::Media;
 use super::plan::{Plan, Service};
 use super::record::Line;
@@ -40,6 +42,10 @@ use crate::vocab::{AgentName, Authority, Clock, Code, RequestId, Stopwatch};
 
 /// Nonces kept for APIs.
 const NONCES: usize = 1024;
+/// How often a request is decided anew because the policy changed that very moment.
+const SETTLING_MAX: usize = 3;
+/// How long an exchange may go on that a new policy does not allow.
+const LAST_WORDS: Duration = Duration::from_millis(500);
 
 /// What an exchange works with.
 pub struct Deps {
@@ -65,7 +71,8 @@ pub struct Deps {
 
 /// Carries requests. Shared by all listeners.
 pub struct Exchange {
-    plan: ArcSwap<Plan>,
+    pub(super) plan: ArcSwap<Plan>,
+    pub(super) live: Live,
     pub(super) source: Arc<dyn Source>,
     pub(super) upstream: Upstream,
     audit: Audit,
@@ -84,6 +91,7 @@ impl Exchange {
     pub fn new(deps: Deps) -> Self {
         Self {
             plan: ArcSwap::from_pointee(deps.plan),
+            live: Live::default(),
             source: deps.source,
             upstream: deps.upstream,
             audit: deps.audit,
@@ -103,9 +111,28 @@ impl Exchange {
         &self.ending
     }
 
-    /// Replaces policy and services; requests under way finish under the generation they began with.
-    pub fn replace(&self, plan: Plan) {
-        self.plan.store(Arc::new(plan));
+    /// What is in use now.
+    #[must_use]
+    pub fn plan(&self) -> Arc<Plan> {
+        self.plan.load_full()
+    }
+
+    /// Replaces policy and services. A request is judged under one generation. What is under way and not allowed any more
+    /// has half a second to come to its end, as most requests do, and is cut then. How many that are.
+    pub fn replace(self: &Arc<Self>, plan: Plan) -> usize {
+        let plan = Arc::new(plan);
+        // First the plan, then the judgement: whoever takes a place in between has asked the new plan again.
+        self.plan.store(plan.clone());
+        let forbidden = self.live.forbidden(&plan.snapshot);
+        let many = forbidden.len();
+        if many > 0 {
+            let exchange = self.clone();
+            self.ending.tasks.spawn(async move {
+                tokio::time::sleep(LAST_WORDS).await;
+                forbidden.end(&exchange.plan.load().snapshot);
+            });
+        }
+        many
     }
 
     /// Whether an agent may open a tunnel to this destination, asked before a leaf is minted.
@@ -208,11 +235,10 @@ impl Exchange {
     }
 
     async fn walk(&self, arrival: Arrival, line: &mut Line) -> Result<Guarded, Refusal> {
-        let plan = self.plan.load_full();
         if broken(Variant::DialsFirst) {
             drop(self.dial_blind(&arrival.authority).await);
         }
-        let permit = self.permit(&plan, &arrival)?;
+        let (plan, permit) = self.settle(&arrival, line)?;
         line.permitted(&permit);
 
         let service = plan.service(&permit)?;
@@ -236,6 +262,26 @@ impl Exchange {
         let (reply, used) = super::variant::follow(self, &crossing, (reply, used), line).await?;
 
         guard(reply, used, &service.settings, line).map_err(about)
+    }
+
+    /// Decides under the plan that is in use, and takes the exchange's place, where later plans find it. A plan that was
+    /// replaced between the two is not the one to go by.
+    fn settle(&self, arrival: &Arrival, line: &mut Line) -> Result<(Arc<Plan>, Permit), Refusal> {
+        for _ in 0..SETTLING_MAX {
+            let plan = self.plan.load_full();
+            let permit = self.permit(&plan, arrival)?;
+            let about = About::Request {
+                method: arrival.parts.method.clone(),
+                path: arrival.path.clone(),
+                service: permit.service().clone(),
+            };
+            let (agent, authority) = (permit.agent().clone(), permit.authority().clone());
+            line.enter(self.live.enter(agent, authority, about));
+            if Arc::ptr_eq(&plan, &self.plan.load()) {
+                return Ok((plan, permit));
+            }
+        }
+        Err(Code::ConfigChanged.into())
     }
 
     /// One function from the first day, so that rules which read bodies change nothing else.
@@ -279,6 +325,7 @@ impl Exchange {
             placeholders: &plan.placeholders,
             pseudonym: &self.pseudonym,
         };
+        let interim = arrival.parts.extensions.get::<Interim>().cloned();
         let upgrade = (arrival.intent == Intent::WebSocket).then_some(arrival.upgrade);
         let query = arrival.query.as_deref();
         let stripped =
@@ -322,6 +369,7 @@ impl Exchange {
             expects,
             may_wait: true,
             upgrade,
+            interim,
         })
     }
 

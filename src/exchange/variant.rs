@@ -64,6 +64,7 @@ pub(super) async fn follow(
             media: Media::Other,
             expects: false,
             may_wait: false,
+            interim: None,
         };
         let crossing = Crossing {
             permit: &permit,

@@ -111,6 +111,11 @@ impl Doors {
             Err(answer) => return *answer,
         };
         line.at(Door::Connect, agent, Some(&authority));
+        if let Some(agent) = agent
+            && let Err(refusal) = self.exchange.enter_blind(agent, &authority, &mut line)
+        {
+            return self.exchange.refuse(line, &refusal);
+        }
         match self.exchange.dial_blind(&authority).await {
             Ok(upstream) => {
                 let exchange = self.exchange.clone();

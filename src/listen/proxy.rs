@@ -19,7 +19,7 @@ use super::linger::{Linger, Wanted};
 use super::quota::{Guest, Haste, Quota};
 use super::watched::{Flying, Heads, Judged, Refuse, Watched};
 use crate::agent::Agent;
-use crate::exchange::{AgentBody, Arrival, Door, Refusal, absolute_authority, watched};
+use crate::exchange::{AgentBody, Arrival, Door, Interim, Refusal, absolute_authority, watched};
 use crate::policy::Admission;
 use crate::vocab::{AgentName, Authority, Code, Host};
 
@@ -84,13 +84,20 @@ impl Doors {
         let wanted = Wanted::default();
         let heads = Heads::new(self.limits.request_head + HEAD_SLACK);
         let refuse = self.refuse_unread(whose.clone(), wanted.clone());
-        let io = Watched::new(Linger::new(io, wanted.clone()), heads.clone(), refuse);
+        let interim = Interim::default();
+        let io = Linger::new(io, wanted.clone());
+        let io = Watched::new(io, heads.clone(), interim.clone(), refuse);
         let asked = Arc::new(AtomicBool::new(false));
         let service = service_fn({
             let asked = asked.clone();
             move |request| {
                 asked.store(true, Ordering::Relaxed);
-                judged(request, &service, &heads, &wanted)
+                let signs = Signs {
+                    heads: heads.clone(),
+                    wanted: wanted.clone(),
+                    interim: interim.clone(),
+                };
+                judged(request, &service, signs)
             }
         });
         let connection = http1::Builder::new()
@@ -266,25 +273,41 @@ pub(super) fn ends(mut answer: Response<AgentBody>, refusal: &Refusal) -> Respon
     answer
 }
 
+/// What the service of a connection of HTTP/1.1 and its bytes tell each other.
+struct Signs {
+    heads: Heads,
+    wanted: Wanted,
+    interim: Interim,
+}
+
 /// Hands one request to its service, with what the observer says of its head. The answer's end is noted.
 fn judged<S>(
     mut request: Request<Incoming>,
     service: &S,
-    heads: &Heads,
-    wanted: &Wanted,
+    signs: Signs,
 ) -> impl Future<Output = Result<Response<Flying<AgentBody>>, Infallible>> + use<S>
 where
     S: Service<Request<Incoming>, Response = Response<AgentBody>, Error = Infallible>,
 {
+    let Signs {
+        heads,
+        wanted,
+        interim,
+    } = signs;
     let flight = heads.flight();
     let verdict = Judged(heads.judge(request.headers().len()));
     let connect = request.method() == Method::CONNECT;
     let has_body = !request.body().is_end_stream();
     request.extensions_mut().insert(verdict);
+    // HTTP/1.0 knows no interim answers (RFC 9110 §15.2), and in front of a tunnel they would be taken for its bytes.
+    if request.version() == Version::HTTP_11 && !connect {
+        interim.open();
+        request.extensions_mut().insert(interim.clone());
+    }
     let answer = service.call(request);
-    let (heads, wanted) = (heads.clone(), wanted.clone());
     async move {
         let answer = answer.await?;
+        interim.close().await;
         let status = answer.status();
         let switched = status == StatusCode::SWITCHING_PROTOCOLS;
         if switched || (connect && status.is_success()) {

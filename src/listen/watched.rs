@@ -16,6 +16,7 @@ use http_body::{Body, Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
+use crate::exchange::Interim;
 use crate::vocab::Code;
 use crate::vocab::variant::{Variant, broken};
 use crate::wire::{Fault, Requests, Stop};
@@ -139,6 +140,9 @@ pub(super) type Refuse = Box<dyn Fn(Code) -> Bytes + Send>;
 pub(super) struct Watched<I> {
     io: I,
     heads: Heads,
+    interim: Interim,
+    /// An interim answer of which a part has been written.
+    announcing: Bytes,
     refuse: Refuse,
     /// Whether anything has come at all.
     opened: bool,
@@ -166,10 +170,12 @@ enum Ending {
 }
 
 impl<I> Watched<I> {
-    pub(super) fn new(io: I, heads: Heads, refuse: Refuse) -> Self {
+    pub(super) fn new(io: I, heads: Heads, interim: Interim, refuse: Refuse) -> Self {
         Self {
             io,
             heads,
+            interim,
+            announcing: Bytes::new(),
             refuse,
             opened: false,
             stuck: false,
@@ -216,7 +222,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin> Watched<I> {
                 }
                 Some(Ending::Due(code)) => {
                     let words = (self.refuse)(code);
-                    Some(if self.stuck {
+                    Some(if self.stuck || !self.announcing.is_empty() {
                         Ending::Over
                     } else {
                         Ending::Saying(words)
@@ -299,18 +305,37 @@ impl<I: AsyncRead + AsyncWrite + Unpin> AsyncRead for Watched<I> {
     }
 }
 
+impl<I: AsyncWrite + Unpin> Watched<I> {
+    /// Writes the rest of an interim answer that has begun: nothing else may stand in the middle of it.
+    fn poll_announce(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.announcing.is_empty() {
+            let n = ready!(Pin::new(&mut self.io).poll_write(cx, &self.announcing))?;
+            if n == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.announcing.advance(n);
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
 impl<I: AsyncWrite + Unpin> AsyncWrite for Watched<I> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
+        ready!(self.poll_announce(cx))?;
         let outcome = Pin::new(&mut self.io).poll_write(cx, bytes);
         self.stuck = !matches!(&outcome, Poll::Ready(Ok(n)) if *n == bytes.len());
         outcome
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_announce(cx))?;
+        // hyper flushes when it has nothing of its own left to write, and until the answer is there it will not have.
+        self.announcing = self.interim.take(cx);
+        ready!(self.poll_announce(cx))?;
         Pin::new(&mut self.io).poll_flush(cx)
     }
 
@@ -323,6 +348,7 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for Watched<I> {
         cx: &mut Context<'_>,
         pieces: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        ready!(self.poll_announce(cx))?;
         let outcome = Pin::new(&mut self.io).poll_write_vectored(cx, pieces);
         let whole: usize = pieces.iter().map(|piece| piece.len()).sum();
         self.stuck = !matches!(&outcome, Poll::Ready(Ok(n)) if *n == whole);

@@ -258,7 +258,7 @@ impl Builder<'_> {
         *self.counter += 1;
         let edition = *self.counter;
         let oauth = match credential {
-            CredentialSettings::Oauth(oauth) => oauth,
+            CredentialSettings::Oauth(oauth) => *oauth,
             fixed => {
                 let fixed = Fixed {
                     settings: fixed,
@@ -352,6 +352,19 @@ impl CredentialRef<'_> {
             (Self::Fixed(a), b) => a.same(b),
             (Self::Oauth(a), CredentialSettings::Oauth(b)) => a.same(b),
             (Self::Oauth(_), _) => false,
+        }
+    }
+}
+
+/// A credential that the configuration no longer has: what goes on with it ends.
+impl Drop for Fixed {
+    fn drop(&mut self) {
+        let leases = self
+            .leases
+            .get_mut()
+            .unwrap_or_else(PoisonError::into_inner);
+        for lease in leases.values() {
+            lease.facts().cancel.cancel();
         }
     }
 }

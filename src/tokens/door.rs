@@ -585,7 +585,7 @@ impl Door {
             answer,
         };
         drop(self.commands.send(command).await);
-        let made = made.await.unwrap_or(Err(Code::Draining.into()));
+        let made = made.await.unwrap_or_else(|_| Err(Code::Draining.into()));
         let renew = Command::Renew {
             edition,
             owner: owner.clone(),

@@ -24,10 +24,7 @@ impl Settings {
     pub fn needs_login(&self) -> Option<&ServiceName> {
         let mut services = self.services.iter();
         services.find_map(|(name, credential)| match credential {
-            CredentialSettings::Oauth(OauthSettings {
-                grant: Grant::AuthorizationCode { .. } | Grant::DeviceCode { .. },
-                ..
-            }) => Some(name),
+            CredentialSettings::Oauth(oauth) => oauth.grant.by_login().then_some(name),
             _ => None,
         })
     }
@@ -48,7 +45,7 @@ pub enum CredentialSettings {
     /// The service takes no credential.
     Nothing,
     /// An access token from an issuer.
-    Oauth(OauthSettings),
+    Oauth(Box<OauthSettings>),
 }
 
 /// How tokens are had.

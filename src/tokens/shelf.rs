@@ -33,6 +33,9 @@ struct Slot {
     used: AtomicU64,
 }
 
+/// A lease and since when it is in use, and what went wrong last.
+pub(super) type Stand = (Option<(Lease, Moment)>, Option<Code>);
+
 /// An API refused this lease.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Rejection {
@@ -142,8 +145,8 @@ impl Shelf {
     }
 
     /// The leases in use and what went wrong last, by key.
-    pub(super) fn survey(&self) -> BTreeMap<Key, (Option<(Lease, Moment)>, Option<Code>)> {
-        let mut all: BTreeMap<Key, (Option<(Lease, Moment)>, Option<Code>)> = self
+    pub(super) fn survey(&self) -> BTreeMap<Key, Stand> {
+        let mut all: BTreeMap<Key, Stand> = self
             .slots
             .iter()
             .map(|slot| {

@@ -72,7 +72,7 @@ impl House {
             upstream,
             store: None,
         };
-        let services = vec![(name(), CredentialSettings::Oauth(oauth))];
+        let services = vec![(name(), CredentialSettings::Oauth(Box::new(oauth)))];
         let (door, worker) = start(Settings { services }, deps).unwrap();
         drop(tokio::spawn(worker.run()));
         Self {

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http::{Method, Request, StatusCode, header};
+use http::{HeaderMap, Method, Request, StatusCode, header};
 use http_body::{Body, Frame, SizeHint};
 use tower::Service;
 
@@ -21,14 +21,16 @@ use crate::credential::{Armed, BodyError, BoxFuture, OutBody};
 use crate::vocab::Code;
 use crate::wire::Asked;
 
-/// Told when the API asks for the body of a request that waits with it: a 100 came. Goes with the request as a note.
-/// hyper tells of interim answers on HTTP/1.1 only.
+/// Told of each interim answer (RFC 9110 §15.2) that comes before the answer. Goes with the request as a note. hyper tells
+/// of them on HTTP/1.1 only.
 #[derive(Clone)]
-pub struct WhenAsked(Arc<dyn Fn() + Send + Sync>);
+pub struct WhenInterim(Arc<ToldOf>);
 
-impl WhenAsked {
-    /// Calls `told`, from the connection's own task.
-    pub fn new(told: impl Fn() + Send + Sync + 'static) -> Self {
+type ToldOf = dyn Fn(StatusCode, &HeaderMap) + Send + Sync;
+
+impl WhenInterim {
+    /// Calls `told`, from the connection's own task: at most eight times, with heads of at most 64 KiB together.
+    pub fn new(told: impl Fn(StatusCode, &HeaderMap) + Send + Sync + 'static) -> Self {
         Self(Arc::new(told))
     }
 }
@@ -105,16 +107,14 @@ pub(super) async fn send(
     mut request: Request<OutBody>,
 ) -> Result<Reply, SendError> {
     let fate = Arc::new(Fate::default());
-    let when_asked = request.extensions_mut().remove::<WhenAsked>();
+    let when_interim = request.extensions_mut().remove::<WhenInterim>();
     let mut request = request.map(|body| Outgoing {
         body,
         fate: fate.clone(),
     });
-    if let Some(WhenAsked(told)) = when_asked {
+    if let Some(WhenInterim(told)) = when_interim {
         hyper::ext::on_informational(&mut request, move |interim| {
-            if interim.status() == StatusCode::CONTINUE {
-                told();
-            }
+            told(interim.status(), interim.headers());
         });
     }
     match connection.into_line() {

@@ -43,7 +43,7 @@ use crate::credential::Certificate;
 use crate::policy::Permit;
 use crate::vocab::{AgentName, Authority, Clock, Scheme, ServiceName, danger};
 
-pub use client::{Client, SendError, SendFailure, WhenAsked};
+pub use client::{Client, SendError, SendFailure, WhenInterim};
 pub use connection::{Connection, Protocol};
 pub use error::{EndpointError, RootsError, UpstreamError};
 pub use issuer::{

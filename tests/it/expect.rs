@@ -29,6 +29,8 @@ enum Manner {
     Asks(&'static str),
     /// Says this alone.
     Answers(&'static str),
+    /// Says this, whatever is asked, in pieces that end where two pipes stand.
+    Says(&'static str),
 }
 
 /// Reads what there is to read, for a moment.
@@ -49,6 +51,13 @@ async fn speak(mut stream: TlsStream<TcpStream>, manner: Manner, heard: Heard) {
         let (says, reads) = match manner {
             Manner::Asks(says) => (says, true),
             Manner::Answers(says) => (says, false),
+            Manner::Says(says) => {
+                for piece in says.split("||") {
+                    stream.write_all(piece.as_bytes()).await.unwrap();
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+                continue;
+            }
         };
         let early = if expects {
             overhear(&mut stream).await
@@ -114,6 +123,9 @@ async fn wait_and_send(house: &House) -> (usize, Raw) {
         if answer.status() >= 200 || answer.status() == 0 {
             return (asked, answer);
         }
+        if matches!(answer.status(), 102 | 103) {
+            continue;
+        }
         assert_eq!(answer.status(), 100, "{}", answer.text());
         asked += 1;
         tls.write_all(&vec![b'x'; LENGTH]).await.unwrap();
@@ -124,7 +136,7 @@ async fn wait_and_send(house: &House) -> (usize, Raw) {
 async fn the_api_is_asked_whether_it_wants_the_body() {
     for says in [
         "HTTP/1.1 100 Continue\r\n\r\n",
-        // Interim answers of another kind are no permission, are not passed on, and are not the answer.
+        // Interim answers of another kind are no permission, and are not the answer.
         "HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\nHTTP/1.1 102 Processing\r\n\r\nHTTP/1.1 100 Continue\r\n\r\n",
         // Many a server never says it. The body is not kept back for that.
         "",
@@ -256,4 +268,56 @@ async fn an_api_that_wants_no_nonce_is_asked_once_and_never_again() {
     }
     assert_eq!(house.at_api().len(), 2);
     house.end().await;
+}
+
+/// Everything that comes until the connection is silent for a moment or ends.
+async fn everything(stream: &mut (impl tokio::io::AsyncRead + Unpin)) -> String {
+    let mut all = Vec::new();
+    let mut bytes = vec![0; 16 * 1024];
+    while let Ok(Ok(read @ 1..)) =
+        timeout(Duration::from_millis(500), stream.read(&mut bytes)).await
+    {
+        all.extend_from_slice(&bytes[..read]);
+    }
+    String::from_utf8(all).unwrap()
+}
+
+const SAID: &str = "HTTP/1.1 102 Processing\r\n\r\nHTTP/1.1 103 Early Hints\r\n\
+    link: </a>; rel=preload\r\nlink: </b>\r\n\r\n";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_said_before_the_answer_reaches_the_agent_without_what_is_ours() {
+    for says in [
+        "HTTP/1.1 102 Anything At All\r\n\r\n||HTTP/1.1 103 Early Hints\r\nLink: </a>; rel=preload\r\nLink: </b>\r\n\
+            Proxy-Status: x\r\nContent-Length: 5\r\nConnection: x-hop\r\nX-Hop: 1\r\nDPoP-Nonce: n\r\n\r\n||\
+            HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok",
+        // All in one packet.
+        "HTTP/1.1 102 Processing\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </a>; rel=preload\r\nLink: </b>\r\n\r\n\
+            HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok",
+    ] {
+        let (house, _) = house(Manner::Says(says)).await;
+        let ask = format!("GET /a HTTP/1.1\r\nhost: {HOST}\r\n\r\n");
+        let mut tls = house.inside(HOST).await;
+        // Two at once, then one: what belongs to an answer stands before that answer.
+        for asked in [2, 1] {
+            tls.write_all(ask.repeat(asked).as_bytes()).await.unwrap();
+            let all = everything(&mut tls).await;
+            let answers: Vec<&str> = all.split_inclusive("\r\n\r\nok").collect();
+            assert_eq!(answers.len(), asked, "{all}");
+            for answer in answers {
+                let final_head = answer.strip_prefix(SAID);
+                assert!(
+                    final_head.is_some_and(|head| head.starts_with("HTTP/1.1 200 OK\r\n")),
+                    "{all}"
+                );
+            }
+        }
+        // HTTP/1.0 knows none.
+        let mut tls = house.inside(HOST).await;
+        let old = ask.replace("HTTP/1.1", "HTTP/1.0");
+        tls.write_all(old.as_bytes()).await.unwrap();
+        let all = everything(&mut tls).await;
+        assert!(all.starts_with("HTTP/1.0 200 OK\r\n"), "{all}");
+        house.end().await;
+    }
 }

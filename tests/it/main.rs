@@ -44,6 +44,7 @@ mod operator;
 mod parent;
 #[cfg(test)]
 mod refusals;
+mod reload;
 #[cfg(test)]
 mod store;
 #[cfg(test)]

@@ -105,7 +105,7 @@ pub(super) fn compile(
             read.map_or_else(Credential::nothing, |settings| Credential {
                 slot: Slot::Authorization,
                 binding: settings.binding,
-                settings: CredentialSettings::Oauth(settings),
+                settings: CredentialSettings::Oauth(Box::new(settings)),
             })
         }
     }

@@ -546,118 +546,120 @@ fn one_run_finds_mistakes_of_every_stage() {
     );
 }
 
+/// Client, grant, binding; then the key that is found wrong, and a word about it.
+const MACHINE_GRANTS: [(&str, &str, &str, &str, &str); 15] = [
+    (
+        "none",
+        "client_credentials",
+        "mtls",
+        "binding",
+        "add `client_auth: {mtls",
+    ),
+    (
+        "{mtls: {cert: {file: not-pem}, key: {file: client.pem}}}",
+        "client_credentials",
+        "mtls",
+        "client_auth.mtls.cert",
+        "no certificate",
+    ),
+    (
+        "{mtls: {cert: {file: leaf.pem}, key: {file: not-pem}}}",
+        "client_credentials",
+        "mtls",
+        "client_auth.mtls.key",
+        "not a private key",
+    ),
+    (
+        "{mtls: {cert: {file: leaf.pem}, key: {file: ca-key.pem}}}",
+        "client_credentials",
+        "mtls",
+        "client_auth.mtls.key",
+        "does not belong",
+    ),
+    (
+        "{mtls: {cert: {file: leaf.pem}}}",
+        "client_credentials",
+        "mtls",
+        "client_auth.mtls.key",
+        "missing",
+    ),
+    (
+        "{kubernetes: {token: {file: absent}}}",
+        "client_credentials",
+        "dpop",
+        "client_auth.kubernetes.token",
+        "does not exist",
+    ),
+    (
+        "{kubernetes: {token: {file: not-pem}, audience: ''}}",
+        "client_credentials",
+        "dpop",
+        "client_auth.kubernetes.audience",
+        "empty",
+    ),
+    (
+        "{spiffe: {jwt_svid: {file: not-pem}, assertion_type: x}}",
+        "client_credentials",
+        "dpop",
+        "client_auth.spiffe.assertion_type",
+        "jwt_bearer",
+    ),
+    (
+        "none",
+        "{jwt_bearer: {}}",
+        "dpop",
+        "grant.jwt_bearer",
+        "neither an assertion",
+    ),
+    (
+        "none",
+        "{jwt_bearer: {assertion: {file: not-pem}, subject: x}}",
+        "dpop",
+        "grant.jwt_bearer",
+        "neither an assertion",
+    ),
+    (
+        "none",
+        "{jwt_bearer: {key: {file: client.pem}}}",
+        "dpop",
+        "grant.jwt_bearer",
+        "neither an assertion",
+    ),
+    (
+        "none",
+        "{jwt_bearer: {key: {file: not-pem}, subject: x}}",
+        "dpop",
+        "grant.jwt_bearer.key",
+        "not a private key",
+    ),
+    (
+        "none",
+        "{token_exchange: {subject_token: {file: not-pem}, subject_token_type: x}}",
+        "dpop",
+        "grant.token_exchange.subject_token_type",
+        "not a token type",
+    ),
+    (
+        "none",
+        "{token_exchange: {subject_token: {file: not-pem}, actor_token_type: jwt}}",
+        "dpop",
+        "grant.token_exchange.actor_token_type",
+        "no actor_token",
+    ),
+    (
+        "none",
+        "{token_exchange: {subject_token: {file: absent}}}",
+        "dpop",
+        "grant.token_exchange.subject_token",
+        "does not exist",
+    ),
+];
+
 /// What is wrong with a client or a grant that needs no person.
 #[test]
 fn machine_grants() {
     const AT: &str = "services.a.credential.oauth.";
-    let table = [
-        (
-            "none",
-            "client_credentials",
-            "mtls",
-            "binding",
-            "add `client_auth: {mtls",
-        ),
-        (
-            "{mtls: {cert: {file: not-pem}, key: {file: client.pem}}}",
-            "client_credentials",
-            "mtls",
-            "client_auth.mtls.cert",
-            "no certificate",
-        ),
-        (
-            "{mtls: {cert: {file: leaf.pem}, key: {file: not-pem}}}",
-            "client_credentials",
-            "mtls",
-            "client_auth.mtls.key",
-            "not a private key",
-        ),
-        (
-            "{mtls: {cert: {file: leaf.pem}, key: {file: ca-key.pem}}}",
-            "client_credentials",
-            "mtls",
-            "client_auth.mtls.key",
-            "does not belong",
-        ),
-        (
-            "{mtls: {cert: {file: leaf.pem}}}",
-            "client_credentials",
-            "mtls",
-            "client_auth.mtls.key",
-            "missing",
-        ),
-        (
-            "{kubernetes: {token: {file: absent}}}",
-            "client_credentials",
-            "dpop",
-            "client_auth.kubernetes.token",
-            "does not exist",
-        ),
-        (
-            "{kubernetes: {token: {file: not-pem}, audience: ''}}",
-            "client_credentials",
-            "dpop",
-            "client_auth.kubernetes.audience",
-            "empty",
-        ),
-        (
-            "{spiffe: {jwt_svid: {file: not-pem}, assertion_type: x}}",
-            "client_credentials",
-            "dpop",
-            "client_auth.spiffe.assertion_type",
-            "jwt_bearer",
-        ),
-        (
-            "none",
-            "{jwt_bearer: {}}",
-            "dpop",
-            "grant.jwt_bearer",
-            "neither an assertion",
-        ),
-        (
-            "none",
-            "{jwt_bearer: {assertion: {file: not-pem}, subject: x}}",
-            "dpop",
-            "grant.jwt_bearer",
-            "neither an assertion",
-        ),
-        (
-            "none",
-            "{jwt_bearer: {key: {file: client.pem}}}",
-            "dpop",
-            "grant.jwt_bearer",
-            "neither an assertion",
-        ),
-        (
-            "none",
-            "{jwt_bearer: {key: {file: not-pem}, subject: x}}",
-            "dpop",
-            "grant.jwt_bearer.key",
-            "not a private key",
-        ),
-        (
-            "none",
-            "{token_exchange: {subject_token: {file: not-pem}, subject_token_type: x}}",
-            "dpop",
-            "grant.token_exchange.subject_token_type",
-            "not a token type",
-        ),
-        (
-            "none",
-            "{token_exchange: {subject_token: {file: not-pem}, actor_token_type: jwt}}",
-            "dpop",
-            "grant.token_exchange.actor_token_type",
-            "no actor_token",
-        ),
-        (
-            "none",
-            "{token_exchange: {subject_token: {file: absent}}}",
-            "dpop",
-            "grant.token_exchange.subject_token",
-            "does not exist",
-        ),
-    ];
-    for (auth, grant, binding, key, word) in table {
+    for (auth, grant, binding, key, word) in MACHINE_GRANTS {
         let found = problems(format!(
             "services:\n  a:\n    hosts: [a.example]\n    credential:\n      oauth:\n        issuer: https://as.example\n        client_id: c\n        client_auth: {auth}\n        grant: {grant}\n        binding: {binding}\n    rules: [{{allow: GET /}}]\n"
         ));

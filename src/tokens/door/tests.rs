@@ -38,7 +38,7 @@ fn settings() -> Settings {
     };
     Settings {
         services: vec![
-            (name("items"), CredentialSettings::Oauth(oauth())),
+            (name("items"), CredentialSettings::Oauth(Box::new(oauth()))),
             (name("llm"), key),
             (name("open"), CredentialSettings::Nothing),
             (
@@ -336,7 +336,7 @@ async fn settings_that_cannot_work_change_nothing() {
         let mut oauth = oauth();
         change(&mut oauth);
         Settings {
-            services: vec![(name("items"), CredentialSettings::Oauth(oauth))],
+            services: vec![(name("items"), CredentialSettings::Oauth(Box::new(oauth)))],
         }
     };
     let bad = [

@@ -110,8 +110,9 @@ impl Authenticator {
     /// The same with the algorithms of FAPI 2.0 (§5.4) and no others.
     pub(super) fn held_to_fapi(mut self) -> Result<Self, AuthError> {
         if let Method::Assertion(signed) = &mut self.method {
-            let known = |signer: &Box<dyn JwsSigner>| FAPI.contains(&signer.algorithm().name());
-            signed.signers.retain(known);
+            signed
+                .signers
+                .retain(|signer| FAPI.contains(&signer.algorithm().name()));
             if signed.signers.is_empty() {
                 return Err(AuthError::Key);
             }
