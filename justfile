@@ -8,11 +8,16 @@ default:
     @just --list --unsorted
 
 # What CI runs
-check: test demo fmt lint doc deny corpus variants conformance differential fuzz interop-quick world verifiers
+check: test kills demo fmt lint doc deny corpus variants conformance differential fuzz interop-quick world verifiers
 
 # All tests
 test:
     cargo test --locked
+
+# Kills at six points of a refresh, an issuer that refuses, a crowd at a token's end; ROUNDS of each point
+kills ROUNDS="5" *FLAGS:
+    cargo build --locked
+    tests/kills/run.py --bin target/debug/tokenward --rounds {{ ROUNDS }} {{ FLAGS }}
 
 # The demonstration, and that it fails (with 1, not with 2 for wrong usage) where a part does not do its work
 demo:
@@ -68,9 +73,12 @@ conformance *FLAGS:
     cargo build --locked --features danger-plain-http
     tests/conformance/run.py --bin target/debug/tokenward {{ FLAGS }}
 
-# The foreign servers with load and faults going on for MINUTES
+# The foreign servers with load and faults going on for MINUTES; before that 200 kills at each point of a refresh, an outage
+# in real time, and 100,000 seeded lives of a login
 soak MINUTES="60" DIR="../shared/world":
     cargo build --locked --release
+    tests/kills/run.py --bin target/release/tokenward --rounds 200 --seconds 60 --only kills terminated outage storm crowd
+    TOKENWARD_SEEDS=100000 cargo test --locked --release --lib -- --nocapture tokens::door::sim
     TOKENWARD_WORLD="{{ DIR }}" tests/world/run.py --minutes {{ MINUTES }}
 
 # Every client with what `tokenward env` prints; writes the README's table. Needs gh, wget and a JDK 17 beside what `world` needs

@@ -3,8 +3,10 @@
 use std::fmt;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use http::{HeaderName, HeaderValue, header};
 use tokio_util::sync::CancellationToken;
+use zeroize::Zeroizing;
 
 use super::certificate::Certificate;
 use crate::proof::{self, Signer};
@@ -218,8 +220,12 @@ fn field(prefix: &str, token: &Secret<String>) -> Result<HeaderValue, BadToken> 
     if !good {
         return Err(BadToken);
     }
-    let text = zeroize::Zeroizing::new(format!("{prefix}{token}"));
-    let mut value = HeaderValue::from_str(&text).map_err(|_| BadToken)?;
+    // The value's bytes are overwritten when the last clone of it is gone: what a session leaves behind is nothing.
+    let mut text = Zeroizing::new(Vec::with_capacity(prefix.len() + token.len()));
+    text.extend_from_slice(prefix.as_bytes());
+    text.extend_from_slice(token.as_bytes());
+    let shared = Bytes::from_owner(text);
+    let mut value = HeaderValue::from_maybe_shared(shared).map_err(|_| BadToken)?;
     value.set_sensitive(true);
     Ok(value)
 }

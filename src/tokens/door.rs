@@ -681,4 +681,6 @@ impl Source for Door {
 }
 
 #[cfg(test)]
+mod sim;
+#[cfg(test)]
 mod tests;

@@ -19,6 +19,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use tokio::sync::OwnedMutexGuard;
+use zeroize::Zeroizing;
 
 use super::failure::Failure;
 use super::journal::{Ending, Journal, Note};
@@ -42,11 +43,47 @@ pub(super) struct Lineages {
     /// both are.
     all: Mutex<HashMap<GrantId, Lineage>>,
     /// `None`: they end with the process.
-    store: Option<Arc<Mutex<Store>>>,
+    store: Option<Arc<Mutex<dyn Disk>>>,
+    /// The store may take its time.
+    waits: bool,
     /// Numbers the states of all lineages; never the same twice.
     states: AtomicU64,
     /// Prints of grants that began with a refresh token of the configuration. As many as there were of those.
     planted: Mutex<HashSet<Print>>,
+}
+
+/// Where rows outlive the process. A seam for the simulation, which crashes at each point of a write.
+pub(super) trait Disk: Send {
+    /// As [`Store::rows`].
+    fn rows(&self, kind: u8) -> Vec<(RowId, Zeroizing<Vec<u8>>)>;
+    /// As [`Store::put`].
+    fn put(&mut self, id: &RowId, content: &[u8], ahead: bool) -> Result<(), StoreError>;
+    /// As [`Store::remove`].
+    fn remove(&mut self, id: &RowId) -> Result<(), StoreError>;
+    /// As [`Store::reserve`].
+    fn reserve(&mut self) -> Result<(), StoreError>;
+    /// Whether its calls may take their time.
+    fn waits(&self) -> bool {
+        true
+    }
+}
+
+impl Disk for Store {
+    fn rows(&self, kind: u8) -> Vec<(RowId, Zeroizing<Vec<u8>>)> {
+        Self::rows(self, kind)
+    }
+
+    fn put(&mut self, id: &RowId, content: &[u8], ahead: bool) -> Result<(), StoreError> {
+        Self::put(self, id, content, ahead)
+    }
+
+    fn remove(&mut self, id: &RowId) -> Result<(), StoreError> {
+        Self::remove(self, id)
+    }
+
+    fn reserve(&mut self) -> Result<(), StoreError> {
+        Self::reserve(self)
+    }
 }
 
 struct Lineage {
@@ -89,7 +126,7 @@ pub(super) enum Renewal {
 
 impl Lineages {
     /// Takes what the store holds. Rows that cannot be read are told, one by one, and stay as they are.
-    pub(super) fn load(store: Store, lost: &[RowId], journal: &dyn Journal) -> Self {
+    pub(super) fn load(store: impl Disk + 'static, lost: &[RowId], journal: &dyn Journal) -> Self {
         let mut all = HashMap::new();
         for (id, bytes) in store.rows(KIND) {
             let found = grant_of(&id).zip(Row::read(&bytes));
@@ -109,6 +146,7 @@ impl Lineages {
         let planted = planted.collect();
         Self {
             all: Mutex::new(all),
+            waits: store.waits(),
             store: Some(Arc::new(Mutex::new(store))),
             states: AtomicU64::new(1),
             planted: Mutex::new(planted),
@@ -326,11 +364,16 @@ impl Lineages {
             return Ok(());
         };
         let (lineages, of) = (Arc::clone(self), grant.clone());
-        let written = tokio::task::spawn_blocking(move || {
+        let write = move || {
             let mut store = store.lock().unwrap_or_else(PoisonError::into_inner);
-            lineages.save_now(&mut store, &of, ahead)
-        });
-        match written.await {
+            lineages.save_now(&mut *store, &of, ahead)
+        };
+        let written = if self.waits {
+            tokio::task::spawn_blocking(write).await
+        } else {
+            Ok(write())
+        };
+        match written {
             Ok(Ok(())) => Ok(()),
             Ok(Err(error)) => {
                 tracing::error!(%grant, %error, "a grant could not be written down");
@@ -342,7 +385,12 @@ impl Lineages {
 
     /// What is written is what stands here when it is this write's turn at the disk, not when it was asked for: a write
     /// that comes late must not bring back a refresh token that was used up.
-    fn save_now(&self, store: &mut Store, grant: &GrantId, ahead: bool) -> Result<(), StoreError> {
+    fn save_now(
+        &self,
+        store: &mut dyn Disk,
+        grant: &GrantId,
+        ahead: bool,
+    ) -> Result<(), StoreError> {
         let now = {
             let all = self.lock();
             let row = |lineage: &Lineage| {
@@ -417,14 +465,17 @@ impl Turn {
         if self.doubt && !told.ok_or(Code::ConfigChanged)? {
             journal.note(&Note::GrantInDoubt { grant: &self.grant });
         }
-        self.lineages.save(&self.grant, true).await?;
-        // A login that came meanwhile has ended this lineage.
-        self.with(|_| ()).ok_or(Code::ConfigChanged.into())
+        self.lineages.save(&self.grant, true).await
     }
 
     /// The refresh token goes out now: whatever ends this turn without a word of the issuer leaves it in doubt.
-    pub(super) fn sending(&self) {
+    ///
+    /// # Errors
+    /// `config-changed` where a login has ended this lineage meanwhile; it must not be sent then.
+    pub(super) fn sending(&self) -> Result<(), Failure> {
+        self.with(|_| ()).ok_or(Code::ConfigChanged)?;
         self.sent.store(true, Ordering::Relaxed);
+        Ok(())
     }
 
     /// It did not go out, or the issuer answered that something else is wrong: this request has not used it. The disk

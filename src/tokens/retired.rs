@@ -9,6 +9,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use aws_lc_rs::digest;
 use futures_util::future::join_all;
 use tokio::task::JoinSet;
 
@@ -29,6 +30,9 @@ const LIMIT: Duration = Duration::from_secs(30);
 #[derive(Default)]
 pub(super) struct Retired {
     held: HashMap<u64, Held>,
+    /// Digests of all tokens until we stop using them. Some issuers give out the same token again and again: one that
+    /// another lease still carries is not over.
+    used: HashMap<u64, ([u8; 32], Moment)>,
     under_way: JoinSet<()>,
 }
 
@@ -50,6 +54,10 @@ impl Retired {
         key: &Key,
         token: Token,
     ) {
+        if self.used.len() < HELD_MAX {
+            let digest = digest(&token.access);
+            self.used.insert(lease, (digest, expires.monotonic));
+        }
         let settings = client.settings();
         let outlives = token.outlives && !settings.grant.refreshes();
         if !(settings.revoke_on_exit || outlives) || self.held.len() >= HELD_MAX {
@@ -70,6 +78,7 @@ impl Retired {
         if reason == Reason::Expired {
             return;
         }
+        self.used.remove(&lease);
         let Some(held) = self.held.remove(&lease) else {
             return;
         };
@@ -83,6 +92,7 @@ impl Retired {
     /// Revokes what we use no longer and the issuer takes still; forgets what nobody takes.
     pub(super) fn sweep(&mut self, now: Moment, journal: &Arc<dyn Journal>) {
         while self.under_way.try_join_next().is_some() {}
+        self.used.retain(|_, (_, expires)| now < *expires);
         let over = |_: &u64, held: &mut Held| now >= held.expires;
         let room = AT_ONCE.saturating_sub(self.under_way.len());
         let over: Vec<Held> = self
@@ -99,6 +109,10 @@ impl Retired {
     }
 
     fn revoke(&mut self, held: Held, journal: &Arc<dyn Journal>) {
+        let this = digest(&held.access);
+        if self.used.values().any(|(other, _)| *other == this) {
+            return;
+        }
         if self.under_way.len() >= AT_ONCE {
             tracing::warn!("too many tokens are being revoked; one is only forgotten");
             return;
@@ -128,6 +142,7 @@ impl Retired {
         journal: &Arc<dyn Journal>,
     ) -> impl Future<Output = ()> + use<> {
         let journal = Arc::clone(journal);
+        self.used.clear();
         let mut left: Vec<Held> = self.held.drain().map(|(_, held)| held).collect();
         left.retain(|held| held.client.settings().revoke_on_exit);
         let mut under_way = std::mem::take(&mut self.under_way);
@@ -155,4 +170,9 @@ impl Retired {
             while under_way.join_next().await.is_some() {}
         }
     }
+}
+
+fn digest(token: &Secret<String>) -> [u8; 32] {
+    let digest = digest::digest(&digest::SHA256, token.expose().as_bytes());
+    std::array::from_fn(|at| digest.as_ref().get(at).copied().unwrap_or_default())
 }

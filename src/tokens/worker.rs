@@ -108,6 +108,8 @@ pub struct Worker {
     /// Tokens that will be given back to their issuers.
     retired: Retired,
     swept: Moment,
+    /// From here on nothing is sent that was not sent before.
+    closing: CancellationToken,
     /// Longest time until a token request is sent; tests are less patient.
     pub(super) patience: Duration,
 }
@@ -135,6 +137,7 @@ impl Worker {
             watched: Moment::default(),
             retired: Retired::default(),
             swept: Moment::default(),
+            closing: CancellationToken::new(),
             patience: FETCH_LIMIT,
         }
     }
@@ -207,6 +210,7 @@ impl Worker {
     /// No new fetches; those under way have their time, and then the sessions end: nothing of them stays in memory, and
     /// what the configuration says is revoked.
     async fn close(&mut self) {
+        self.closing.cancel();
         let _late = tokio::time::timeout(LAST_FETCHES, async {
             while let Some(landed) = self.flights.join_next_with_id().await {
                 self.landed(landed);
@@ -345,7 +349,7 @@ impl Worker {
                 // A credential that is gone has no use for its tokens.
                 let client = self.client(&key);
                 let cap = client.as_ref().map_or(Duration::ZERO, |_| obtained.cap);
-                let merged = client.and_then(|client| merged(&client, &key, &obtained.token));
+                let merged = client.and_then(|client| merged(&client, &key, &obtained));
                 self.feed(Event::Granted {
                     key,
                     attempt,
@@ -436,12 +440,12 @@ impl Worker {
         let journal = Arc::clone(&self.journal);
         let patience = self.patience;
         let (agent, scopes) = (key.grant.agent.clone(), key.scopes.clone());
+        let stop = self.closing.clone();
         let task = self.flights.spawn(async move {
             let client = client.ok_or(Code::ConfigChanged)?;
             let journal = journal.as_ref();
-            client
-                .obtain_within(patience, &agent, &scopes, journal)
-                .await
+            let limits = (patience, &stop);
+            client.obtain_within(limits, &agent, &scopes, journal).await
         });
         self.errands.insert(task.id(), (key, attempt));
     }
@@ -606,21 +610,19 @@ fn whole_key(client: &Client, key: &Key) -> Key {
 }
 
 /// What a token for less than the whole login tells about its issuer.
-fn merged(client: &Client, key: &Key, token: &Token) -> Option<Event<Token>> {
+fn merged(client: &Client, key: &Key, obtained: &Obtained) -> Option<Event<Token>> {
     let into = whole_key(client, key);
     if into == *key {
         return None;
     }
     let agent = &key.grant.agent;
     // The answer's `scope` is believed: the issuer gives everything, whatever it is asked for.
-    let whole = token.scopes == into.scopes;
-    if whole {
+    let whole = obtained.token.scopes == into.scopes;
+    if whole && !obtained.by_code {
         client.note_whole(agent);
     }
     let from = whole.then(|| key.clone());
-    client
-        .is_whole(agent)
-        .then_some(Event::Merged { from, into })
+    (whole || client.is_whole(agent)).then_some(Event::Merged { from, into })
 }
 
 fn lease_of(token: &Token, facts: LeaseFacts) -> Result<Lease, BadToken> {

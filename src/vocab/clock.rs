@@ -170,6 +170,13 @@ impl Clock {
             hands.wall.fetch_add(millis, Ordering::SeqCst);
         }
     }
+
+    /// Sets the wall hand of a manual clock alone; does nothing to the machine's.
+    pub fn set_wall(&self, wall: WallTime) {
+        if let Kind::Manual(hands) = &self.0 {
+            hands.wall.store(wall.0, Ordering::SeqCst);
+        }
+    }
 }
 
 #[cfg(test)]

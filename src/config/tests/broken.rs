@@ -482,6 +482,15 @@ const OAUTH_AND_FILES: &[Case] = &[
         ],
     ),
     (
+        "rotation without a refresh token",
+        "services:\n  a:\n    hosts: [a.example]\n    credential:\n      oauth:\n        issuer: https://as.example\n        client_id: c\n        client_auth: none\n        grant: client_credentials\n        require_rotation: true\n",
+        &[(
+            10,
+            "services.a.credential.oauth.require_rotation",
+            "remove it",
+        )],
+    ),
+    (
         "a redirect without a login",
         "services:\n  a:\n    hosts: [a.example]\n    credential:\n      oauth:\n        issuer: https://as.example\n        client_id: c\n        client_auth: none\n        grant: client_credentials\n        redirect_uri: http://127.0.0.1/callback\n",
         &[(

@@ -113,6 +113,7 @@ fn the_example_of_the_product_page_compiles() {
     assert_eq!(oauth.issuer.url, "https://as.example");
     assert_eq!(oauth.issuer.assertion_audience, AssertionAudience::Issuer);
     assert_eq!(oauth.max_token_age, Duration::from_secs(1800));
+    assert!(!oauth.require_rotation && !oauth.revoke_on_exit);
     assert!(
         matches!(&oauth.client_auth, ClientAuth::PrivateKeyJwt { kid: Some(kid), .. } if kid == "k1")
     );
@@ -189,6 +190,8 @@ services:
         audience: items
         parameters: {tenant: "7"}
         max_token_age: 5m
+        require_rotation: false
+        revoke_on_exit: true
     placeholder: {shape: "{jwt}", mode: required}
     rules: [{allow: "* /**", scopes: [a]}]
   plain:

@@ -393,7 +393,7 @@ async fn logged_in(
         scopes: ScopeSet::parse("a b").unwrap(),
     };
     change(&mut client);
-    let services = vec![(name("items"), CredentialSettings::Oauth(client))];
+    let services = vec![(name("items"), CredentialSettings::Oauth(Box::new(client)))];
     let (door, worker) = assemble(
         Settings { services },
         clock.clone(),
@@ -439,6 +439,18 @@ fn asked_scopes(house: &House) -> Vec<String> {
     let seen = house.fake.tokens().into_iter();
     seen.map(|seen| seen.form.get("scope").cloned().unwrap_or_default())
         .collect()
+}
+
+#[tokio::test]
+async fn five_hundred_requests_at_expiry_are_one_refresh() {
+    let house = logged_in(|_| {}, rotating(None)).await;
+    house.lend("items", "a").await.unwrap();
+    house.clock.advance(Duration::from_secs(600));
+    *house.fake.delay.lock().unwrap() = Duration::from_millis(30);
+    let before = house.fake.tokens().len();
+    let leases = join_all((0..500).map(|_| house.lend("items", "a"))).await;
+    assert!(leases.iter().all(Result::is_ok));
+    assert_eq!(house.fake.tokens().len(), before + 1);
 }
 
 #[tokio::test]
@@ -614,7 +626,7 @@ async fn what_was_in_doubt_at_the_start_is_pursued_through_an_outage() {
         Settings {
             services: vec![(
                 name("items"),
-                CredentialSettings::Oauth(client.settings().clone()),
+                CredentialSettings::Oauth(Box::new(client.settings().clone())),
             )],
         },
         house.clock.clone(),

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use aws_lc_rs::rand;
 use http::{HeaderMap, HeaderValue, Method, header};
-use tokio::sync::SemaphorePermit;
+use tokio::sync::{OwnedMutexGuard, SemaphorePermit};
+use tokio_util::sync::CancellationToken;
 
 use super::Issuer;
 use super::address::Address;
@@ -51,6 +52,8 @@ pub(in crate::tokens) struct Client {
     keys: Mutex<HashMap<AgentName, Arc<ProofKey>>>,
     /// Codes that logins brought and that no token request has used, one an agent.
     answered: Mutex<HashMap<AgentName, Answered>>,
+    /// Held while a code is used, one an agent.
+    desks: Mutex<HashMap<AgentName, Arc<tokio::sync::Mutex<()>>>>,
     /// Agents whose refreshes bring one token for everything: how often one was seen to end the token before it.
     /// [`WHOLE`]: so it is.
     whole: RwLock<HashMap<AgentName, u8>>,
@@ -90,6 +93,8 @@ pub(in crate::tokens) struct Obtained {
     pub(in crate::tokens) life: Option<Duration>,
     /// Longest use, whatever the issuer says.
     pub(in crate::tokens) cap: Duration,
+    /// It is a login's first one, and so for everything that the login is for.
+    pub(in crate::tokens) by_code: bool,
 }
 
 /// What one token request is about.
@@ -114,6 +119,8 @@ impl Errand<'_> {
 
 /// Everything that a token request needs, before the first byte of it is sent.
 struct Ready<'a> {
+    /// The code that is used belongs to us alone.
+    _desk: Option<OwnedMutexGuard<()>>,
     /// Our place among the issuer's requests.
     _place: SemaphorePermit<'a>,
     certificate: Option<Arc<Certificate>>,
@@ -172,6 +179,7 @@ impl Client {
             identity,
             keys: Mutex::new(HashMap::new()),
             answered: Mutex::new(HashMap::new()),
+            desks: Mutex::default(),
             whole: RwLock::default(),
             owners: RwLock::default(),
             lineages: Arc::default(),
@@ -346,24 +354,27 @@ impl Client {
         scopes: &ScopeSet,
         journal: &dyn Journal,
     ) -> Result<Obtained, Failure> {
-        self.obtain_within(READY_LIMIT, agent, scopes, journal)
-            .await
+        let limits = (READY_LIMIT, &CancellationToken::new());
+        self.obtain_within(limits, agent, scopes, journal).await
     }
 
-    /// Gets one token for one agent: sent within `patience` (at most [`READY_LIMIT`]), answered at most twenty seconds
-    /// later. Once something that can be used once is on its way, nothing but the end of the process cuts this short.
+    /// Gets one token for one agent: sent within `patience` (at most [`READY_LIMIT`]) and not after `stop`, answered at
+    /// most twenty seconds later. Once something that can be used once is on its way, nothing but the end of the process
+    /// cuts this short.
     pub(in crate::tokens) async fn obtain_within(
         &self,
-        patience: Duration,
+        (patience, stop): (Duration, &CancellationToken),
         agent: &AgentName,
         scopes: &ScopeSet,
         journal: &dyn Journal,
     ) -> Result<Obtained, Failure> {
-        let ready = self.prepare(agent, scopes, journal);
+        let ready = self.prepare(agent, journal);
         let ready = tokio::time::timeout(patience.min(READY_LIMIT), ready);
-        let ready = ready
-            .await
-            .unwrap_or_else(|_| Err(Code::AsTimeout.into()))?;
+        let ready = tokio::select! {
+            biased;
+            () = stop.cancelled() => return Err(Code::Draining.into()),
+            ready = ready => ready.unwrap_or_else(|_| Err(Code::AsTimeout.into()))?,
+        };
         let errand = Errand {
             agent,
             scopes,
@@ -396,14 +407,19 @@ impl Client {
         match issued.weigh(&self.wanted(&errand)) {
             Ok(scopes) => {
                 self.tell_whose(&errand, &issued);
-                if let Means::Code(_) = errand.means {
+                let by_code = matches!(ready.means, Means::Code(_));
+                if by_code {
                     let mut owners = self.owners.write().unwrap_or_else(PoisonError::into_inner);
                     owners.insert(agent.clone());
                 }
                 let Ready {
                     key, certificate, ..
                 } = ready;
-                self.obtained(issued, scopes, key, certificate)
+                let obtained = self.obtained(issued, scopes, key, certificate);
+                obtained.map(|obtained| Obtained {
+                    by_code,
+                    ..obtained
+                })
             }
             Err(objection) => {
                 self.object(&errand, &objection);
@@ -417,7 +433,13 @@ impl Client {
     /// it brought is handed back.
     async fn judge_login(&self, errand: &Errand<'_>, reply: &IssuerReply) -> Result<(), Failure> {
         let issued = Issued::read(reply)?;
-        let Err(objection) = issued.weigh(&self.wanted(errand)) else {
+        // Whoever asked: the login is for everything.
+        let wanted = Wanted {
+            scopes: self.settings.grant.whole().ok_or(Code::Internal)?,
+            most: None,
+            ..self.wanted(errand)
+        };
+        let Err(objection) = issued.weigh(&wanted) else {
             return Ok(());
         };
         self.object(errand, &objection);
@@ -440,18 +462,22 @@ impl Client {
     async fn prepare<'a>(
         &'a self,
         agent: &AgentName,
-        scopes: &ScopeSet,
         journal: &dyn Journal,
     ) -> Result<Ready<'a>, Failure> {
-        self.check_login(agent)?;
         self.plant(agent).await?;
-        // A code brings everything that the login was for.
-        let by_code = self.is_answered(agent) && self.settings.grant.whole() == Some(scopes);
-        let turn = match &self.settings.grant {
-            grant if grant.refreshes() && !by_code => {
-                Some(self.lineages.turn(&self.grant(agent), &self.print).await?)
+        let (desk, turn) = if self.settings.grant.refreshes() {
+            // A code that somebody is just using is waited for: what comes of it is the login.
+            let desk = self.desk(agent).lock_owned().await;
+            self.check_login(agent)?;
+            if self.is_answered(agent) {
+                (Some(desk), None)
+            } else {
+                drop(desk);
+                let grant = self.grant(agent);
+                (None, Some(self.lineages.turn(&grant, &self.print).await?))
             }
-            _ => None,
+        } else {
+            (None, None)
         };
         let certificate = self.fresh_certificate().await?;
         let place = self.issuer.gate.acquire().await;
@@ -472,12 +498,19 @@ impl Client {
             turn.announce(journal).await?;
         }
         Ok(Ready {
+            _desk: desk,
             _place: place,
             certificate,
             metadata,
             means,
             key,
         })
+    }
+
+    /// Where one agent's codes are used, one after the other.
+    fn desk(&self, agent: &AgentName) -> Arc<tokio::sync::Mutex<()>> {
+        let mut desks = self.desks.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(desks.entry(agent.clone()).or_default())
     }
 
     /// A login was answered and its code is not used yet.
@@ -590,11 +623,17 @@ impl Client {
     fn wanted<'a>(&'a self, errand: &Errand<'a>) -> Wanted<'a> {
         let bound = self.settings.binding == Binding::Mtls;
         let certificate = errand.certificate.filter(|_| bound);
+        let most = self.most(errand.means);
+        let scopes = match errand.means {
+            // Nothing said means as requested, and that was in the login.
+            Means::Code(_) => most.unwrap_or(errand.scopes),
+            _ => errand.scopes,
+        };
         Wanted {
             binding: self.settings.binding,
             jkt: errand.key.map(|key| key.thumbprint()),
-            scopes: errand.scopes,
-            most: self.most(errand.means),
+            scopes,
+            most,
             certificate: certificate.map(|certificate| Bound {
                 thumbprint: certificate.thumbprint(),
                 promised: errand.metadata.binds_certificates,
@@ -609,7 +648,7 @@ impl Client {
         match (&self.settings.grant, means) {
             // A refresh token from elsewhere may be for more than our rules want.
             (Grant::RefreshToken { .. }, _) => None,
-            (grant, Means::Refresh(_)) => grant.whole(),
+            (grant, Means::Code(_) | Means::Refresh(_)) => grant.whole(),
             _ => None,
         }
     }
@@ -640,6 +679,7 @@ impl Client {
             },
             life: issued.life,
             cap,
+            by_code: false,
         })
     }
 
@@ -681,20 +721,14 @@ impl Client {
             // A code is good once (RFC 6749 §4.1.2), so it is gone whatever becomes of the request.
             Grant::AuthorizationCode { .. }
             | Grant::DeviceCode { .. }
-            | Grant::RefreshToken { .. } => {
-                let answered = match turn {
-                    None => self
-                        .answered
-                        .lock()
-                        .unwrap_or_else(PoisonError::into_inner)
-                        .remove(agent),
-                    Some(_) => None,
-                };
-                match answered {
-                    Some(answered) => Means::Code(answered),
-                    None => Means::Refresh(turn.ok_or(Code::ReauthorizationRequired)?),
+            | Grant::RefreshToken { .. } => match turn {
+                Some(turn) => Means::Refresh(turn),
+                None => {
+                    let mut all = self.answered.lock().unwrap_or_else(PoisonError::into_inner);
+                    let answered = all.remove(agent);
+                    Means::Code(answered.ok_or(Code::ReauthorizationRequired)?)
                 }
-            }
+            },
             Grant::JwtBearer(AssertionSource::Found(supply)) => {
                 let assertion = supply.read_text().await.ok_or(Unfit::Missing);
                 Means::Assertion(self.unexpired(assertion)?)
@@ -807,7 +841,7 @@ impl Client {
     ) -> Result<IssuerReply, Failure> {
         let call = self.token_request(errand, nonce).await?;
         if let Means::Refresh(turn) = errand.means {
-            turn.sending();
+            turn.sending()?;
         }
         let reply = self.issuer.transport.send(call).await;
         let reply = reply.inspect_err(|error| {

@@ -94,7 +94,7 @@ fn child() {
             line.at("announce");
             turn.announce(&teller).await.unwrap();
             line.at("send");
-            turn.sending();
+            turn.sending().unwrap();
             line.say(&format!("refresh {}", turn.refresh().expose()));
             match line.hear().unwrap().split_once(' ') {
                 Some(("new", next)) => {
@@ -312,7 +312,7 @@ async fn a_late_write_brings_no_used_refresh_token_back() {
     // In doubt after a restart, there is room for the answer as well.
     let teller = Teller(Mutex::default());
     turn.announce(&teller).await.unwrap();
-    turn.sending();
+    turn.sending().unwrap();
     drop(turn);
     drop(lineages);
     let room = dir.path().join("store.room");

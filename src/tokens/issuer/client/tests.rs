@@ -303,9 +303,10 @@ async fn one_lineage_refreshes_once_at_a_time_and_others_wait_their_turn() {
     let impatient = async {
         let patience = Duration::from_millis(50);
         let scopes = scopes();
+        let limits = (patience, &CancellationToken::new());
         let late = bench
             .client
-            .obtain_within(patience, &AGENT, &scopes, &bench.notes);
+            .obtain_within(limits, &AGENT, &scopes, &bench.notes);
         late.await.err().map(|failure| failure.code)
     };
     let (first, late) = tokio::join!(bench.obtain(), impatient);
@@ -328,7 +329,12 @@ async fn no_deadline_cuts_a_refresh_between_sending_and_writing() {
         let patience = Duration::from_millis(60);
         let late = bench
             .client
-            .obtain_within(patience, &AGENT, &scopes(), &bench.notes)
+            .obtain_within(
+                (patience, &CancellationToken::new()),
+                &AGENT,
+                &scopes(),
+                &bench.notes,
+            )
             .await;
         assert!(late.is_ok(), "the answer was thrown away");
     }
