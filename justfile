@@ -8,7 +8,7 @@ default:
     @just --list --unsorted
 
 # What CI runs
-check: test kills demo fmt lint doc deny corpus variants conformance differential fuzz interop-quick world verifiers
+check: test kills demo fmt lint doc deny corpus variants conformance issuers differential fuzz interop-quick world verifiers
 
 # All tests
 test:
@@ -68,7 +68,12 @@ verifiers DIR="../shared/world" *FLAGS:
     cargo build --locked --release
     TOKENWARD_WORLD="{{ DIR }}" tests/verifiers/run.py {{ FLAGS }}
 
-# The DPoP scenarios of the MCP conformance suite; a debug build, for its servers speak plain HTTP
+# Strict and faulty issuers, whose verification is another library's
+issuers *FLAGS:
+    cargo build --locked --release
+    tests/issuers/run.py {{ FLAGS }}
+
+# The authorization scenarios of the MCP conformance suite; a debug build, for its servers speak plain HTTP
 conformance *FLAGS:
     cargo build --locked --features danger-plain-http
     tests/conformance/run.py --bin target/debug/tokenward {{ FLAGS }}

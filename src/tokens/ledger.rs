@@ -67,7 +67,7 @@ impl Ledger {
                 metrics.token_event(grant.service.as_str(), event);
             }
             Note::KeyRotated { grant } => {
-                metrics.token_event(grant.service.as_str(), "key_rotated");
+                metrics.token_event(grant.service.as_str(), "key_rotated")
             }
             Note::NonceChallenge { service } => {
                 metrics.nonce_challenge(service.as_str(), Peer::Issuer);

@@ -45,6 +45,8 @@ class Search:
     def plant(self, name, *values):
         for value in values:
             for form in forms(value if isinstance(value, bytes) else value.encode()):
+                # grep looks for lines: of bytes with a line end in them, the longest piece.
+                form = max(form.split(b"\n"), key=len)
                 if len(form) >= 16:
                     self.patterns[form] = name
 

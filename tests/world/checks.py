@@ -28,6 +28,7 @@ class Stage:
     dir: Path
     load: int
     minutes: float
+    planted: list  # (name, values) of secrets that checks made
 
     @property
     def api(self):
@@ -44,10 +45,16 @@ class Stage:
 
 
 ALL = []
+LAST = []  # what holds over everything that was seen
 
 
 def check(function):
     ALL.append(function)
+    return function
+
+
+def last(function):
+    LAST.append(function)
     return function
 
 
@@ -563,7 +570,7 @@ def run_codes(s):
 # ---- what holds over everything that was seen
 
 
-@check
+@last
 def proofs(s):
     "no proof twice, no placeholder upstream, no Bearer at the DPoP API"
     s.world.collect()
@@ -581,7 +588,7 @@ def proofs(s):
     return f"{len(used)} proofs, {len(keys)} keys"
 
 
-@check
+@last
 def metrics(s):
     "the metrics tell the same story"
     connection = http.client.HTTPConnection("127.0.0.1", s.config.health, timeout=10)
@@ -598,7 +605,7 @@ def metrics(s):
     return f"{value('tokenward_requests_total'):.0f} requests, {counted:.0f} nonce challenges"
 
 
-@check
+@last
 def drained(s):
     "SIGTERM: an open stream ends in order, then exit 0"
     agent = s.agents["coder"]
@@ -614,7 +621,7 @@ def drained(s):
     fail_unless(code == 0, "exit code", code)
 
 
-@check
+@last
 def audit(s):
     "the audit chain holds, breaks if touched, one line per request"
     done = s.proxy.verb("audit", "verify", str(s.config.audit))
@@ -636,18 +643,24 @@ def audit(s):
     return f"{len(lines)} lines, {len(requests)} requests, proofs named {len(logged & sent)} of {len(sent)}"
 
 
-@check
+@last
 def canaries(s):
     "no secret in log, metrics, audit, or what clients got"
     search = Search()
-    for name in ("svc-basic", "svc-bearer"):
+    for name in ("svc-basic", "svc-bearer", "svc-exchange"):
         search.plant(name + "'s secret", s.world.clients[name]["client_secret"])
     search.plant("svc-pkjwt's key", *of_pem(s.world.clients["svc-pkjwt"]["private_key"]))
     search.plant("an API key", *s.world.api_keys)
     search.plant("the CA key", *of_pem(s.dir / "ca" / "ca.key"))
     search.plant("the instance key", (s.dir / "ca" / "instance.key").read_bytes())
+    for key in s.config.given.glob("*.key"):
+        search.plant("a client certificate's key", *of_pem(key))
+    for token in s.config.given.glob("*.jwt"):
+        search.plant("a workload token", *of_token(token.read_text()))
+    for name, values in s.planted:
+        search.plant(name, *values)
     tokens = {e["authorization"][0].split(" ")[1] for e in s.world.seen.values()
-              if e["authorization"] and e["service"] in ("dpop-api", "plain-api")}
+              if e["authorization"] and e["service"] in ("dpop-api", "plain-api", "mtls-api")}
     for token in tokens:
         search.plant("an access token", *of_token(token))
     outputs = [s.proxy.log, s.proxy.out, s.dir / "metrics.txt", s.config.audit, s.dir / "state"]

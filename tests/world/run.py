@@ -15,6 +15,7 @@ from pathlib import Path
 
 import checks
 import configuration
+import grants  # noqa: F401, its checks
 import logins
 from stage import Agent, Proxy, World, perform, python_with_clients
 
@@ -43,11 +44,11 @@ def judge(binary, source, dir, started, options):
     got = dir / "got"
     got.mkdir()
     agents = {name: Agent(name, proxy.agent_environment(name), python, got) for name in configuration.AGENTS}
-    stage = checks.Stage(world, proxy, config, agents, dir, options.load, options.minutes)
+    stage = checks.Stage(world, proxy, config, agents, dir, options.load, options.minutes, [])
     print(f"world and proxy are ready after {time.monotonic() - begun:.0f} s\n", flush=True)
 
     failed = 0
-    wanted = [check for check in checks.ALL if options.minutes or check is not checks.soak]
+    wanted = [check for check in checks.ALL + checks.LAST if options.minutes or check is not checks.soak]
     for check in wanted:
         start = time.monotonic()
         try:

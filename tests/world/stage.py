@@ -17,7 +17,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 PLACEHOLDER = "world-ph-"
-HOSTS = {"AS": "as.world.test", "DPOP": "api.world.test", "PLAIN": "plain.world.test"}
+HOSTS = {"AS": "as.world.test", "DPOP": "api.world.test", "PLAIN": "plain.world.test", "MTLS": "ledger.world.test"}
 CURL = shutil.which("curl") or "curl"
 # Ours alone: no proxy that the machine may have set, nor one that the product sets.
 DESK = urllib.request.build_opener(urllib.request.ProxyHandler({}))

@@ -40,13 +40,15 @@ pub(super) fn compile(
         }
         RawClientAuth::SecretBasic(reference) => {
             let key = format!("{key}.secret_basic");
-            weak_secret(&key, it);
+            let remedy = "use `mtls` or `private_key_jwt` if the server can, or a platform's token (`kubernetes`, `spiffe`)";
+            weak_secret(&key, remedy, it);
             let secret = it.secret_text(&key, &reference, header_value);
             Some(ClientAuth::SecretBasic(secret))
         }
         RawClientAuth::SecretPost(reference) => {
             let key = format!("{key}.secret_post");
-            weak_secret(&key, it);
+            let remedy = "use `mtls` or `private_key_jwt` if the server can, or a platform's token (`kubernetes`, `spiffe`); else `secret_basic`";
+            weak_secret(&key, remedy, it);
             let secret = it.secret_text(&key, &reference, header_value);
             Some(ClientAuth::SecretPost(secret))
         }
@@ -114,9 +116,9 @@ fn mtls(key: &str, raw: RawMtls, it: &mut Context<'_>) -> Option<ClientAuth> {
     }))
 }
 
-/// RFC 9700 §2.5 recommends asymmetric client authentication: the server then holds nothing worth stealing.
-fn weak_secret(key: &str, it: &mut Context<'_>) {
-    let what = "a shared secret goes over the wire with every token request";
-    it.findings
-        .warn(key, what, "use `private_key_jwt` if the server can");
+/// RFC 9700 §2.5 recommends asymmetric client authentication: the server then holds nothing worth stealing. Better still is
+/// what the platform gives us, for it ends by itself.
+fn weak_secret(key: &str, remedy: &str, it: &mut Context<'_>) {
+    let what = "a static secret goes over the wire with every token request";
+    it.findings.warn(key, what, remedy);
 }

@@ -133,6 +133,14 @@ fn token_exchange(key: &str, raw: RawTokenExchange, it: &mut Context<'_>) -> Opt
 /// A token that will be shown to the issuer. It is read now, so that a wrong path is found now.
 fn shown(key: &str, reference: &SecretRef, it: &mut Context<'_>) -> crate::tokens::Supply {
     drop(it.secret_text(key, reference, super::visible));
+    if matches!(reference, SecretRef::Env(_)) {
+        let what = "a variable does not change while tokenward runs, and this token will end";
+        it.findings.warn(
+            key,
+            what,
+            "give a file that is replaced in time, or a command",
+        );
+    }
     it.supply(reference)
 }
 

@@ -380,6 +380,49 @@ fn what_is_weak_is_warned_of_with_its_line() {
     );
 }
 
+/// R-116: the weaker the way to prove the client's name, the more is said.
+#[test]
+fn each_way_to_prove_the_clients_name_has_its_place() {
+    let warned = |auth: &str, grant: &str| -> Vec<String> {
+        let yaml = format!(
+            "services:
+  a:
+    hosts: [a.example]
+    credential:
+      oauth:
+        issuer: https://as.example
+        client_id: c
+        client_auth: {auth}
+        grant: {grant}
+    rules: [{{allow: GET /, scopes: [r]}}]
+"
+        );
+        let warnings = accepted(&yaml).warnings;
+        warnings.iter().map(ToString::to_string).collect()
+    };
+    let own = "client_credentials";
+    let basic = warned("{secret_basic: {env: LLM_KEY}}", own);
+    assert!(
+        basic[0].contains("a static secret") && basic[0].contains("`mtls` or `private_key_jwt`")
+    );
+    assert!(!basic[0].contains("secret_basic`"), "{basic:?}");
+    let post = warned("{secret_post: {env: LLM_KEY}}", own);
+    assert!(post[0].contains("else `secret_basic`"), "{post:?}");
+    let fixed = warned("none", "{jwt_bearer: {assertion: {env: LLM_KEY}}}");
+    assert!(
+        fixed[0].contains("does not change while tokenward runs"),
+        "{fixed:?}"
+    );
+    assert_eq!((basic.len(), post.len(), fixed.len()), (1, 1, 1));
+    for strong in [
+        "{private_key_jwt: {key: {file: client.pem}}}",
+        "{kubernetes: {token: {file: client.pem}}}",
+        "{spiffe: {jwt_svid: {file: client.pem}}}",
+    ] {
+        assert_eq!(warned(strong, own), Vec::<String>::new(), "{strong}");
+    }
+}
+
 #[test]
 fn without_secrets_nothing_but_the_file_is_read() {
     let place = Place::new();

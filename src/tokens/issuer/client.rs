@@ -384,20 +384,17 @@ impl Client {
             certificate: ready.certificate.as_ref(),
             journal,
         };
-        let reply = match &ready.means {
-            Means::Code(Answered::Device(reply)) => IssuerReply {
-                status: reply.status,
-                headers: reply.headers.clone(),
-                body: reply.body.clone(),
-            },
-            _ => self.ask(&errand).await?,
-        };
+        let reply = self.reply_to(&errand).await?;
         if let (Means::Code(_), 200) = (&ready.means, reply.status) {
             self.judge_login(&errand, &reply).await?;
         }
         // Before anything of the answer is used, or even judged: the refresh token in it may be the only one.
         let renewal = self.settle(&errand, &reply).await?;
         if reply.status != 200 {
+            // Another endpoint, an alias, another algorithm: what we were refused for may stand there by now.
+            if matches!(reply.status, 300..=407 | 409..=428) {
+                self.issuer.doubt().await;
+            }
             return Err(answer::failure(&reply, self.issuer.clock.wall()));
         }
         let issued = Issued::read(&reply)?;
@@ -426,6 +423,18 @@ impl Client {
                 self.hand_back(&issued.access, &ready.metadata).await;
                 Err(objection.code().into())
             }
+        }
+    }
+
+    /// The issuer's answer; a device's login has it already.
+    async fn reply_to(&self, errand: &Errand<'_>) -> Result<IssuerReply, Failure> {
+        match errand.means {
+            Means::Code(Answered::Device(reply)) => Ok(IssuerReply {
+                status: reply.status,
+                headers: reply.headers.clone(),
+                body: reply.body.clone(),
+            }),
+            _ => self.ask(errand).await,
         }
     }
 
@@ -485,7 +494,10 @@ impl Client {
         let metadata = self.metadata(journal).await?;
         let proves = self.proves();
         if proves && !metadata.takes_proofs() {
-            return Err(Code::UnsupportedDpopAlg.into());
+            return Err(Failure {
+                retry_after: Some(self.issuer.doubt().await),
+                ..Code::UnsupportedDpopAlg.into()
+            });
         }
         let means = self.means(agent, turn).await?;
         let key = match &means {

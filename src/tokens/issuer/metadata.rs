@@ -1,7 +1,7 @@
 //! Authorization server metadata (RFC 8414): where it is, what of it is believed, how long it is kept.
 //!
 //! Invariant: once an issuer's endpoints are known, they stay on the hosts where they are. An issuer that moves them
-//! to another host while we run is either mended by an operator (restart or reload) or taken over; a client assertion
+//! to another host while we run is either mended by an operator (who restarts us) or taken over; a client assertion
 //! must not follow it.
 
 use std::sync::Arc;
@@ -304,6 +304,10 @@ impl Miss {
 
 struct Held {
     metadata: Arc<Metadata>,
+    /// When somebody may ask again, for a reason.
+    again: Moment,
+    /// Whether somebody has one.
+    doubted: bool,
     fresh: Expiry,
     usable: Expiry,
 }
@@ -315,7 +319,9 @@ impl Book {
         now: Moment,
         wall: WallTime,
     ) -> Option<Result<Arc<Metadata>, Failure>> {
-        if let Some(held) = self.held.as_ref().filter(|h| !h.fresh.passed(now, wall)) {
+        let doubted = |held: &Held| held.doubted && now >= held.again;
+        let fresh = |held: &&Held| !held.fresh.passed(now, wall) && !doubted(held);
+        if let Some(held) = self.held.as_ref().filter(fresh) {
             return Some(Ok(Arc::clone(&held.metadata)));
         }
         let (at, miss) = self.missed?;
@@ -344,10 +350,22 @@ impl Book {
         self.missed = None;
         self.held = Some(Held {
             metadata: Arc::clone(&metadata),
+            again: now + REFUSED_PAUSE,
+            doubted: false,
             fresh: until(ttl),
             usable: until(ttl + STALE_MAX),
         });
         Ok(metadata)
+    }
+
+    /// Notes that what is known does not serve: the issuer refused what was made of it, or there is nothing in it for us.
+    /// It may have changed, so it is read again, once a minute at most: after this time.
+    pub(super) fn doubt(&mut self, now: Moment) -> Duration {
+        let Some(held) = &mut self.held else {
+            return Duration::ZERO;
+        };
+        held.doubted = true;
+        held.again.since(now)
     }
 
     /// Notes that a reading brought nothing.

@@ -116,10 +116,19 @@ impl Issuer {
         journal: &dyn Journal,
     ) -> Result<Arc<Metadata>, Failure> {
         let metadata = self.known_metadata(service, journal).await?;
-        if metadata.endpoints().any(|url| self.is_anothers(url)) {
-            return Err(Code::AsMetadataInvalid.into());
+        // A reload may have configured another issuer where this one led before.
+        if self.leads_astray(&metadata) {
+            return Err(Failure {
+                retry_after: Some(self.doubt().await),
+                ..Code::AsMetadataInvalid.into()
+            });
         }
         Ok(metadata)
+    }
+
+    /// Whether this metadata leads to another issuer of the configuration.
+    fn leads_astray(&self, metadata: &Metadata) -> bool {
+        metadata.endpoints().any(|url| self.is_anothers(url))
     }
 
     /// Whether another issuer of the configuration is there.
@@ -141,6 +150,8 @@ impl Issuer {
         let read = self.read_metadata().await;
         let (now, wall) = (self.clock.now(), self.clock.wall());
         let missed = match read {
+            // Not kept: its endpoints would be the ones that must stay where they are.
+            Ok((metadata, _)) if self.leads_astray(&metadata) => Miss::Refused,
             Ok((metadata, ttl)) => match book.keep(metadata, ttl, now, wall) {
                 Ok(kept) => return Ok(kept),
                 Err(error) => {
@@ -153,6 +164,11 @@ impl Issuer {
             Err(miss) => miss,
         };
         book.miss(missed, now, wall)
+    }
+
+    /// Has its metadata read again before it is used the next time, though not more than once a minute: after this time.
+    async fn doubt(&self) -> std::time::Duration {
+        self.book.lock().await.doubt(self.clock.now())
     }
 
     /// Tries the places in order. Only a clear "not here" leads to the next one; an outage is an outage.

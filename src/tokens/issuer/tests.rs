@@ -648,7 +648,18 @@ async fn an_issuer_does_not_lead_to_another_one() {
     introduce(&["https://tokens.honest.test/"]);
     assert_eq!(bench.fails("").await.code, Code::AsMetadataInvalid);
     assert!(bench.fake.tokens().is_empty());
+    // Once that is mended it is as if it had never been.
+    let astray = bench.fake.metadata.lock().unwrap().clone();
+    *bench.fake.metadata.lock().unwrap() = Ok((200, metadata()));
+    bench.clock.advance(Duration::from_mins(1));
+    bench.obtain("").await.unwrap();
     // An endpoint on a host of its own is usual where nobody else is configured there.
+    let bench = Bench::new(|_| {});
+    *bench.fake.metadata.lock().unwrap() = astray;
+    let introduce = |others: &[&str]| {
+        let all: Vec<_> = others.iter().map(|text| at(text)).collect();
+        bench.client.issuer().introduce(&all);
+    };
     introduce(&["https://honest.test", "https://tokens.honest.test:8443"]);
     bench.obtain("").await.unwrap();
     // A reload that configures another issuer there ends it, also for metadata that is known already.
@@ -678,6 +689,42 @@ async fn dpop_that_vanishes_from_metadata_does_not_vanish_from_us() {
     *bench.fake.metadata.lock().unwrap() = Ok((200, silent));
     bench.clock.advance(Duration::from_hours(1));
     assert_eq!(bench.fails("").await.code, Code::UnsupportedDpopAlg);
+}
+
+/// An operator who mends the issuer does not wait for an hour.
+#[tokio::test]
+async fn metadata_that_does_not_serve_is_read_again_after_a_minute() {
+    let reads = |bench: &Bench| {
+        let all = bench.fake.calls.lock().unwrap();
+        all.iter().filter(|s| s.path.contains("known")).count()
+    };
+    let bench = Bench::new(|_| {});
+    let mut without = metadata();
+    without["dpop_signing_alg_values_supported"] = json!([]);
+    *bench.fake.metadata.lock().unwrap() = Ok((200, without));
+    for _ in 0..3 {
+        assert_eq!(bench.fails("").await.code, Code::UnsupportedDpopAlg);
+    }
+    *bench.fake.metadata.lock().unwrap() = Ok((200, metadata()));
+    bench.clock.advance(Duration::from_secs(59));
+    assert_eq!(bench.fails("").await.code, Code::UnsupportedDpopAlg);
+    assert_eq!(reads(&bench), 1);
+    bench.clock.advance(Duration::from_secs(1));
+    bench.obtain("").await.unwrap();
+    assert_eq!(reads(&bench), 2);
+
+    // Its token endpoint goes to another path.
+    bench.fake.then(Ok(reply(404, &[], &json!({}))));
+    bench.fails("").await;
+    let mut moved = metadata();
+    moved["token_endpoint"] = json!("https://as.test/v2/token");
+    *bench.fake.metadata.lock().unwrap() = Ok((200, moved));
+    bench.clock.advance(Duration::from_mins(1));
+    bench.obtain("").await.unwrap();
+    assert_eq!(bench.fake.at("/v2/token").len(), 1);
+    bench.clock.advance(Duration::from_mins(1));
+    bench.obtain("").await.unwrap();
+    assert_eq!(reads(&bench), 3, "nobody had a reason");
 }
 
 #[tokio::test]

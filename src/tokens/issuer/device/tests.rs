@@ -115,7 +115,7 @@ async fn the_issuer_is_asked_until_the_person_is_there() {
     bench
         .fake
         .then(Ok(granted(&json!({"refresh_token": "canary-rt"}))));
-    let began = std::time::Instant::now();
+    let began = tokio::time::Instant::now();
     let answered = bench.client.await_device(&device, &bench.notes).await;
     assert!(matches!(answered, Ok(Answered::Device(_))));
     assert!(began.elapsed() >= Duration::from_secs(2));
