@@ -142,7 +142,7 @@ fn answer(request: &Request<Incoming>, health: &Health) -> Response<Full<Bytes>>
 
 /// Our own addresses are never dialled, but a translator in between can make one of another. What tokenward sends says
 /// so in `Via` (RFC 9110 §7.6.3), and an agent cannot take that off.
-fn came_from_an_agent<B>(request: &Request<B>) -> bool {
+pub(super) fn came_from_an_agent<B>(request: &Request<B>) -> bool {
     let hops = request.headers().get_all(header::VIA).iter();
     hops.filter_map(|line| line.to_str().ok())
         .flat_map(|line| line.split(','))

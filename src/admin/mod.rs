@@ -1,13 +1,18 @@
-//! Health and metrics for operators: `/livez`, `/readyz`, `/metrics`. Nothing secret, nothing that an agent could not
-//! know, no state that a request could change.
+//! What operators speak to: health and metrics over HTTP, the admin socket, and the place where the browser of a login
+//! comes back.
 //!
-//! Liveness says that the event loop turns. Readiness says that policy is loaded, the CA can sign and audit lines can
-//! be written; an issuer that is down does not make us unready, or one service would take all agents with it.
-
-//! Besides, while a login waits, the place where the browser comes back.
+//! Health (`/livez`, `/readyz`, `/metrics`): nothing secret, nothing that an agent could not know, no state that a request
+//! could change. Liveness says that the event loop turns. Readiness says that policy is loaded, the CA can sign and audit
+//! lines can be written; an issuer that is down does not make us unready, or one service would take all agents with it.
+//!
+//! The admin socket: how grants stand, logins, rotation. Invariant: no answer carries a token, a code or a key.
 
 mod health;
+mod login;
+mod logins;
 mod redirect;
+mod socket;
 
 pub use health::{Health, Readiness, serve};
-pub use redirect::redirected;
+pub use login::{Begun, Shown, log_in};
+pub use socket::{Desk, DeskFacts};

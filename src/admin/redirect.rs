@@ -27,7 +27,7 @@ const HEAD_MAX: usize = 16 * 1024;
 
 /// Waits until `judge` takes the query of a GET of `path` for the awaited answer and makes something of it. Dropping
 /// the future closes the place.
-pub async fn redirected<T: Send + 'static>(
+pub(super) async fn redirected<T: Send + 'static>(
     listener: TcpListener,
     path: String,
     judge: impl Fn(&str) -> Option<T> + Send + Sync + 'static,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
@@ -14,9 +14,10 @@ use super::control::{self, Work};
 use super::descriptors;
 use super::environment::{Access, ProxyName, environment};
 use super::error::StartError;
+use super::operator::{self, AdminSocket};
 use super::reload::Reloader;
 use super::running::{Running, Seat};
-use crate::admin::{self, Health, Readiness};
+use crate::admin::{self, Desk, Health, Readiness};
 use crate::agent::Agents;
 use crate::audit::{Audit, Event};
 use crate::ca::{self, Leaves, TrustFiles};
@@ -59,9 +60,15 @@ pub async fn start(plan: Plan, clock: Clock) -> Result<Running, StartError> {
         metrics: tools.metrics.clone(),
         audit: tools.audit.clone(),
     };
+    let desk = sockets.admin.map(|socket| {
+        (
+            socket,
+            operator::desk(&plan, &wing.door, wing.reloader.exchange.clone()),
+        )
+    });
     let health_address = local_addresses(&sockets.health)?.first().copied();
     let stop = CancellationToken::new();
-    let control = control_wing(wing.worker, sockets.health, &health, stop.clone())?;
+    let control = control_wing(wing.worker, sockets.health, &health, desk, stop.clone())?;
     for listener in sockets.proxies {
         wing.doors.serve(listener);
     }
@@ -105,6 +112,8 @@ struct Sockets {
     /// Each of them, for people.
     shown: Vec<String>,
     health: Vec<TcpListener>,
+    /// The operator's.
+    admin: Option<AdminSocket>,
     /// All of them: addresses that are never dialled on behalf of an agent.
     own: Vec<SocketAddr>,
 }
@@ -131,6 +140,7 @@ impl Sockets {
             proxy_name,
             shown,
             health,
+            admin: operator::bind(plan.admin.as_ref()).await?,
             own,
         })
     }
@@ -306,6 +316,7 @@ fn control_wing(
     worker: tokens::Worker,
     listeners: Vec<TcpListener>,
     health: &Health,
+    desk: Option<(AdminSocket, Desk)>,
     stop: CancellationToken,
 ) -> Result<JoinHandle<()>, StartError> {
     let mut work: Vec<Work> = vec![Box::pin(worker.run())];
@@ -316,6 +327,15 @@ fn control_wing(
         work.push(Box::pin(async move {
             if let Ok(listener) = TcpListener::from_std(listener) {
                 admin::serve(listener, health).await;
+            }
+        }));
+    }
+    if let Some((socket, desk)) = desk {
+        let (listener, file) = (socket.listener.into_std()?, socket.file);
+        work.push(Box::pin(async move {
+            let _file = file;
+            if let Ok(listener) = UnixListener::from_std(listener) {
+                desk.serve(listener).await;
             }
         }));
     }

@@ -9,6 +9,16 @@ use crate::upstream::{EndpointError, RootsError};
 /// Why the proxy did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
+    /// The admin socket.
+    #[error(
+        "admin: cannot listen on unix:{path}: {why}; its folder must be this user's with mode 0700, and nobody may listen there"
+    )]
+    Admin {
+        /// Its path.
+        path: String,
+        /// The system's word.
+        why: io::ErrorKind,
+    },
     /// The audit file.
     #[error("audit: {0}")]
     Audit(#[from] crate::audit::AuditError),

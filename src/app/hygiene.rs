@@ -17,6 +17,14 @@ pub struct Closed {
     pub no_core: bool,
 }
 
+/// What holds now.
+pub(super) fn standing() -> Closed {
+    Closed {
+        not_dumpable: matches!(dumpable_behavior(), Ok(DumpableBehavior::NotDumpable)),
+        no_core: getrlimit(Resource::Core).current == Some(0),
+    }
+}
+
 /// Closes the process, as far as the system allows, and reads back what holds.
 #[must_use]
 pub fn close() -> Closed {

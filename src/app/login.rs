@@ -1,21 +1,13 @@
-//! A login through the browser, from the URL to the token.
-
-use std::net::SocketAddr;
-use std::time::Duration;
-
-use tokio::net::TcpListener;
+//! A login that is waited for here: that of `run`, and of `login` where no proxy runs.
 
 use super::running::Running;
-use crate::admin;
-use crate::tokens::{Answered, LoginError, Verdict};
+use crate::admin::{Shown, log_in};
+use crate::tokens::LoginError;
 use crate::vocab::{AgentName, GrantId, ServiceName};
 
-/// How long a person may take.
-const PERSON_MAX: Duration = Duration::from_mins(10);
-
 impl Running {
-    /// Lets a person log in for one grant. `show` is given the URL to open; the call ends when the token is there.
-    /// `false`: the service's tokens need no person, or the store holds a login that is still good.
+    /// Lets a person log in for one agent's grant, unless it needs none now. `show` is given what the person needs; the call
+    /// ends when the token is there. `false`: the service's tokens need no person, or an earlier login is still good.
     ///
     /// # Errors
     /// [`LoginError`]; the grant is as it was.
@@ -23,41 +15,30 @@ impl Running {
         &self,
         agent: &AgentName,
         service: &ServiceName,
-        show: impl FnOnce(&str),
+        show: impl FnOnce(&Shown),
     ) -> Result<bool, LoginError> {
-        let Some(redirect) = self.door.redirect(service) else {
-            return Ok(false);
-        };
         let grant = GrantId {
             service: service.clone(),
             agent: agent.clone(),
         };
-        if self.door.is_logged_in(&grant).await {
+        if self.door.login_way(service).is_none() || self.door.is_logged_in(&grant).await {
             return Ok(false);
         }
-        // Bound before the issuer is told of it: nobody else can wait there in our place.
-        let address = SocketAddr::new(redirect.address, redirect.port.unwrap_or(0));
-        let listener = TcpListener::bind(address).await;
-        let listener = listener.map_err(|_| LoginError::Listener)?;
-        let bound = listener.local_addr().map_err(|_| LoginError::Listener)?;
-        let uri = redirect.uri(bound.port());
-        let login = std::sync::Arc::new(self.door.begin_login(grant, uri).await?);
-        show(login.url());
-        let judge = {
-            let login = login.clone();
-            move |query: &str| match login.judge(query) {
-                Verdict::Foreign => None,
-                Verdict::Answered(answered) => Some(Ok(answered)),
-                Verdict::Refused(error) => Some(Err(error)),
-            }
-        };
-        let waiting = admin::redirected(listener, redirect.path, judge);
-        let answer: Option<Result<Box<Answered>, LoginError>> =
-            tokio::time::timeout(PERSON_MAX, waiting)
-                .await
-                .map_err(|_| LoginError::Late)?;
-        let answered = answer.ok_or(LoginError::Late)??;
-        self.door.finish_login(&login, *answered).await?;
-        Ok(true)
+        self.log_in_anew(grant, false, show).await.map(|()| true)
+    }
+
+    /// Lets a person log in for a grant, whatever it had before.
+    ///
+    /// # Errors
+    /// [`LoginError`]; the grant is as it was.
+    pub async fn log_in_anew(
+        &self,
+        grant: GrantId,
+        device: bool,
+        show: impl FnOnce(&Shown),
+    ) -> Result<(), LoginError> {
+        let begun = log_in(&self.door, grant, device).await?;
+        show(&begun.shown);
+        begun.outcome.await
     }
 }

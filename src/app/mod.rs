@@ -13,6 +13,7 @@ mod environment;
 mod error;
 mod hygiene;
 mod login;
+mod operator;
 mod reload;
 mod running;
 

@@ -55,6 +55,11 @@ pub enum Event {
         /// Why, in a word.
         reason: &'static str,
     },
+    /// The next token of a grant is bound to a new key.
+    KeyRotated {
+        /// The grant.
+        grant: GrantId,
+    },
     /// A refresh was begun and its answer is not known.
     GrantInDoubt {
         /// The grant.
@@ -197,6 +202,7 @@ impl Event {
             Self::DowngradeRefused { .. } => "downgrade.refused",
             Self::GrantDead { .. } => "grant.dead",
             Self::GrantInDoubt { .. } => "grant.in_doubt",
+            Self::KeyRotated { .. } => "key.rotated",
             Self::PlaceholderMisused { .. } => "placeholder.misused",
             Self::RefreshNotRotated { .. } => "grant.refresh_not_rotated",
             Self::ScopeChanged { .. } => "scope.changed",
@@ -238,6 +244,7 @@ impl Event {
             }
             Self::DowngradeRefused { grant }
             | Self::GrantInDoubt { grant }
+            | Self::KeyRotated { grant }
             | Self::RefreshNotRotated { grant } => {
                 of_grant(&mut line, grant);
             }

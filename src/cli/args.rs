@@ -94,6 +94,19 @@ pub(super) enum Verb {
     /// They are found as they are, in base64, base64url, hex, percent, JSON and HTML escapes, two of these inside each other,
     /// and inside gzip, zlib, Brotli, zstd and tar. Exits 1 where one is found, or something could not be searched.
     Leakcheck(LeakArgs),
+    /// Log in for a service, in a browser or on another device
+    ///
+    /// Talks to the running proxy; with none running it opens `store: file` itself.
+    Login(LoginWish),
+    /// Fetch new keys and tokens without an outage
+    Rotate {
+        /// Only this service
+        #[arg(long)]
+        service: Option<String>,
+        /// Only this agent's own grants
+        #[arg(long)]
+        agent: Option<String>,
+    },
     /// Start a private proxy and run a command with the environment of `env`
     ///
     /// The command runs as you and can read what you can read.
@@ -114,6 +127,24 @@ pub(super) enum Verb {
     Schema,
     /// Run the proxy until SIGTERM
     Serve,
+    /// Show every grant of the running proxy, and what protects the process
+    Status,
+}
+
+/// What `login` is asked for.
+#[derive(Debug, clap::Args)]
+pub(super) struct LoginWish {
+    /// The service
+    pub(super) service: String,
+    /// For this agent alone; without it all agents of the service ride on the login
+    #[arg(long)]
+    pub(super) agent: Option<String>,
+    /// On another device, with a code to type there
+    #[arg(long)]
+    pub(super) device: bool,
+    /// Only print the URL
+    #[arg(long)]
+    pub(super) no_browser: bool,
 }
 
 #[derive(Debug, Subcommand)]

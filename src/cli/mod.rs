@@ -14,10 +14,13 @@ mod explain;
 mod healthcheck;
 mod leakcheck;
 mod log;
+mod login;
+mod operate;
 mod out;
 mod run;
 mod schema;
 mod serve;
+mod status;
 
 use std::process::ExitCode;
 
@@ -103,9 +106,14 @@ pub fn run() -> ExitCode {
         }
         Verb::Healthcheck => healthcheck::healthcheck(&args),
         Verb::Leakcheck(wish) => leakcheck::leakcheck(&args, wish),
+        Verb::Login(wish) => login::login(&args, wish),
+        Verb::Rotate { service, agent } => {
+            status::rotate(&args, service.as_deref(), agent.as_deref())
+        }
         Verb::Run { agent, command } => return run::run(&args, agent.as_deref(), command),
         Verb::Schema => schema::schema(),
         Verb::Serve => serve::serve(&args),
+        Verb::Status => status::status(&args),
     };
     match outcome {
         Ok(code) => code,

@@ -13,6 +13,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use super::args::Args;
 use super::serve::{close_process, config_path, data_runtime};
 use super::{Failure, env, out};
+use crate::admin::Shown;
 use crate::app::{self, Running};
 use crate::audit::SinkSettings;
 use crate::config::{self, Plan, ProxyAddress, ProxyAt, SecretReading};
@@ -87,9 +88,13 @@ async fn log_in(
     services: &[ServiceName],
 ) -> Result<(), Failure> {
     for service in services {
-        let show = |url: &str| {
+        let show = |shown: &Shown| {
             out::say(&format!("tokenward: {service}: to log in, open"));
-            out::say(url);
+            out::say(&shown.url);
+            if let Some(code) = &shown.user_code {
+                out::say("and type there");
+                out::say(code);
+            }
         };
         let done = running.log_in(agent, service, show).await;
         if done.map_err(|error| Failure(format!("{service}: {error}")))? {
@@ -110,12 +115,13 @@ fn services_of(plan: &Plan, agent: &AgentName) -> Vec<ServiceName> {
 }
 
 /// The proxy of one command: a port of its own, no health listener, an audit file in the state directory.
-fn make_private(plan: &mut Plan, dir: &Path) -> Result<(), Failure> {
+pub(super) fn make_private(plan: &mut Plan, dir: &Path) -> Result<(), Failure> {
     plan.listen.proxy = vec![ProxyAddress {
         at: ProxyAt::Tcp((std::net::Ipv4Addr::LOCALHOST, 0).into()),
         tls: None,
     }];
     plan.health = None;
+    plan.admin = None;
     plan.runtime_dir = dir.to_path_buf();
     plan.drain.pre_stop = std::time::Duration::ZERO;
     let state = config::environment().state_dir();
@@ -248,10 +254,10 @@ async fn stop(running: Running) {
 }
 
 /// A directory for the trust files, removed at the end.
-struct PrivateDir(PathBuf);
+pub(super) struct PrivateDir(pub(super) PathBuf);
 
 impl PrivateDir {
-    fn new() -> Result<Self, Failure> {
+    pub(super) fn new() -> Result<Self, Failure> {
         // 0755: the command may drop to another user and must still read the CA certificate.
         private_folder("tokenward-run", 0o755).map(Self)
     }

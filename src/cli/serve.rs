@@ -10,10 +10,10 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::args::Args;
-use super::{Failure, env};
+use super::{Failure, env, operate};
 use crate::app::{self, Changes, Running, Seat};
 use crate::ca;
-use crate::config::{self, Plan, SecretReading, StorePlan};
+use crate::config::{self, Plan, SecretReading};
 use crate::vocab::Clock;
 
 pub(super) fn serve(args: &Args) -> Result<ExitCode, Failure> {
@@ -21,12 +21,10 @@ pub(super) fn serve(args: &Args) -> Result<ExitCode, Failure> {
     app::raise_descriptors();
     let path = config_path(args)?;
     let mut changes = Changes::of(path.clone());
-    let plan = config::load(&path, SecretReading::Resolve).map_err(Failure::of)?;
-    if let (StorePlan::Memory, Some(service)) = (&plan.store, plan.tokens.needs_login()) {
-        return Err(Failure(format!(
-            "service {service}: `serve` asks nobody to log in, so `grant: authorization_code` needs `store: {{file: …}}`, \
-             into which `tokenward run` with the same file and agent has put a login"
-        )));
+    let mut plan = config::load(&path, SecretReading::Resolve).map_err(Failure::of)?;
+    plan.admin = operate::place(args, &plan)?;
+    if let (None, Some(service)) = (&plan.admin, plan.tokens.needs_login()) {
+        tracing::warn!(%service, "nobody can log in while this runs: neither XDG_STATE_HOME nor HOME is set, and there is no `admin`");
     }
     for warning in &plan.warnings {
         tracing::warn!(warning = %warning, "the configuration works and deserves a second look");

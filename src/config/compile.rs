@@ -11,6 +11,7 @@ mod issuers;
 mod listeners;
 mod parent;
 mod pem;
+mod profile;
 mod rules;
 mod services;
 
@@ -66,6 +67,7 @@ pub(super) fn compile(
     let it = &mut context;
     let store = store(raw.store, it);
     let (listen, health) = listeners::compile(raw.listen, raw.health.as_deref(), it);
+    let admin = listeners::admin(raw.admin, it);
     listeners::check_reach(&listen, raw.agents.is_some(), it);
     let ca = pem::ca(raw.ca.as_ref(), it);
     let audit = audit_settings(raw.audit, it);
@@ -100,6 +102,7 @@ pub(super) fn compile(
     Plan {
         listen,
         health,
+        admin,
         runtime_dir,
         ca,
         store,

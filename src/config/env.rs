@@ -95,6 +95,15 @@ impl Environment {
             .map(|dir| dir.join("tokenward"))
     }
 
+    /// Whether somebody may sit at a screen of this machine.
+    #[must_use]
+    pub fn has_screen(&self) -> bool {
+        cfg!(target_os = "macos")
+            || ["DISPLAY", "WAYLAND_DISPLAY"]
+                .iter()
+                .any(|name| self.text(name).is_some())
+    }
+
     /// Where programs are looked for.
     #[must_use]
     pub fn path(&self) -> Option<OsString> {

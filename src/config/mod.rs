@@ -35,7 +35,8 @@ use serde::Deserialize;
 
 pub use env::{Environment, environment};
 pub use plan::{
-    CaPlan, DrainPlan, LimitsPlan, ListenPlan, ListenerTls, Plan, ProxyAddress, ProxyAt, StorePlan,
+    AdminPlan, CaPlan, DrainPlan, LimitsPlan, ListenPlan, ListenerTls, Plan, ProxyAddress, ProxyAt,
+    StorePlan,
 };
 pub use problem::{Problem, Problems};
 pub use schema::schema;

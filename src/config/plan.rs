@@ -16,6 +16,8 @@ pub struct Plan {
     pub listen: ListenPlan,
     /// Address of health and metrics; `None`: off.
     pub health: Option<SocketAddr>,
+    /// The operator's socket; `None`: the configuration leaves it to the verb.
+    pub admin: Option<AdminPlan>,
     /// Directory of what is public.
     pub runtime_dir: PathBuf,
     /// The interception CA.
@@ -58,6 +60,15 @@ pub enum StorePlan {
     },
     /// Nowhere: they end with the process.
     Memory,
+}
+
+/// The operator's socket.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AdminPlan {
+    /// Its path.
+    pub path: PathBuf,
+    /// Without it nothing is started.
+    pub required: bool,
 }
 
 /// Addresses on which agents reach the proxy.

@@ -26,6 +26,8 @@ pub(super) struct RawFile {
     pub(super) listen: Option<RawListen>,
     /// Address of /livez, /readyz and /metrics; absent: off.
     pub(super) health: Option<String>,
+    /// Where operators speak to the running proxy. Default: a unix socket in the state directory.
+    pub(super) admin: Option<RawAdmin>,
     /// Directory of what is public: `ca.pem`, `bundle.pem`, `trust.p12` for Java and `wgetrc`. Default: `/run/tokenward` for
     /// root, otherwise `$XDG_RUNTIME_DIR/tokenward`.
     pub(super) runtime_dir: Option<String>,
@@ -50,6 +52,15 @@ pub(super) struct RawFile {
     pub(super) limits: Option<RawLimits>,
     /// What happens between SIGTERM and the end.
     pub(super) drain: Option<RawDrain>,
+}
+
+/// Where operators speak to the running proxy.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawAdmin {
+    /// `unix:PATH`, in a folder of its own that is this user's with mode 0700.
+    #[schemars(with = "String")]
+    pub(super) listen: Option<String>,
 }
 
 /// The proxy through which everything leaves, by CONNECT.
@@ -347,6 +358,8 @@ pub(super) struct RawOauth {
     pub(super) binding: Option<RawBinding>,
     /// Longest use of one access token, from 1m to 30m. Default: 30m.
     pub(super) max_token_age: Option<RawDuration>,
+    /// A security profile that client and issuer are held to. Default: none.
+    pub(super) profile: Option<RawProfile>,
     /// A refresh that leaves the refresh token as it is counts as failed. Default: false.
     pub(super) require_rotation: Option<bool>,
     /// Tokens are revoked at the issuer when nobody used them for ten minutes and at the end of the process (RFC 7009),
@@ -439,8 +452,12 @@ pub(super) enum RawGrant {
     AuthorizationCode,
     /// RFC 6749 §4.4.
     ClientCredentials,
+    /// A person logs in on another device (RFC 8628).
+    DeviceCode,
     /// An assertion is turned into a token (RFC 7523 §2.1).
     JwtBearer(RawJwtBearer),
+    /// A refresh token that was had elsewhere (RFC 6749 §6); its successors are kept in the store.
+    RefreshToken(SecretRef),
     /// A token is turned into another one (RFC 8693).
     TokenExchange(RawTokenExchange),
 }
@@ -476,6 +493,16 @@ pub(super) struct RawTokenExchange {
     pub(super) actor_token_type: Option<String>,
     /// The type to ask for: `access_token`, `jwt` or their URIs; absent: the server's choice.
     pub(super) requested_token_type: Option<String>,
+}
+
+/// A security profile.
+#[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum RawProfile {
+    /// FAPI 2.0 Security Profile.
+    Fapi2,
+    /// None beyond what always holds.
+    None,
 }
 
 /// What ties a token to our key.

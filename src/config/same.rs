@@ -2,7 +2,7 @@
 
 use zeroize::Zeroize;
 
-use super::plan::{CaPlan, ListenPlan, Plan, StorePlan};
+use super::plan::{AdminPlan, CaPlan, ListenPlan, Plan, StorePlan};
 use crate::upstream;
 use crate::vocab::Secret;
 
@@ -13,6 +13,7 @@ impl Plan {
         let same = [
             ("listen", self.listen.same(&next.listen)),
             ("health", self.health == next.health),
+            ("admin", self.given_admin() == next.given_admin()),
             ("runtime_dir", self.runtime_dir == next.runtime_dir),
             ("ca", self.ca.same(&next.ca)),
             ("store", self.store.same(&next.store)),
@@ -25,6 +26,13 @@ impl Plan {
             ("drain", self.drain == next.drain),
         ];
         same.into_iter().find(|(_, same)| !same).map(|(key, _)| key)
+    }
+}
+
+impl Plan {
+    /// The operator's socket as the file has it; where it has none, the verb that runs has put one in.
+    fn given_admin(&self) -> Option<&AdminPlan> {
+        self.admin.as_ref().filter(|admin| admin.required)
     }
 }
 

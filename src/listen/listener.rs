@@ -57,13 +57,7 @@ impl Listener {
     /// # Errors
     /// The system's; `AddrInUse` where somebody listens there, `AlreadyExists` where something else than a socket is there.
     pub async fn unix(path: &Path, mode: u32) -> io::Result<Self> {
-        remove_stale(path).await?;
-        let socket = UnixSocket::new_stream()?;
-        socket.bind(path)?;
-        let file = SocketFile::of(path)?;
-        // Nobody can connect before `listen`, so there is no moment in which it is open to more than its mode says.
-        fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
-        let listener = socket.listen(BACKLOG)?;
+        let (listener, file) = unix_socket(path, mode).await?;
         let socket = Socket::Unix {
             listener,
             _file: file,
@@ -155,8 +149,22 @@ async fn remove_stale(path: &Path) -> io::Result<()> {
     }
 }
 
+/// Makes a unix socket with this mode, and what removes it at the end.
+///
+/// # Errors
+/// As [`Listener::unix`].
+pub async fn unix_socket(path: &Path, mode: u32) -> io::Result<(UnixListener, SocketFile)> {
+    remove_stale(path).await?;
+    let socket = UnixSocket::new_stream()?;
+    socket.bind(path)?;
+    let file = SocketFile::of(path)?;
+    // Nobody can connect before `listen`, so there is no moment in which it is open to more than its mode says.
+    fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
+    Ok((socket.listen(BACKLOG)?, file))
+}
+
 /// The file of a socket of ours, removed when it is dropped.
-struct SocketFile {
+pub struct SocketFile {
     path: PathBuf,
     /// Device and inode: a file that somebody else put there since stays.
     ours: (u64, u64),

@@ -12,9 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::issuer::{AuthError, Client, Issuer};
 use super::keeper::Key;
 use super::lineage::Lineages;
-use super::settings::{
-    ClientAuth, CredentialSettings, Grant, IssuerSettings, OauthSettings, Settings,
-};
+use super::settings::{ClientAuth, CredentialSettings, IssuerSettings, OauthSettings, Settings};
 use super::transport::Lines;
 use crate::credential::{BadCertificate, BadToken, Lease, LeaseFacts};
 use crate::vocab::{
@@ -33,6 +31,7 @@ const OWN_PARAMETERS: &[&str] = &[
     "client_secret",
     "code",
     "code_verifier",
+    "device_code",
     "grant_type",
     "redirect_uri",
     "refresh_token",
@@ -160,17 +159,29 @@ impl Catalogue {
         }
     }
 
+    /// Every OAuth client, by its service.
+    pub(super) fn clients(&self) -> Vec<(ServiceName, u64, Arc<Client>)> {
+        let offers = self.services.iter();
+        let mut all: Vec<_> = offers
+            .filter_map(|(name, offer)| match &offer.kind {
+                Kind::Oauth { edition, client } => {
+                    Some((name.clone(), *edition, Arc::clone(client)))
+                }
+                Kind::Fixed(_) => None,
+            })
+            .collect();
+        all.sort_by(|a, b| a.0.cmp(&b.0));
+        all
+    }
+
     /// Where the tokens of a login are, if the service has logins.
     pub(super) fn login_key(&self, grant: GrantId) -> Option<Key> {
         match &self.services.get(&grant.service)?.kind {
-            Kind::Oauth { edition, client } => match &client.settings().grant {
-                Grant::AuthorizationCode { scopes, .. } => Some(Key {
-                    edition: *edition,
-                    grant,
-                    scopes: scopes.clone(),
-                }),
-                Grant::ClientCredentials | Grant::JwtBearer(_) | Grant::TokenExchange(_) => None,
-            },
+            Kind::Oauth { edition, client } => client.settings().grant.whole().map(|scopes| Key {
+                edition: *edition,
+                grant,
+                scopes: scopes.clone(),
+            }),
             Kind::Fixed(_) => None,
         }
     }

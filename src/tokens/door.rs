@@ -1,13 +1,14 @@
 //! Lends credentials to the hot path: a map read while there is a token, a wait of at most five seconds while there
 //! is none.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
 use super::catalogue::{Builder, Catalogue, Kind, SetupError};
-use super::issuer::{Answered, Client, Login, LoginError};
+use super::issuer::{Answered, Client, Device, Login, LoginError};
 use super::journal::Journal;
 use super::keeper::Key;
 use super::lineage::Lineages;
@@ -25,6 +26,11 @@ const WAIT_MAX: Duration = Duration::from_secs(5);
 const LOGIN_WAIT_MAX: Duration = Duration::from_secs(12);
 /// Longest wait for the end of everything: the worker's own bounds, and a little.
 const CLOSE_MAX: Duration = Duration::from_secs(21);
+/// Fetches that a login waits for: one that was under way, and its own.
+const LOGIN_TRIES: usize = 3;
+/// Longest wait of a rotation for the new tokens of one grant, and how often it looks.
+const ROTATION_MAX: Duration = Duration::from_secs(10);
+const ROTATION_LOOK: Duration = Duration::from_millis(50);
 /// Most asks that the worker has not looked at.
 const ASKS_MAX: usize = 1024;
 
@@ -34,6 +40,8 @@ pub struct Door {
     commands: mpsc::Sender<Command>,
     lines: Arc<dyn Lines>,
     lineages: Arc<Lineages>,
+    /// Grants for which somebody is expected to log in, and how many times.
+    pending: Mutex<BTreeMap<GrantId, usize>>,
     /// Longest wait of a request for a token (C-10). The fetch goes on.
     wait: Duration,
     /// Numbers credentials; held while a catalogue is replaced, so that two reloads do not cross.
@@ -53,10 +61,82 @@ pub struct GrantStatus {
     pub thumbprint: Option<String>,
     /// The number of the lease in use, as in audit lines.
     pub lease: Option<u64>,
+    /// How long it has been in use.
+    pub age: Option<Duration>,
     /// How long it may still be used.
     pub expires_in: Option<Duration>,
     /// What went wrong last, if it has not been mended since.
     pub trouble: Option<Code>,
+}
+
+/// How one grant stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Standing {
+    /// Whose.
+    pub grant: GrantId,
+    /// What ties its tokens to a key.
+    pub binding: Binding,
+    /// How tokens are had, as the configuration says it.
+    pub how: &'static str,
+    /// It has a refresh token.
+    pub persists: bool,
+    /// `healthy`, `degraded`, `failed`, `idle`, `approval_pending` or `login_required`.
+    pub health: &'static str,
+    /// Its tokens, and what went wrong.
+    pub tokens: Vec<GrantStatus>,
+}
+
+/// How somebody logs in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LoginWay {
+    /// In a browser that comes back to this place.
+    Browser(Redirect),
+    /// On another device (RFC 8628).
+    Device,
+}
+
+/// As long as this is there, a person is expected to log in for the grant.
+pub struct Expected {
+    door: Arc<Door>,
+    grant: GrantId,
+}
+
+impl Drop for Expected {
+    fn drop(&mut self) {
+        let mut pending = self.door.pending();
+        if let Some(count) = pending.get_mut(&self.grant) {
+            *count -= 1;
+            if *count == 0 {
+                pending.remove(&self.grant);
+            }
+        }
+    }
+}
+
+/// What a rotation did to one grant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rotated {
+    /// Whose.
+    pub grant: GrantId,
+    /// What became of its key.
+    pub key: KeyFate,
+    /// How many tokens it had in use.
+    pub tokens: usize,
+    /// They were all replaced.
+    pub renewed: bool,
+}
+
+/// What became of a key in a rotation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeyFate {
+    /// It could not be written down; the old one stays.
+    Failed,
+    /// There is a new one.
+    New,
+    /// The refresh token of a public client is bound to it: a new key needs a new login.
+    NeedsLogin,
+    /// There is none that we make: the token is bound to a certificate, or not at all.
+    None,
 }
 
 /// Puts the room together from parts that tests can choose.
@@ -89,6 +169,7 @@ pub(super) fn assemble(
         commands,
         lines,
         lineages,
+        pending: Mutex::default(),
         wait: WAIT_MAX,
         counter: Mutex::new(counter),
     };
@@ -137,8 +218,10 @@ impl Door {
             .into_iter()
             .filter_map(|(key, (lease, trouble))| {
                 let offer = catalogue.offer(&key.grant.service)?;
-                let lease = lease.as_ref();
+                let age = lease.as_ref().map(|(_, since)| now.since(*since));
+                let lease = lease.as_ref().map(|(lease, _)| lease);
                 Some(GrantStatus {
+                    age,
                     binding: lease.map_or_else(|| offer.kind.binding(), |l| l.facts().binding),
                     thumbprint: lease.and_then(key_of).map(str::to_owned),
                     lease: lease.map(|l| l.facts().id),
@@ -151,6 +234,66 @@ impl Door {
                 })
             })
             .collect()
+    }
+
+    /// How the grants of every OAuth service stand: those with tokens or trouble, those that could have some at once, and
+    /// those for which somebody has to log in. Others have not been asked for.
+    #[must_use]
+    pub fn standing(&self) -> Vec<Standing> {
+        let tokens = self.status();
+        let clients = self.shelf.catalogue.load().clients();
+        let mut all = Vec::new();
+        for (service, _, client) in clients {
+            let ours = |status: &&GrantStatus| status.grant.service == service;
+            let mut owners = client.owners();
+            owners.extend(tokens.iter().filter(ours).map(|s| s.grant.agent.clone()));
+            // What an agent was told before somebody logged in for all is history.
+            owners.retain(|owner| client.owner(owner) == *owner);
+            if owners.is_empty() && client.settings().grant.refreshes() {
+                owners.push(AgentName::everyone());
+            }
+            owners.sort();
+            owners.dedup();
+            all.extend(owners.into_iter().map(|owner| {
+                let grant = GrantId {
+                    service: service.clone(),
+                    agent: owner,
+                };
+                self.stands(&client, grant, &tokens)
+            }));
+        }
+        all
+    }
+
+    fn stands(&self, client: &Client, grant: GrantId, tokens: &[GrantStatus]) -> Standing {
+        let of_grant = tokens.iter().filter(|s| s.grant == grant);
+        let tokens: Vec<GrantStatus> = of_grant.cloned().collect();
+        let by_login = client.settings().grant.by_login();
+        let lost = by_login && !client.is_logged_in(&grant.agent);
+        let health = if tokens
+            .iter()
+            .any(|s| s.lease.is_some() && s.trouble.is_some())
+        {
+            "degraded"
+        } else if tokens.iter().any(|s| s.lease.is_some()) {
+            "healthy"
+        } else if lost && self.pending().contains_key(&grant) {
+            "approval_pending"
+        } else if lost {
+            "login_required"
+        } else if tokens.iter().any(|s| s.trouble.is_some()) {
+            "failed"
+        } else {
+            "idle"
+        };
+        Standing {
+            binding: client.settings().binding,
+            how: client.settings().grant.word(),
+            persists: client.is_logged_in(&grant.agent),
+            grant,
+            health,
+            tokens,
+        }
     }
 
     /// Every service and what ties its credential to a key.
@@ -194,26 +337,77 @@ impl Door {
                 .map(Ok)
                 .map_err(|_| Code::Internal.into()),
             Kind::Oauth { edition, client } => {
+                let owner = client.owner(agent);
                 let key = Key {
                     edition: *edition,
+                    scopes: client.asked(&owner, scopes).clone(),
                     grant: GrantId {
                         service: service.clone(),
-                        agent: agent.clone(),
+                        agent: owner,
                     },
-                    scopes: client.asked(agent, scopes).clone(),
                 };
-                Ok(self.shelf.take(&key).ok_or(key))
+                if let Some(lease) = self.shelf.take(&key) {
+                    return Ok(Ok(lease));
+                }
+                if self.waits_for_person(client, agent, &key.grant) {
+                    return Err(Code::ApprovalPending.into());
+                }
+                Ok(Err(key))
             }
         }
     }
 
-    /// Where the browser is sent after a login for this service; `None` where there is no login.
-    #[must_use]
-    pub fn redirect(&self, service: &ServiceName) -> Option<Redirect> {
-        match &self.client(service)?.1.settings().grant {
-            Grant::AuthorizationCode { redirect, .. } => Some(redirect.clone()),
-            Grant::ClientCredentials | Grant::JwtBearer(_) | Grant::TokenExchange(_) => None,
+    /// Whether nothing can be had because a login is under way.
+    fn waits_for_person(&self, client: &Client, agent: &AgentName, grant: &GrantId) -> bool {
+        if !client.settings().grant.by_login() || client.is_logged_in(&grant.agent) {
+            return false;
         }
+        let shared = GrantId {
+            agent: AgentName::everyone(),
+            ..grant.clone()
+        };
+        let own = GrantId {
+            agent: agent.clone(),
+            ..grant.clone()
+        };
+        let pending = self.pending();
+        [&shared, &own]
+            .into_iter()
+            .any(|one| pending.contains_key(one))
+    }
+
+    fn pending(&self) -> MutexGuard<'_, BTreeMap<GrantId, usize>> {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Says that a person is about to log in for this grant, until the answer is dropped. Agents that wait for it are
+    /// told `approval-pending`.
+    #[must_use]
+    pub fn expect(self: &Arc<Self>, grant: &GrantId) -> Expected {
+        *self.pending().entry(grant.clone()).or_default() += 1;
+        Expected {
+            door: Arc::clone(self),
+            grant: grant.clone(),
+        }
+    }
+
+    /// How somebody logs in for this service; `None` where nobody does.
+    #[must_use]
+    pub fn login_way(&self, service: &ServiceName) -> Option<LoginWay> {
+        match &self.client(service)?.1.settings().grant {
+            Grant::AuthorizationCode { redirect, .. } => Some(LoginWay::Browser(redirect.clone())),
+            Grant::DeviceCode { .. } => Some(LoginWay::Device),
+            Grant::ClientCredentials
+            | Grant::JwtBearer(_)
+            | Grant::RefreshToken { .. }
+            | Grant::TokenExchange(_) => None,
+        }
+    }
+
+    /// Whether the configuration has this service.
+    #[must_use]
+    pub fn knows(&self, service: &ServiceName) -> bool {
+        self.shelf.catalogue.load().offer(service).is_some()
     }
 
     /// Whether this grant needs no person now: an earlier login still gives tokens, or cannot be judged because the
@@ -221,6 +415,10 @@ impl Door {
     pub async fn is_logged_in(&self, grant: &GrantId) -> bool {
         let Some((_, client)) = self.client(&grant.service) else {
             return false;
+        };
+        let grant = &GrantId {
+            agent: client.owner(&grant.agent),
+            ..grant.clone()
         };
         if !client.is_logged_in(&grant.agent) {
             return false;
@@ -255,28 +453,166 @@ impl Door {
         begun.await.unwrap_or(Err(Code::AsTimeout.into()))
     }
 
+    /// Begins a login on another device for this grant.
+    ///
+    /// # Errors
+    /// [`LoginError`] where the issuer cannot be asked or offers none.
+    pub async fn begin_device(&self, grant: GrantId) -> Result<Device, LoginError> {
+        let (answer, begun) = oneshot::channel();
+        let sent = self.commands.send(Command::Device { grant, answer }).await;
+        sent.map_err(|_| LoginError::Unavailable(Code::Draining))?;
+        begun.await.unwrap_or(Err(Code::AsTimeout.into()))
+    }
+
+    /// Waits until somebody has logged in on another device. Asks no more when it is dropped.
+    ///
+    /// # Errors
+    /// [`LoginError`] where nobody has in time, or the issuer says no.
+    pub async fn await_device(&self, device: &Arc<Device>) -> Result<Answered, LoginError> {
+        let (answer, outcome) = oneshot::channel();
+        let device = Arc::clone(device);
+        let sent = self.commands.send(Command::AwaitDevice { device, answer });
+        let sent = sent.await;
+        sent.map_err(|_| LoginError::Unavailable(Code::Draining))?;
+        outcome.await.unwrap_or(Err(Code::Draining.into()))
+    }
+
     /// Fetches the token of a login that was answered.
     ///
     /// # Errors
     /// [`LoginError`]; the login is used up all the same.
     pub async fn finish_login(&self, login: &Login, answered: Answered) -> Result<(), LoginError> {
-        let service = &login.grant.service;
-        let (edition, client) = self
-            .client(service)
-            .filter(|(edition, _)| *edition == login.edition)
+        self.finish(&login.grant, login.edition, answered).await
+    }
+
+    /// Takes the tokens of a device's login into use.
+    ///
+    /// # Errors
+    /// [`LoginError`]; the login is used up all the same.
+    pub async fn finish_device(
+        &self,
+        device: &Device,
+        answered: Answered,
+    ) -> Result<(), LoginError> {
+        self.finish(&device.grant, device.edition, answered).await
+    }
+
+    async fn finish(
+        &self,
+        grant: &GrantId,
+        edition: u64,
+        answered: Answered,
+    ) -> Result<(), LoginError> {
+        let (_, client) = self
+            .client(&grant.service)
+            .filter(|(current, _)| *current == edition)
             .ok_or(Code::ConfigChanged)?;
-        client.take_answer(&login.grant.agent, answered);
+        client.take_answer(&grant.agent, answered);
         let key = Key {
             edition,
             scopes: client.scopes(&ScopeSet::default()).clone(),
-            grant: login.grant.clone(),
+            grant: grant.clone(),
         };
-        // Without a worker the ask that follows says so.
-        drop(self.commands.send(Command::Answered(key.clone())).await);
-        self.wait_for(key, LOGIN_WAIT_MAX)
-            .await
-            .map(drop)
-            .map_err(|refusal| refusal.code.into())
+        let mut outcome = Err(Code::AsUnavailable.into());
+        for _ in 0..LOGIN_TRIES {
+            // Without a worker the ask that follows says so.
+            drop(self.commands.send(Command::Answered(key.clone())).await);
+            outcome = self.wait_for(key.clone(), LOGIN_WAIT_MAX).await;
+            // A refresh that was under way has answered in its place.
+            if !client.is_answered(&grant.agent) {
+                break;
+            }
+        }
+        outcome.map(drop).map_err(|refusal| {
+            // What was there before the login goes on.
+            drop(self.commands.try_send(Command::Answered(key)));
+            match refusal.oauth_error {
+                Some(error) => LoginError::Refused(error),
+                None => refusal.code.into(),
+            }
+        })
+    }
+
+    /// New tokens, and new keys where there can be some, for every grant that fits. The tokens in use serve until then.
+    pub async fn rotate(
+        &self,
+        service: Option<&ServiceName>,
+        agent: Option<&AgentName>,
+    ) -> Vec<Rotated> {
+        let clients = self.shelf.catalogue.load().clients();
+        let clients = clients
+            .into_iter()
+            .filter(|(name, ..)| service.is_none_or(|wanted| wanted == name));
+        let mut all = Vec::new();
+        for (name, edition, client) in clients {
+            let mut owners = client.owners();
+            let in_use = self.shelf.survey().into_keys();
+            owners.extend(
+                in_use
+                    .filter(|key| key.edition == edition)
+                    .map(|key| key.grant.agent),
+            );
+            owners.sort();
+            owners.dedup();
+            owners.retain(|owner| agent.is_none_or(|wanted| wanted == owner));
+            for owner in owners {
+                let outcome = self.rotate_one(&client, edition, &name, &owner).await;
+                all.push(outcome);
+            }
+        }
+        all
+    }
+
+    async fn rotate_one(
+        &self,
+        client: &Client,
+        edition: u64,
+        service: &ServiceName,
+        owner: &AgentName,
+    ) -> Rotated {
+        let of_grant = |key: &Key| key.edition == edition && key.grant.agent == *owner;
+        let leases = || {
+            let all = self.shelf.survey().into_iter();
+            let ours = all.filter(|(key, _)| of_grant(key));
+            ours.filter_map(|(_, (held, _))| held.map(|(lease, _)| lease.facts().id))
+                .collect::<Vec<_>>()
+        };
+        let before = leases();
+        let (answer, made) = oneshot::channel();
+        let command = Command::Rotate {
+            edition,
+            owner: owner.clone(),
+            answer,
+        };
+        drop(self.commands.send(command).await);
+        let made = made.await.unwrap_or_else(|_| Err(Code::Draining.into()));
+        let renew = Command::Renew {
+            edition,
+            owner: owner.clone(),
+        };
+        drop(self.commands.send(renew).await);
+        let began = self.shelf.clock.now();
+        let still = || {
+            let now = leases();
+            before.iter().any(|lease| now.contains(lease))
+        };
+        while still() && self.shelf.clock.now().since(began) < ROTATION_MAX {
+            tokio::time::sleep(ROTATION_LOOK).await;
+        }
+        Rotated {
+            grant: GrantId {
+                service: service.clone(),
+                agent: owner.clone(),
+            },
+            key: match made {
+                Ok(true) => KeyFate::New,
+                Ok(false) if !client.proves() => KeyFate::None,
+                Ok(false) => KeyFate::NeedsLogin,
+                Err(_) => KeyFate::Failed,
+            },
+            tokens: before.len(),
+            renewed: !still(),
+        }
     }
 
     fn client(&self, service: &ServiceName) -> Option<(u64, Arc<Client>)> {

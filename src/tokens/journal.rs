@@ -38,6 +38,8 @@ pub(super) enum Note<'a> {
         grant: &'a GrantId,
         chain: &'a [String],
     },
+    /// The next token is bound to a new key.
+    KeyRotated { grant: &'a GrantId },
     /// No token could be had.
     Failed {
         grant: &'a GrantId,

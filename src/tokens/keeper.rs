@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use super::failure::Failure;
 use crate::credential::{Expiry, Unavailable};
-use crate::vocab::{Code, GrantId, Moment, ScopeSet, WallTime};
+use crate::vocab::{AgentName, Code, GrantId, Moment, ScopeSet, WallTime};
 use pace::{Jitter, Trouble};
 
 /// Most entries. The keys come from the configuration, so this is a backstop.
@@ -73,8 +73,11 @@ pub(super) enum Event<T> {
     Pursued(Key),
     /// An API refused this very lease; `again`: and the one before it.
     Rejected { lease: u64, again: bool },
-    /// The tokens of this edition should be had anew; those in use stay until then.
-    Renew { edition: u64 },
+    /// The tokens of this edition, or of one owner alone, should be had anew; those in use stay until then.
+    Renew {
+        edition: u64,
+        agent: Option<AgentName>,
+    },
     /// The credential of this edition is no longer configured.
     Retired { edition: u64 },
     /// Time passed.
@@ -132,6 +135,8 @@ pub(super) enum Reason {
     InvalidToken,
     /// Another token serves in its place.
     Merged,
+    /// Somebody logged in anew.
+    Replaced,
 }
 
 impl Reason {
@@ -144,6 +149,7 @@ impl Reason {
             Self::Idle => "idle",
             Self::InvalidToken => "invalid_token",
             Self::Merged => "merged",
+            Self::Replaced => "replaced",
         }
     }
 }
@@ -220,9 +226,7 @@ impl Keeper {
         let mut actions = Vec::new();
         let touched = match event {
             Event::Answered(key) => {
-                if let Some(entry) = self.entries.get_mut(&key) {
-                    (entry.trouble, entry.rest) = (None, None);
-                }
+                self.answered(now, wall, &key, &mut actions);
                 Some(key)
             }
             Event::Asked(key) => {
@@ -262,8 +266,8 @@ impl Keeper {
             Event::Rejected { lease, again } => {
                 self.rejected(now, wall, lease, again, &mut actions)
             }
-            Event::Renew { edition } => {
-                self.renew(now, wall, edition, &mut actions);
+            Event::Renew { edition, agent } => {
+                self.renew(now, wall, (edition, agent.as_ref()), &mut actions);
                 None
             }
             Event::Retired { edition } => {
@@ -443,18 +447,50 @@ impl Keeper {
         Some(key)
     }
 
+    /// A login was answered: what went wrong with the grant before counts no more. The token in use is an earlier login's,
+    /// so whoever asks waits for the new one; those for less follow it.
+    fn answered<T>(
+        &mut self,
+        now: Moment,
+        wall: WallTime,
+        key: &Key,
+        actions: &mut Vec<Action<T>>,
+    ) {
+        let of_grant = self
+            .entries
+            .iter_mut()
+            .filter(|(k, _)| k.edition == key.edition && k.grant == key.grant);
+        for (of, entry) in of_grant {
+            (entry.trouble, entry.rest) = (None, None);
+            if of != key {
+                if let Some(live) = &mut entry.live {
+                    live.renew = Expiry {
+                        monotonic: now,
+                        wall,
+                    };
+                }
+            } else if let Some(live) = entry.live.take() {
+                self.holders.remove(&live.lease);
+                actions.push(Action::Drop {
+                    key: of.clone(),
+                    lease: live.lease,
+                    reason: Reason::Replaced,
+                });
+            }
+        }
+    }
+
     /// The key that tokens are bound to has a successor: whoever waits for the end of the old one waits too long.
     fn renew<T>(
         &mut self,
         now: Moment,
         wall: WallTime,
-        edition: u64,
+        (edition, agent): (u64, Option<&AgentName>),
         actions: &mut Vec<Action<T>>,
     ) {
-        let of_edition = self
-            .entries
-            .iter_mut()
-            .filter(|(k, _)| k.edition == edition);
+        let of_edition = self.entries.iter_mut().filter(|(k, _)| {
+            k.edition == edition && agent.is_none_or(|agent| k.grant.agent == *agent)
+        });
         for live in of_edition.filter_map(|(_, entry)| entry.live.as_mut()) {
             live.renew = Expiry {
                 monotonic: now,

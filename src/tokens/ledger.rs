@@ -66,6 +66,9 @@ impl Ledger {
                 let event = if *renewal { "refreshed" } else { "issued" };
                 metrics.token_event(grant.service.as_str(), event);
             }
+            Note::KeyRotated { grant } => {
+                metrics.token_event(grant.service.as_str(), "key_rotated")
+            }
             Note::NonceChallenge { service } => {
                 metrics.nonce_challenge(service.as_str(), Peer::Issuer);
             }
@@ -139,6 +142,9 @@ fn event(note: &Note<'_>) -> Option<Event> {
         Note::GrantDead { grant, ending } => Event::GrantDead {
             grant: grant.clone(),
             reason: ending.as_str(),
+        },
+        Note::KeyRotated { grant } => Event::KeyRotated {
+            grant: grant.clone(),
         },
         Note::GrantInDoubt { grant } => Event::GrantInDoubt {
             grant: grant.clone(),

@@ -13,7 +13,7 @@ mod row;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -30,6 +30,8 @@ use row::Row;
 
 /// The kind of our rows in the store.
 const KIND: u8 = 1;
+/// The kind of rows that say which refresh token of the configuration a grant began with.
+const PLANTED: u8 = 2;
 
 /// What a grant is for: a hash over issuer, client and everything else that a refresh token depends on.
 pub(super) type Print = [u8; 32];
@@ -46,6 +48,8 @@ pub(super) struct Lineages {
     waits: bool,
     /// Numbers the states of all lineages; never the same twice.
     states: AtomicU64,
+    /// Prints of grants that began with a refresh token of the configuration. As many as there were of those.
+    planted: Mutex<HashSet<Print>>,
 }
 
 /// Where rows outlive the process. A seam for the simulation, which crashes at each point of a write.
@@ -135,11 +139,17 @@ impl Lineages {
         for id in lost {
             tell_damaged(id, journal);
         }
+        let planted = store.rows(PLANTED);
+        let planted = planted
+            .into_iter()
+            .filter_map(|(_, print)| Print::try_from(&print[..]).ok());
+        let planted = planted.collect();
         Self {
             all: Mutex::new(all),
             waits: store.waits(),
             store: Some(Arc::new(Mutex::new(store))),
             states: AtomicU64::new(1),
+            planted: Mutex::new(planted),
         }
     }
 
@@ -148,6 +158,94 @@ impl Lineages {
         self.lock()
             .get(grant)
             .is_some_and(|l| l.row.print == *print)
+    }
+
+    /// Who has a refresh token for this service.
+    pub(super) fn owners(&self, service: &ServiceName, print: &Print) -> Vec<AgentName> {
+        let all = self.lock();
+        let ours = all
+            .iter()
+            .filter(|(grant, l)| grant.service == *service && l.row.print == *print);
+        let mut owners: Vec<_> = ours.map(|(grant, _)| grant.agent.clone()).collect();
+        owners.sort();
+        owners
+    }
+
+    /// Begins a lineage with a refresh token of the configuration, unless that was done before: in this process, or in an
+    /// earlier one with the same store. Then its successor counts, or that it has none.
+    ///
+    /// # Errors
+    /// [`Failure`] where that could not be written down.
+    pub(super) async fn plant(
+        self: &Arc<Self>,
+        grant: &GrantId,
+        print: &Print,
+        refresh: &Secret<String>,
+        key: Option<Arc<ProofKey>>,
+    ) -> Result<(), Failure> {
+        let known = self
+            .planted
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .contains(print);
+        if !self.has(grant, print) {
+            if known {
+                return Err(Code::ReauthorizationRequired.into());
+            }
+            self.begin(grant, print, refresh.clone(), key).await?;
+        }
+        if known {
+            return Ok(());
+        }
+        self.remember_planted(grant, print).await
+    }
+
+    async fn remember_planted(&self, grant: &GrantId, print: &Print) -> Result<(), Failure> {
+        if let Some(store) = self.store.clone() {
+            let id = RowId {
+                kind: PLANTED,
+                name: grant.to_string(),
+            };
+            let content = *print;
+            let written = tokio::task::spawn_blocking(move || {
+                let mut store = store.lock().unwrap_or_else(PoisonError::into_inner);
+                store.put(&id, &content, false)
+            });
+            match written.await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => {
+                    tracing::error!(%grant, %error, "a grant could not be written down");
+                    return Err(Code::AsUnavailable.into());
+                }
+                Err(_) => return Err(Code::Internal.into()),
+            }
+        }
+        self.planted
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(*print);
+        Ok(())
+    }
+
+    /// Gives a lineage another key, where its refresh token is not bound to one.
+    ///
+    /// # Errors
+    /// [`Failure`] where it could not be written down.
+    pub(super) async fn rekey(
+        self: &Arc<Self>,
+        grant: &GrantId,
+        print: &Print,
+        key: Arc<ProofKey>,
+    ) -> Result<(), Failure> {
+        let kept = key.sealable().map_err(|_| Code::Internal)?;
+        let state = self.next_state();
+        {
+            let mut all = self.lock();
+            let lineage = all.get_mut(grant).filter(|l| l.row.print == *print);
+            let lineage = lineage.ok_or(Code::ReauthorizationRequired)?;
+            (lineage.row.key, lineage.key, lineage.state) = (Some(kept), Some(key), state);
+        }
+        self.save(grant, false).await
     }
 
     /// Grants whose last refresh was cut off.
@@ -495,8 +593,13 @@ fn row_of(grant: &GrantId) -> RowId {
 
 fn grant_of(id: &RowId) -> Option<GrantId> {
     let (service, agent) = id.name.split_once('/').filter(|_| id.kind == KIND)?;
+    let everyone = AgentName::everyone();
     Some(GrantId {
         service: ServiceName::new(service).ok()?,
-        agent: AgentName::new(agent).ok()?,
+        agent: if agent == everyone.as_str() {
+            everyone
+        } else {
+            AgentName::new(agent).ok()?
+        },
     })
 }

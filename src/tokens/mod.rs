@@ -36,12 +36,12 @@ use crate::upstream::Upstream;
 use crate::vocab::Clock;
 
 pub use catalogue::SetupError;
-pub use door::{Door, GrantStatus};
-pub use issuer::{Answered, Login, LoginError, Verdict};
+pub use door::{Door, Expected, GrantStatus, KeyFate, LoginWay, Rotated, Standing};
+pub use issuer::{Answered, Brought, Device, Login, LoginError, Verdict};
 pub use settings::{
     AssertionAudience, AssertionSource, CertificateSettings, ClientAuth, CredentialSettings,
-    ExchangeSettings, Grant, IssuerSettings, OauthSettings, Platform, Presented, Redirect,
-    Settings, WorkloadSettings,
+    ExchangeSettings, FirstRefresh, Grant, IssuerSettings, OauthSettings, Platform, Presented,
+    Redirect, Settings, WorkloadSettings,
 };
 pub use supply::Supply;
 pub use worker::Worker;

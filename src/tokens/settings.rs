@@ -24,9 +24,7 @@ impl Settings {
     pub fn needs_login(&self) -> Option<&ServiceName> {
         let mut services = self.services.iter();
         services.find_map(|(name, credential)| match credential {
-            CredentialSettings::Oauth(oauth) => {
-                matches!(oauth.grant, Grant::AuthorizationCode { .. }).then_some(name)
-            }
+            CredentialSettings::Oauth(oauth) => oauth.grant.by_login().then_some(name),
             _ => None,
         })
     }
@@ -62,8 +60,20 @@ pub enum Grant {
         /// What the person is asked for: everything that any rule of the service wants.
         scopes: ScopeSet,
     },
+    /// A person logs in on another device (RFC 8628).
+    DeviceCode {
+        /// What the person is asked for: everything that any rule of the service wants.
+        scopes: ScopeSet,
+    },
     /// Somebody's assertion is turned into a token (RFC 7523 §2.1).
     JwtBearer(AssertionSource),
+    /// A refresh token that was had elsewhere (RFC 6749 §6). All agents of the service ride on it.
+    RefreshToken {
+        /// The first one. Its successors are kept with those of logins.
+        token: FirstRefresh,
+        /// Everything that any rule of the service wants.
+        scopes: ScopeSet,
+    },
     /// One token is turned into another (RFC 8693).
     TokenExchange(Box<ExchangeSettings>),
 }
@@ -72,12 +82,54 @@ impl Grant {
     /// Whether it brings a refresh token that is used.
     #[must_use]
     pub fn refreshes(&self) -> bool {
+        self.whole().is_some()
+    }
+
+    /// Everything that such a grant is for; `None` where each token request stands alone.
+    #[must_use]
+    pub fn whole(&self) -> Option<&ScopeSet> {
         match self {
-            Self::AuthorizationCode { .. } => true,
-            Self::ClientCredentials | Self::JwtBearer(_) | Self::TokenExchange(_) => false,
+            Self::AuthorizationCode { scopes, .. }
+            | Self::DeviceCode { scopes }
+            | Self::RefreshToken { scopes, .. } => Some(scopes),
+            Self::ClientCredentials | Self::JwtBearer(_) | Self::TokenExchange(_) => None,
         }
     }
+
+    /// The word of the configuration.
+    #[must_use]
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::ClientCredentials => "client_credentials",
+            Self::AuthorizationCode { .. } => "authorization_code",
+            Self::DeviceCode { .. } => "device_code",
+            Self::JwtBearer(_) => "jwt_bearer",
+            Self::RefreshToken { .. } => "refresh_token",
+            Self::TokenExchange(_) => "token_exchange",
+        }
+    }
+
+    /// Whether a person begins it.
+    #[must_use]
+    pub fn by_login(&self) -> bool {
+        matches!(
+            self,
+            Self::AuthorizationCode { .. } | Self::DeviceCode { .. }
+        )
+    }
 }
+
+/// A refresh token from the configuration.
+#[derive(Debug, Clone)]
+pub struct FirstRefresh(pub Secret<String>);
+
+impl PartialEq for FirstRefresh {
+    fn eq(&self, other: &Self) -> bool {
+        equal(self.0.expose(), other.0.expose())
+    }
+}
+
+impl Eq for FirstRefresh {}
 
 /// Where the assertion of a `jwt_bearer` grant comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -158,6 +210,8 @@ pub struct OauthSettings {
     pub binding: Binding,
     /// Longest use of one access token, at most 30 minutes.
     pub max_token_age: Duration,
+    /// Held to the FAPI 2.0 Security Profile: logins by pushed parameters that name the issuer, and its algorithms alone.
+    pub fapi: bool,
     /// A refresh that leaves the refresh token as it is counts as failed.
     pub require_rotation: bool,
     /// Tokens are revoked at the issuer when nobody uses them any more, and at the end of the process (RFC 7009).
@@ -279,6 +333,7 @@ impl OauthSettings {
             && self.parameters == other.parameters
             && self.binding == other.binding
             && self.max_token_age == other.max_token_age
+            && self.fapi == other.fapi
             && self.require_rotation == other.require_rotation
             && self.revoke_on_exit == other.revoke_on_exit
     }
@@ -288,12 +343,8 @@ impl OauthSettings {
     /// Names everything that a refresh token of this client depends on. Where it differs, only a new login helps:
     /// another issuer must not see the token, another client cannot use it, other scopes were not consented to.
     pub(super) fn print(&self) -> [u8; 32] {
-        let scopes = match &self.grant {
-            Grant::AuthorizationCode { scopes, .. } => scopes.to_string(),
-            Grant::ClientCredentials | Grant::JwtBearer(_) | Grant::TokenExchange(_) => {
-                String::new()
-            }
-        };
+        let scopes = self.grant.whole().map(ToString::to_string);
+        let scopes = scopes.unwrap_or_default();
         let bound = if self.binding == Binding::Bearer {
             "unbound"
         } else {
@@ -311,6 +362,10 @@ impl OauthSettings {
         for part in parts {
             context.update(&u64::try_from(part.len()).unwrap_or(u64::MAX).to_be_bytes());
             context.update(part.as_bytes());
+        }
+        // A configured refresh token that was replaced begins anew.
+        if let Grant::RefreshToken { token, .. } = &self.grant {
+            context.update(token.0.expose().as_bytes());
         }
         let digest = context.finish();
         std::array::from_fn(|at| digest.as_ref().get(at).copied().unwrap_or_default())

@@ -27,9 +27,14 @@ pub(super) struct Shelf {
 /// A lease in use.
 struct Slot {
     lease: Lease,
+    /// When it came here.
+    since: Moment,
     /// When it was last lent, in milliseconds of the monotonic clock.
     used: AtomicU64,
 }
+
+/// A lease and since when it is in use, and what went wrong last.
+pub(super) type Stand = (Option<(Lease, Moment)>, Option<Code>);
 
 /// An API refused this lease.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,8 +69,9 @@ impl Shelf {
     /// Puts a lease into use in place of the one before it.
     pub(super) fn put(&self, key: Key, lease: Lease) {
         self.troubles().remove(&key);
-        let used = AtomicU64::new(self.clock.now().0);
-        self.slots.insert(key, Slot { lease, used });
+        let since = self.clock.now();
+        let used = AtomicU64::new(since.0);
+        self.slots.insert(key, Slot { lease, since, used });
     }
 
     /// Gives a lease another name.
@@ -139,11 +145,14 @@ impl Shelf {
     }
 
     /// The leases in use and what went wrong last, by key.
-    pub(super) fn survey(&self) -> BTreeMap<Key, (Option<Lease>, Option<Code>)> {
-        let mut all: BTreeMap<Key, (Option<Lease>, Option<Code>)> = self
+    pub(super) fn survey(&self) -> BTreeMap<Key, Stand> {
+        let mut all: BTreeMap<Key, Stand> = self
             .slots
             .iter()
-            .map(|slot| (slot.key().clone(), (Some(slot.lease.clone()), None)))
+            .map(|slot| {
+                let held = (slot.lease.clone(), slot.since);
+                (slot.key().clone(), (Some(held), None))
+            })
             .collect();
         for (key, code) in self.troubles().iter() {
             all.entry(key.clone()).or_default().1 = Some(*code);

@@ -154,6 +154,7 @@ fn settings(rehearsal: &Rehearsal, client: &str) -> OauthSettings {
         parameters: Vec::new(),
         binding,
         max_token_age: Duration::from_mins(30),
+        fapi: false,
         require_rotation: false,
         revoke_on_exit: false,
     }

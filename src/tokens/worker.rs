@@ -14,14 +14,14 @@ use tokio_util::sync::CancellationToken;
 
 use super::catalogue::Kind;
 use super::failure::Failure;
-use super::issuer::{Client, Login, LoginError, Obtained, Token};
+use super::issuer::{Answered, Client, Device, Login, LoginError, Obtained, Token};
 use super::journal::{Journal, Note};
 use super::keeper::{Action, Event, Keeper, Key};
 use super::retired::Retired;
 use super::shelf::Shelf;
 use crate::credential::{BadToken, Certificate, Expiry, Lease, LeaseFacts, Unavailable};
 use crate::proof::Signer;
-use crate::vocab::{Binding, Code, GrantId, Moment};
+use crate::vocab::{AgentName, Binding, Code, GrantId, Moment};
 
 /// Longest time until a token request is sent. From then on the issuer has its own ten seconds, and what it answers is
 /// kept whoever has stopped waiting.
@@ -59,6 +59,24 @@ pub(super) enum Command {
         redirect_uri: String,
         answer: oneshot::Sender<Result<Login, LoginError>>,
     },
+    /// A person wants to log in on another device.
+    Device {
+        grant: GrantId,
+        answer: oneshot::Sender<Result<Device, LoginError>>,
+    },
+    /// Ask until that person has; ends when nobody waits for it any more.
+    AwaitDevice {
+        device: Arc<Device>,
+        answer: oneshot::Sender<Result<Answered, LoginError>>,
+    },
+    /// New tokens, and a new key where there can be one.
+    Rotate {
+        edition: u64,
+        owner: AgentName,
+        answer: oneshot::Sender<Result<bool, Failure>>,
+    },
+    /// What [`Rotate`](Self::Rotate) wants, once the key is there.
+    Renew { edition: u64, owner: AgentName },
     /// End everything: nothing new is fetched, what is under way comes to its end, sessions end.
     Close(oneshot::Sender<()>),
     /// Look at the shelf: a report came in.
@@ -244,7 +262,10 @@ impl Worker {
         for (edition, certificate) in seen {
             let before = self.shown.insert(edition, Arc::clone(&certificate));
             if before.is_some_and(|before| before != certificate) {
-                self.feed(Event::Renew { edition });
+                self.feed(Event::Renew {
+                    edition,
+                    agent: None,
+                });
             }
         }
     }
@@ -288,6 +309,17 @@ impl Worker {
                 redirect_uri,
                 answer,
             } => self.begin_login(grant, redirect_uri, answer),
+            Command::Device { grant, answer } => self.begin_device(grant, answer),
+            Command::AwaitDevice { device, answer } => self.await_device(device, answer),
+            Command::Rotate {
+                edition,
+                owner,
+                answer,
+            } => self.rotate(edition, owner, answer),
+            Command::Renew { edition, owner } => self.feed(Event::Renew {
+                edition,
+                agent: Some(owner),
+            }),
             Command::Answered(key) => self.feed(Event::Answered(key)),
             // Seen where commands are taken.
             Command::Close(_) | Command::Look => {}
@@ -416,6 +448,74 @@ impl Worker {
             client.obtain_within(limits, &agent, &scopes, journal).await
         });
         self.errands.insert(task.id(), (key, attempt));
+    }
+
+    /// Begins a device login on a task of its own.
+    fn begin_device(
+        &mut self,
+        grant: GrantId,
+        answer: oneshot::Sender<Result<Device, LoginError>>,
+    ) {
+        let offer = self.shelf.catalogue.load().offer(&grant.service).cloned();
+        let Some(Kind::Oauth { edition, client }) = offer.map(|offer| offer.kind) else {
+            drop(answer.send(Err(LoginError::OtherGrant)));
+            return;
+        };
+        if self.logins.len() >= LOGINS_MAX {
+            drop(answer.send(Err(Code::Overloaded.into())));
+            return;
+        }
+        let (journal, patience) = (Arc::clone(&self.journal), self.patience);
+        self.logins.spawn(async move {
+            let begun = client.begin_device(&grant, edition, journal.as_ref());
+            let begun = tokio::time::timeout(patience, begun)
+                .await
+                .unwrap_or_else(|_| Err(Code::AsTimeout.into()));
+            drop(answer.send(begun));
+        });
+    }
+
+    /// Asks the issuer until the person has logged in, on a task that ends with whoever waits.
+    fn await_device(
+        &mut self,
+        device: Arc<Device>,
+        mut answer: oneshot::Sender<Result<Answered, LoginError>>,
+    ) {
+        let catalogue = self.shelf.catalogue.load();
+        let Some(client) = catalogue.client(&device.grant.service, device.edition) else {
+            drop(answer.send(Err(Code::ConfigChanged.into())));
+            return;
+        };
+        if self.logins.len() >= LOGINS_MAX {
+            drop(answer.send(Err(Code::Overloaded.into())));
+            return;
+        }
+        let journal = Arc::clone(&self.journal);
+        self.logins.spawn(async move {
+            tokio::select! {
+                done = client.await_device(&device, journal.as_ref()) => drop(answer.send(done)),
+                () = answer.closed() => {}
+            }
+        });
+    }
+
+    /// Makes the new key on a task of its own, for it may have to be written down.
+    fn rotate(
+        &mut self,
+        edition: u64,
+        owner: AgentName,
+        answer: oneshot::Sender<Result<bool, Failure>>,
+    ) {
+        let clients = self.shelf.catalogue.load().clients();
+        let client = clients.into_iter().find(|(_, e, _)| *e == edition);
+        let Some((_, _, client)) = client else {
+            let _gone = answer.send(Err(Code::ConfigChanged.into()));
+            return;
+        };
+        let journal = Arc::clone(&self.journal);
+        self.logins.spawn(async move {
+            let _gone = answer.send(client.renew_key(&owner, journal.as_ref()).await);
+        });
     }
 
     /// Begins a login on a task of its own. Whoever asked may have gone; then nobody is told.

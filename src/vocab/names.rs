@@ -69,6 +69,19 @@ impl AgentName {
     pub fn fallback() -> Self {
         Self("default".into())
     }
+
+    /// In place of an agent's name where a grant belongs to its service and all agents ride on it. No agent of a
+    /// configuration can have this name.
+    #[must_use]
+    pub fn everyone() -> Self {
+        Self("*".into())
+    }
+
+    /// Whether this is [`everyone`](Self::everyone).
+    #[must_use]
+    pub fn is_everyone(&self) -> bool {
+        &*self.0 == "*"
+    }
 }
 
 /// A rule, named by its service and its position and text (`items: allow GET /v1/items/**`). Comes from the
@@ -101,7 +114,7 @@ impl fmt::Display for RuleName {
 pub struct GrantId {
     /// The service whose credential it is.
     pub service: ServiceName,
-    /// The agent it serves.
+    /// The agent it serves; [`AgentName::everyone`] where all agents share it.
     pub agent: AgentName,
 }
 

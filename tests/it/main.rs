@@ -41,6 +41,8 @@ mod limits;
 #[cfg(test)]
 mod listeners;
 #[cfg(test)]
+mod operator;
+#[cfg(test)]
 mod parent;
 #[cfg(test)]
 mod refusals;

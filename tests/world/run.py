@@ -16,6 +16,7 @@ from pathlib import Path
 import checks
 import configuration
 import grants  # noqa: F401, its checks
+import logins
 from stage import Agent, Proxy, World, perform, python_with_clients
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -62,7 +63,10 @@ def judge(binary, source, dir, started, options):
     issuer = [e for e in world.seen.values() if e["service"] == "as"]
     print(f"\nagents sent {Agent.total} requests; the DPoP API saw {len(upstream)} with {checks.nonce_challenges(upstream)} nonce"
           f" challenges, the authorization server {len(issuer)} with {checks.nonce_challenges(issuer)}")
-    print(f"{len(wanted) - failed} passed, {failed} failed", flush=True)
+    proxy.stop()
+    failed += logins.play(binary, source, dir / "logins", started, world.copy / "node_modules")
+    total = len(wanted) + len(logins.ALL)
+    print(f"{total - failed} passed, {failed} failed", flush=True)
     return failed == 0
 
 

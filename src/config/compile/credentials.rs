@@ -6,8 +6,10 @@ use std::time::Duration;
 use http::HeaderName;
 
 use super::issuers::Issuers;
-use super::{Context, authentication, grants, header_value, visible};
-use crate::config::raw::{RawBinding, RawClientAuth, RawCredential, RawHeader, RawOauth};
+use super::{Context, authentication, grants, header_value, profile, visible};
+use crate::config::raw::{
+    RawBinding, RawClientAuth, RawCredential, RawHeader, RawOauth, RawProfile,
+};
 use crate::credential::Slot;
 use crate::tokens::{CredentialSettings, OauthSettings};
 use crate::vocab::{Binding, ScopeSet};
@@ -45,6 +47,7 @@ const PARAMETERS: &[&str] = &[
     "client_secret",
     "code",
     "code_verifier",
+    "device_code",
     "grant_type",
     "redirect_uri",
     "refresh_token",
@@ -184,7 +187,8 @@ fn oauth(
         it.findings
             .error(&at("require_rotation"), what, "remove it");
     }
-    Some(OauthSettings {
+    let settings = OauthSettings {
+        fapi: matches!(raw.profile, Some(RawProfile::Fapi2)),
         grant,
         issuer: issuer?,
         client_id: client_id?,
@@ -196,7 +200,9 @@ fn oauth(
         max_token_age: age,
         require_rotation,
         revoke_on_exit: raw.revoke_on_exit.unwrap_or_default(),
-    })
+    };
+    profile::check(key, raw.profile, &settings, it);
+    Some(settings)
 }
 
 /// RFC 8707 §2: an absolute URI without fragment.

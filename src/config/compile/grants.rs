@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use super::{Context, pem};
 use crate::config::raw::{RawGrant, RawJwtBearer, RawTokenExchange, SecretRef};
-use crate::tokens::{AssertionSource, ExchangeSettings, Grant, Presented, Redirect};
+use crate::tokens::{AssertionSource, ExchangeSettings, FirstRefresh, Grant, Presented, Redirect};
 use crate::vocab::{Authority, Host, ScopeSet};
 
 /// What all token types that have a short name begin with (RFC 8693 §3).
@@ -47,6 +47,18 @@ pub(super) fn compile(
             };
             let scopes = scopes.clone();
             Some(Grant::AuthorizationCode { redirect, scopes })
+        }
+        RawGrant::DeviceCode => Some(Grant::DeviceCode {
+            scopes: scopes.clone(),
+        }),
+        RawGrant::RefreshToken(reference) => {
+            let key = format!("{key}.refresh_token");
+            // RFC 6749 appendix A.17.
+            let token = it.secret_text(&key, &reference, super::header_value);
+            Some(Grant::RefreshToken {
+                token: FirstRefresh(token),
+                scopes: scopes.clone(),
+            })
         }
         RawGrant::JwtBearer(raw) => jwt_bearer(&format!("{key}.jwt_bearer"), raw, it),
         RawGrant::TokenExchange(raw) => token_exchange(&format!("{key}.token_exchange"), raw, it),

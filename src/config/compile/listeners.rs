@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use super::{Context, pem};
-use crate::config::plan::{ListenPlan, ListenerTls, ProxyAddress, ProxyAt};
-use crate::config::raw::{OneOrMany, RawFullListener, RawListen, RawListener, RawMode};
+use crate::config::plan::{AdminPlan, ListenPlan, ListenerTls, ProxyAddress, ProxyAt};
+use crate::config::raw::{OneOrMany, RawAdmin, RawFullListener, RawListen, RawListener, RawMode};
 
 /// Only the owner may connect.
 const MODE: u32 = 0o600;
@@ -60,6 +60,24 @@ pub(super) fn compile(
         taken.check("health", &ProxyAt::Tcp(addr), it);
     }
     (ListenPlan { proxy }, health)
+}
+
+/// The operator's socket.
+pub(super) fn admin(raw: Option<RawAdmin>, it: &mut Context<'_>) -> Option<AdminPlan> {
+    const KEY: &str = "admin.listen";
+    let text = raw?.listen?;
+    let Some(path) = text.strip_prefix("unix:") else {
+        let what = "a TCP address: not supported yet";
+        it.findings.error(KEY, what, "write unix:PATH");
+        return None;
+    };
+    match unix((KEY, KEY), path, None, it)? {
+        ProxyAt::Unix { path, .. } => Some(AdminPlan {
+            path,
+            required: true,
+        }),
+        ProxyAt::Tcp(_) => None,
+    }
 }
 
 /// The agent `default` has no token: whoever reaches the listener is it, so only this machine may.

@@ -110,9 +110,9 @@ fn not_built_yet() {
 const NOT_BUILT_YET: &[Case] = &[
     (
         "top",
-        "admin: {listen: x}\nlisten: {transparent: x, gateway: y}\n<OK>",
+        "admin: {listen: 127.0.0.1:9, token: {env: X}}\nlisten: {transparent: x, gateway: y}\n<OK>",
         &[
-            (1, "admin", "not supported yet"),
+            (1, "admin.token", "not supported yet"),
             (2, "listen.transparent", "not supported yet"),
             (2, "listen.gateway", "not supported yet"),
         ],
@@ -145,20 +145,9 @@ const NOT_BUILT_YET: &[Case] = &[
         ],
     ),
     (
-        "oauth",
-        "services:\n  a:\n    hosts: [a.example]\n    credential:\n      oauth:\n        issuer: https://as.example\n        client_id: c\n        client_auth: none\n        grant: {refresh_token: {env: X}}\n        binding: dpop\n        profile: none\n",
-        &[
-            (
-                9,
-                "services.a.credential.oauth.grant.refresh_token",
-                "not supported yet",
-            ),
-            (
-                11,
-                "services.a.credential.oauth.profile",
-                "not supported yet",
-            ),
-        ],
+        "admin by TCP",
+        "admin: {listen: 127.0.0.1:9}\n<OK>",
+        &[(1, "admin.listen", "not supported yet")],
     ),
     (
         "secrets",
@@ -688,3 +677,27 @@ fn machine_grants() {
         assert!(found.to_string().contains(word), "{found}");
     }
 }
+
+#[test]
+fn what_the_fapi_profile_does_not_allow() {
+    run(FAPI);
+}
+
+const FAPI: &[Case] = &[(
+    "everything at once",
+    "issuers: {as: {url: https://as.example, assertion_audience: token_endpoint}}\nservices:\n  a:\n    hosts: [a.example]\n    credential:\n      oauth:\n        issuer: as\n        client_id: c\n        client_auth: none\n        grant: device_code\n        binding: bearer\n        profile: fapi2\n    rules: [{allow: GET /, scopes: [r]}]\n",
+    &[
+        (
+            7,
+            "services.a.credential.oauth.issuer",
+            "meant for the issuer",
+        ),
+        (9, "services.a.credential.oauth.client_auth", "by a key"),
+        (
+            10,
+            "services.a.credential.oauth.grant",
+            "no logins on another device",
+        ),
+        (11, "services.a.credential.oauth.binding", "bound to a key"),
+    ],
+)];

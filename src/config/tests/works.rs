@@ -314,6 +314,33 @@ fn a_login_asks_for_everything_that_any_rule_wants() {
 }
 
 #[test]
+fn grants_that_refresh_are_for_everything_that_rules_want() {
+    let file = |grant: &str| {
+        format!(
+            "services:\n  a:\n    hosts: [a.example]\n    credential:\n      oauth: {{issuer: https://as.example, client_id: c, client_auth: none, grant: {grant}}}\n    rules: [{{allow: GET /, scopes: [r]}}, {{allow: POST /, scopes: [w]}}]\nadmin: {{listen: 'unix:operator/a.sock'}}\n"
+        )
+    };
+    for (text, word, by_login) in [
+        ("device_code", "device_code", true),
+        (
+            "{refresh_token: {exec: [/bin/echo, rt]}}",
+            "refresh_token",
+            false,
+        ),
+    ] {
+        let plan = accepted(&file(text));
+        let admin = plan.admin.unwrap();
+        assert!(admin.required && admin.path.ends_with("operator/a.sock"));
+        let CredentialSettings::Oauth(oauth) = &plan.tokens.services[0].1 else {
+            panic!("not OAuth");
+        };
+        assert_eq!(oauth.grant.word(), word);
+        assert_eq!(oauth.grant.by_login(), by_login);
+        assert_eq!(oauth.grant.whole().unwrap().to_string(), "r w");
+    }
+}
+
+#[test]
 fn what_is_weak_is_warned_of_with_its_line() {
     let plan = accepted(
         r"services:
@@ -418,7 +445,7 @@ fn the_schema_lists_what_works_and_only_that() {
         "https://json-schema.org/draft/2020-12/schema"
     );
     let keys = schema["properties"].as_object().unwrap();
-    assert!(keys.contains_key("services") && !keys.contains_key("admin"));
+    assert!(keys.contains_key("services") && keys.contains_key("admin"));
     let text = schema.to_string();
     for absent in [
         "transparent",

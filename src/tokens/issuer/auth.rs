@@ -21,6 +21,8 @@ use crate::vocab::Secret;
 /// Life of an assertion.
 const ASSERTION_LIFE: i64 = 60;
 
+/// FAPI 2.0 Security Profile §5.4.1.
+const FAPI: &[&str] = &["PS256", "ES256", "EdDSA"];
 /// RFC 7523 §2.2.
 const JWT_BEARER: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
 /// draft-ietf-oauth-spiffe-client-auth.
@@ -103,6 +105,19 @@ impl Authenticator {
             client_id: client_id.to_owned(),
             method,
         })
+    }
+
+    /// The same with the algorithms of FAPI 2.0 (§5.4) and no others.
+    pub(super) fn held_to_fapi(mut self) -> Result<Self, AuthError> {
+        if let Method::Assertion(signed) = &mut self.method {
+            signed
+                .signers
+                .retain(|signer| FAPI.contains(&signer.algorithm().name()));
+            if signed.signers.is_empty() {
+                return Err(AuthError::Key);
+            }
+        }
+        Ok(self)
     }
 
     /// What the platform gives us to show, read for this very request; `None` where nothing is shown.

@@ -1,6 +1,6 @@
 //! One service's client at an issuer: it asks the token endpoint and takes what fits.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -57,10 +57,15 @@ pub(in crate::tokens) struct Client {
     /// Agents whose refreshes bring one token for everything: how often one was seen to end the token before it.
     /// [`WHOLE`]: so it is.
     whole: RwLock<HashMap<AgentName, u8>>,
+    /// Whose logins have ended well in this process. Such a grant is its agent's own, also where it brought no refresh
+    /// token.
+    owners: RwLock<HashSet<AgentName>>,
     /// Refresh tokens, of this client and all others.
     lineages: Arc<Lineages>,
     /// What a refresh token of this client is for.
     print: Print,
+    /// Held while a configured refresh token is looked for or written down.
+    planting: tokio::sync::Mutex<()>,
 }
 
 /// A token that nobody will use any more.
@@ -132,6 +137,8 @@ enum Means {
     Code(Answered),
     /// The refresh token of a login (RFC 6749 §6).
     Refresh(Turn),
+    /// The code of a device login (RFC 8628 §3.4). Its answer becomes [`Means::Code`].
+    Device(Secret<String>),
     /// Somebody's assertion (RFC 7523 §2.1).
     Assertion(Secret<String>),
     /// A key that signs one, anew each time that the request is sent: an issuer keeps their `jti` (RFC 7523 §3).
@@ -151,6 +158,11 @@ impl Client {
         issuer: Arc<Issuer>,
     ) -> Result<Self, AuthError> {
         let auth = Authenticator::new(&settings.client_id, &settings.client_auth)?;
+        let auth = if settings.fapi {
+            auth.held_to_fapi()?
+        } else {
+            auth
+        };
         let print = settings.print();
         let identity = match &settings.client_auth {
             ClientAuth::Mtls(files) => {
@@ -169,8 +181,10 @@ impl Client {
             answered: Mutex::new(HashMap::new()),
             desks: Mutex::default(),
             whole: RwLock::default(),
+            owners: RwLock::default(),
             lineages: Arc::default(),
             print,
+            planting: tokio::sync::Mutex::default(),
         })
     }
 
@@ -215,10 +229,77 @@ impl Client {
     /// What one token is asked for with, where a rule wants these scopes and nothing is known of the grant: a login is
     /// for all rules.
     pub(in crate::tokens) fn scopes<'a>(&'a self, of_rule: &'a ScopeSet) -> &'a ScopeSet {
+        self.settings.grant.whole().unwrap_or(of_rule)
+    }
+
+    /// On whose grant this agent rides: its own, or the service's. An agent that had a grant of its own does not fall
+    /// back on the service's while we run: that may be another person's.
+    pub(in crate::tokens) fn owner(&self, agent: &AgentName) -> AgentName {
+        let everyone = AgentName::everyone();
         match &self.settings.grant {
-            Grant::AuthorizationCode { scopes, .. } => scopes,
-            Grant::ClientCredentials | Grant::JwtBearer(_) | Grant::TokenExchange(_) => of_rule,
+            Grant::RefreshToken { .. } => everyone,
+            grant if grant.by_login() && !self.owns(agent) && self.owns(&everyone) => everyone,
+            _ => agent.clone(),
         }
+    }
+
+    fn owns(&self, owner: &AgentName) -> bool {
+        let owners = self.owners.read().unwrap_or_else(PoisonError::into_inner);
+        owners.contains(owner) || self.is_logged_in(owner)
+    }
+
+    /// Who has a grant of this client that outlives its tokens.
+    pub(in crate::tokens) fn owners(&self) -> Vec<AgentName> {
+        let mut all = self.lineages.owners(&self.service, &self.print);
+        let owners = self.owners.read().unwrap_or_else(PoisonError::into_inner);
+        all.extend(owners.iter().cloned());
+        all.sort();
+        all.dedup();
+        all
+    }
+
+    /// Makes a new key for one grant, which the next token will be bound to. `false`: there is none to be made. The refresh
+    /// token of a public client dies with its key (RFC 9449 §5), and the key of a certificate comes from its files.
+    ///
+    /// # Errors
+    /// [`Failure`] where the new key could not be written down; the old one stays.
+    pub(in crate::tokens) async fn renew_key(
+        &self,
+        owner: &AgentName,
+        journal: &dyn Journal,
+    ) -> Result<bool, Failure> {
+        let public = matches!(self.settings.client_auth, ClientAuth::Nothing);
+        let refreshes = self.settings.grant.refreshes();
+        if !self.proves() || (refreshes && public) {
+            return Ok(false);
+        }
+        let key = Arc::new(ProofKey::generate().map_err(|_| Code::Internal)?);
+        if refreshes && self.is_logged_in(owner) {
+            let grant = self.grant(owner);
+            let changed = self.lineages.rekey(&grant, &self.print, Arc::clone(&key));
+            changed.await?;
+        }
+        let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
+        keys.insert(owner.clone(), key);
+        journal.note(&Note::KeyRotated {
+            grant: &self.grant(owner),
+        });
+        Ok(true)
+    }
+
+    /// Waits for its turn with a configured refresh token, once it was planted.
+    async fn plant(&self, owner: &AgentName) -> Result<(), Failure> {
+        let Grant::RefreshToken { token, .. } = &self.settings.grant else {
+            return Ok(());
+        };
+        let _one = self.planting.lock().await;
+        let key = if self.proves() {
+            Some(self.key(owner)?)
+        } else {
+            None
+        };
+        let (grant, print) = (self.grant(owner), &self.print);
+        self.lineages.plant(&grant, print, &token.0, key).await
     }
 
     /// What a token for this rule is asked for with. A refresh asks for less than the login (RFC 6749 §6), unless this
@@ -303,7 +384,10 @@ impl Client {
             certificate: ready.certificate.as_ref(),
             journal,
         };
-        let reply = self.ask(&errand).await?;
+        let reply = self.reply_to(&errand).await?;
+        if let (Means::Code(_), 200) = (&ready.means, reply.status) {
+            self.judge_login(&errand, &reply).await?;
+        }
         // Before anything of the answer is used, or even judged: the refresh token in it may be the only one.
         let renewal = self.settle(&errand, &reply).await?;
         if reply.status != 200 {
@@ -321,6 +405,10 @@ impl Client {
             Ok(scopes) => {
                 self.tell_whose(&errand, &issued);
                 let by_code = matches!(ready.means, Means::Code(_));
+                if by_code {
+                    let mut owners = self.owners.write().unwrap_or_else(PoisonError::into_inner);
+                    owners.insert(agent.clone());
+                }
                 let Ready {
                     key, certificate, ..
                 } = ready;
@@ -338,6 +426,46 @@ impl Client {
         }
     }
 
+    /// The issuer's answer; a device's login has it already.
+    async fn reply_to(&self, errand: &Errand<'_>) -> Result<IssuerReply, Failure> {
+        match errand.means {
+            Means::Code(Answered::Device(reply)) => Ok(IssuerReply {
+                status: reply.status,
+                headers: reply.headers.clone(),
+                body: reply.body.clone(),
+            }),
+            _ => self.ask(errand).await,
+        }
+    }
+
+    /// A login that brought something else than was asked for changes nothing: what was there before goes on, and what
+    /// it brought is handed back.
+    async fn judge_login(&self, errand: &Errand<'_>, reply: &IssuerReply) -> Result<(), Failure> {
+        let issued = Issued::read(reply)?;
+        // Whoever asked: the login is for everything.
+        let wanted = Wanted {
+            scopes: self.settings.grant.whole().ok_or(Code::Internal)?,
+            most: None,
+            ..self.wanted(errand)
+        };
+        let Err(objection) = issued.weigh(&wanted) else {
+            return Ok(());
+        };
+        self.object(errand, &objection);
+        self.hand_back(&issued.access, errand.metadata).await;
+        if let (Ok(Some(refresh)), Some(url)) = (
+            answer::refresh_token(reply),
+            &errand.metadata.revocation_endpoint,
+        ) {
+            let call = self.revocation(&refresh, "refresh_token", url, errand.metadata);
+            let done = tokio::time::timeout(REVOCATION_LIMIT, call).await;
+            if !matches!(done, Ok(Ok(()))) {
+                tracing::warn!(service = %self.service, "a refused login could not be handed back");
+            }
+        }
+        Err(objection.code().into())
+    }
+
     /// Gathers what a token request needs. What can be used once is taken last, when nothing else is missing; only a
     /// turn is waited for first, so that who waits for one takes no place among the issuer's requests.
     async fn prepare<'a>(
@@ -345,6 +473,7 @@ impl Client {
         agent: &AgentName,
         journal: &dyn Journal,
     ) -> Result<Ready<'a>, Failure> {
+        self.plant(agent).await?;
         let (desk, turn) = if self.settings.grant.refreshes() {
             // A code that somebody is just using is waited for: what comes of it is the login.
             let desk = self.desk(agent).lock_owned().await;
@@ -397,7 +526,7 @@ impl Client {
     }
 
     /// A login was answered and its code is not used yet.
-    fn is_answered(&self, agent: &AgentName) -> bool {
+    pub(in crate::tokens) fn is_answered(&self, agent: &AgentName) -> bool {
         let all = self.answered.lock().unwrap_or_else(PoisonError::into_inner);
         all.contains_key(agent)
     }
@@ -423,7 +552,7 @@ impl Client {
 
     /// Whether there is anything to ask for a token with, before the issuer is troubled.
     fn check_login(&self, agent: &AgentName) -> Result<(), Failure> {
-        let by_login = matches!(self.settings.grant, Grant::AuthorizationCode { .. });
+        let by_login = self.settings.grant.by_login();
         if by_login && !self.is_answered(agent) && !self.is_logged_in(agent) {
             return Err(Code::ReauthorizationRequired.into());
         }
@@ -439,7 +568,14 @@ impl Client {
         // An answer that cannot be read leaves the refresh token in doubt; the next attempt sends it once more.
         let brought = (reply.status == 200).then(|| answer::refresh_token(reply));
         match (errand.means, brought) {
-            (Means::Ourselves | Means::Assertion(_) | Means::Key(_) | Means::Tokens { .. }, _)
+            (
+                Means::Ourselves
+                | Means::Assertion(_)
+                | Means::Device(_)
+                | Means::Key(_)
+                | Means::Tokens { .. },
+                _,
+            )
             | (Means::Code(_), None)
             | (_, Some(Err(_))) => Ok(None),
             (Means::Code(_), Some(Ok(Some(refresh)))) => {
@@ -465,6 +601,34 @@ impl Client {
                 Ok(None)
             }
         }
+    }
+
+    /// Asks once whether the person has logged in on the other device (RFC 8628 §3.4).
+    pub(super) async fn ask_device(
+        &self,
+        agent: &AgentName,
+        code: &Secret<String>,
+        journal: &dyn Journal,
+    ) -> Result<IssuerReply, Failure> {
+        let certificate = self.fresh_certificate().await?;
+        let place = self.issuer.gate.acquire().await;
+        let _place = place.map_err(|_| Code::Internal)?;
+        let metadata = self.metadata(journal).await?;
+        let key = if self.proves() {
+            Some(self.key(agent)?)
+        } else {
+            None
+        };
+        let errand = Errand {
+            agent,
+            scopes: self.settings.grant.whole().ok_or(Code::Internal)?,
+            means: &Means::Device(code.clone()),
+            metadata: &metadata,
+            key: key.as_ref(),
+            certificate: certificate.as_ref(),
+            journal,
+        };
+        self.ask(&errand).await
     }
 
     /// What a token must be that this client can use.
@@ -494,9 +658,9 @@ impl Client {
     /// all of that with each refresh.
     fn most(&self, means: &Means) -> Option<&ScopeSet> {
         match (&self.settings.grant, means) {
-            (Grant::AuthorizationCode { scopes, .. }, Means::Code(_) | Means::Refresh(_)) => {
-                Some(scopes)
-            }
+            // A refresh token from elsewhere may be for more than our rules want.
+            (Grant::RefreshToken { .. }, _) => None,
+            (grant, Means::Code(_) | Means::Refresh(_)) => grant.whole(),
             _ => None,
         }
     }
@@ -532,7 +696,7 @@ impl Client {
     }
 
     /// Whether its token requests carry proofs (RFC 9449 §5).
-    pub(super) fn proves(&self) -> bool {
+    pub(in crate::tokens) fn proves(&self) -> bool {
         match self.settings.binding {
             Binding::Dpop | Binding::RefreshOnly => true,
             Binding::Bearer | Binding::Mtls | Binding::None | Binding::Static => false,
@@ -567,7 +731,9 @@ impl Client {
         Ok(match &self.settings.grant {
             Grant::ClientCredentials => Means::Ourselves,
             // A code is good once (RFC 6749 §4.1.2), so it is gone whatever becomes of the request.
-            Grant::AuthorizationCode { .. } => match turn {
+            Grant::AuthorizationCode { .. }
+            | Grant::DeviceCode { .. }
+            | Grant::RefreshToken { .. } => match turn {
                 Some(turn) => Means::Refresh(turn),
                 None => {
                     let mut all = self.answered.lock().unwrap_or_else(PoisonError::into_inner);
@@ -745,11 +911,17 @@ impl Client {
         let mut form = Form::new();
         match errand.means {
             Means::Ourselves => form.add("grant_type", "client_credentials"),
-            Means::Code(answered) => {
+            Means::Code(Answered::Code(brought)) => {
                 form.add("grant_type", "authorization_code");
-                form.add_secret("code", &answered.code);
-                form.add("redirect_uri", &answered.redirect_uri);
-                form.add_secret("code_verifier", &answered.verifier);
+                form.add_secret("code", &brought.code);
+                form.add("redirect_uri", &brought.redirect_uri);
+                form.add_secret("code_verifier", &brought.verifier);
+            }
+            // Its request was sent and answered before.
+            Means::Code(Answered::Device(_)) => return Err(Code::Internal.into()),
+            Means::Device(code) => {
+                form.add("grant_type", "urn:ietf:params:oauth:grant-type:device_code");
+                form.add_secret("device_code", code);
             }
             Means::Refresh(turn) => {
                 form.add("grant_type", "refresh_token");
@@ -767,7 +939,9 @@ impl Client {
         }
         match errand.means {
             // RFC 6749 §4.1.3: the scopes are those of the login.
-            Means::Code(_) => self.say_what_for(&mut form, &ScopeSet::default()),
+            Means::Code(_) | Means::Device(_) => {
+                self.say_what_for(&mut form, &ScopeSet::default());
+            }
             // §6: so they are here, where less is not asked for.
             means if self.most(means) == Some(errand.scopes) => {
                 self.say_what_for(&mut form, &ScopeSet::default());

@@ -21,6 +21,7 @@ use crate::proof::Signer as _;
 use crate::tokens::failure::Failure;
 use crate::tokens::journal::Journal;
 use crate::tokens::settings::{ClientAuth, Grant};
+use crate::upstream::IssuerReply;
 use crate::vocab::{Code, GrantId, Secret};
 
 /// Longest authorization code, `request_uri` or answer that is read, in bytes.
@@ -39,8 +40,16 @@ pub struct Login {
     names_itself: bool,
 }
 
+/// What a login brought. The next token request uses it up.
+pub enum Answered {
+    /// A code.
+    Code(Brought),
+    /// The answer to a device's question, with the tokens in it.
+    Device(IssuerReply),
+}
+
 /// A code and what the token request must repeat.
-pub struct Answered {
+pub struct Brought {
     pub(super) code: Secret<String>,
     pub(super) verifier: Secret<String>,
     pub(super) redirect_uri: String,
@@ -71,8 +80,14 @@ pub enum LoginError {
     /// The issuer's metadata has no authorization endpoint, or other challenges than S256 only.
     #[error("the issuer offers no authorization endpoint with S256")]
     NotOffered,
+    /// The issuer has no endpoint for devices.
+    #[error("the issuer offers no device_authorization_endpoint")]
+    NoDevices,
+    /// The profile wants pushed parameters, and the issuer takes none.
+    #[error("the profile wants pushed parameters, and the issuer has no endpoint for them")]
+    NotPushed,
     /// The service has no such grant.
-    #[error("the service's grant is not authorization_code")]
+    #[error("the service has no grant that somebody logs in for")]
     OtherGrant,
     /// The issuer, or the person at it, said no.
     #[error("the issuer refused{}{}", if .0.is_empty() { "" } else { ": " }, .0)]
@@ -138,11 +153,11 @@ impl Login {
         let visible =
             |code: &&str| !code.is_empty() && code.bytes().all(|b| matches!(b, 0x20..=0x7e));
         match code.filter(visible) {
-            Some(code) => Verdict::Answered(Box::new(Answered {
+            Some(code) => Verdict::Answered(Box::new(Answered::Code(Brought {
                 code: Secret::new(code.to_owned()),
                 verifier: self.verifier.clone(),
                 redirect_uri: self.redirect_uri.clone(),
-            })),
+            }))),
             None => Verdict::Refused(LoginError::Refused("")),
         }
     }
@@ -166,6 +181,10 @@ impl Client {
             .as_ref()
             .filter(|_| metadata.takes_s256())
             .ok_or(LoginError::NotOffered)?;
+        let fapi = self.settings().fapi;
+        if fapi && metadata.pushed_endpoint.is_none() {
+            return Err(LoginError::NotPushed);
+        }
         // A person would type a password there, and we would push a client credential.
         for url in [Some(endpoint), metadata.pushed_endpoint.as_ref()] {
             if url.is_some_and(|url| self.issuer().is_anothers(url)) {
@@ -200,8 +219,16 @@ impl Client {
             verifier,
             redirect_uri,
             issuer: self.issuer().settings().url.clone(),
-            names_itself: metadata.names_itself,
+            // FAPI 2.0 §5.3.3: an answer without `iss` is none, whatever the metadata says.
+            names_itself: metadata.names_itself || fapi,
         })
+    }
+
+    /// `client_id`, which every other way of proving the name puts into the form.
+    pub(super) fn name_ourselves(&self, form: &mut Form) {
+        if matches!(self.settings().client_auth, ClientAuth::SecretBasic(_)) {
+            form.add("client_id", &self.settings().client_id);
+        }
     }
 
     /// RFC 9126 §2: the parameters go to the issuer directly; the browser carries a reference.
@@ -211,10 +238,7 @@ impl Client {
         url: &Address,
         metadata: &Metadata,
     ) -> Result<Secret<String>, LoginError> {
-        // Every other way of proving the name puts it into the form.
-        if matches!(self.settings().client_auth, ClientAuth::SecretBasic(_)) {
-            form.add("client_id", &self.settings().client_id);
-        }
+        self.name_ourselves(&mut form);
         let call = self.call(form, url, metadata).await?;
         let issuer = self.issuer();
         let reply = issuer.transport.send(call).await.map_err(Failure::from)?;

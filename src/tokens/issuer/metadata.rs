@@ -34,6 +34,8 @@ pub(super) struct Metadata {
     pub(super) authorization_endpoint: Option<Address>,
     /// `pushed_authorization_request_endpoint` (RFC 9126).
     pub(super) pushed_endpoint: Option<Address>,
+    /// `device_authorization_endpoint` (RFC 8628 §4).
+    pub(super) device_endpoint: Option<Address>,
     /// `tls_client_certificate_bound_access_tokens` (RFC 8705 §3.3).
     pub(super) binds_certificates: bool,
     /// `mtls_endpoint_aliases` (RFC 8705 §5).
@@ -54,11 +56,12 @@ struct Aliases {
     token: Option<Address>,
     revocation: Option<Address>,
     pushed: Option<Address>,
+    device: Option<Address>,
 }
 
 impl Aliases {
-    fn all(&self) -> [Option<&Address>; 3] {
-        [&self.token, &self.revocation, &self.pushed].map(Option::as_ref)
+    fn all(&self) -> [Option<&Address>; 4] {
+        [&self.token, &self.revocation, &self.pushed, &self.device].map(Option::as_ref)
     }
 }
 
@@ -111,6 +114,7 @@ impl Metadata {
             revocation_endpoint: url("revocation_endpoint")?,
             authorization_endpoint: of_login("authorization_endpoint"),
             pushed_endpoint: of_login("pushed_authorization_request_endpoint"),
+            device_endpoint: of_login("device_authorization_endpoint"),
             binds_certificates: flag("tls_client_certificate_bound_access_tokens"),
             aliases: aliases(&members)?,
             names_itself: flag("authorization_response_iss_parameter_supported"),
@@ -148,6 +152,7 @@ impl Metadata {
         }
         seen.revocation_endpoint = aliases.revocation.or(seen.revocation_endpoint);
         seen.pushed_endpoint = aliases.pushed.or(seen.pushed_endpoint);
+        seen.device_endpoint = aliases.device.or(seen.device_endpoint);
         seen
     }
 
@@ -170,6 +175,7 @@ impl Metadata {
         };
         if moved(&self.authorization_endpoint, &before.authorization_endpoint)
             || moved(&self.pushed_endpoint, &before.pushed_endpoint)
+            || moved(&self.device_endpoint, &before.device_endpoint)
             || self.aliases_moved(before)
         {
             return Err(MetadataError::Moved);
@@ -217,6 +223,7 @@ fn aliases(members: &Members) -> Result<Aliases, MetadataError> {
         token: one("token_endpoint")?,
         revocation: one("revocation_endpoint")?,
         pushed: one("pushed_authorization_request_endpoint")?,
+        device: one("device_authorization_endpoint")?,
     })
 }
 

@@ -11,6 +11,7 @@ mod address;
 mod answer;
 mod auth;
 mod client;
+mod device;
 mod form;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
@@ -40,7 +41,8 @@ use metadata::{Book, Metadata, MetadataError, Miss};
 pub(super) use address::{Address, BadAddress};
 pub(super) use auth::AuthError;
 pub(super) use client::{Client, Obtained, Spent, Token};
-pub use login::{Answered, Login, LoginError, Verdict};
+pub use device::Device;
+pub use login::{Answered, Brought, Login, LoginError, Verdict};
 
 /// Token requests of one issuer at a time. A fleet of agents must not look like an attack to it.
 const AT_ONCE: usize = 8;

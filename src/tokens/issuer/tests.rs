@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::credential::BoxFuture;
+use crate::tokens::Brought;
 use crate::tokens::settings::{
     AssertionAudience, AssertionSource, CertificateSettings, ClientAuth, ExchangeSettings, Grant,
     OauthSettings, Platform, Presented, WorkloadSettings,
@@ -234,6 +235,7 @@ pub(in crate::tokens) fn oauth() -> OauthSettings {
         parameters: Vec::new(),
         binding: Binding::Dpop,
         max_token_age: Duration::from_mins(30),
+        fapi: false,
         require_rotation: false,
         revoke_on_exit: false,
     }
@@ -1064,9 +1066,9 @@ async fn the_key_is_read_when_the_certificate_is_another_one() {
 
 /// What a login brought.
 pub(in crate::tokens) fn answered() -> Answered {
-    Answered {
+    Answered::Code(Brought {
         code: Secret::new("code".into()),
         verifier: Secret::new("verifier".into()),
         redirect_uri: "http://127.0.0.1:1/callback".into(),
-    }
+    })
 }

@@ -534,15 +534,26 @@ fn a_renewal_that_is_wanted_keeps_the_old_token_meanwhile() {
     bench.grant(*attempt, Some(secs(600)));
     bench.pass(secs(1));
     assert!(
-        bench.feed(Event::Renew { edition: 2 }).is_empty(),
+        bench
+            .feed(Event::Renew {
+                edition: 2,
+                agent: None
+            })
+            .is_empty(),
         "another's"
     );
-    let actions = bench.feed(Event::Renew { edition: 1 });
+    let actions = bench.feed(Event::Renew {
+        edition: 1,
+        agent: None,
+    });
     let [Action::Fetch { attempt, .. }] = actions.as_slice() else {
         panic!("{actions:?}");
     };
     assert_eq!(bench.ask(), [Action::Wake(key("a"))], "the old one serves");
-    let again = bench.feed(Event::Renew { edition: 1 });
+    let again = bench.feed(Event::Renew {
+        edition: 1,
+        agent: None,
+    });
     assert!(again.is_empty(), "one at a time");
     let actions = bench.grant(*attempt, Some(secs(600)));
     assert!(

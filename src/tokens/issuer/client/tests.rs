@@ -9,6 +9,8 @@ use super::super::super::transport::Transport;
 use super::super::tests::{FakeIssuer, Notebook, granted, oauth, refused, reply};
 use super::*;
 use crate::store::{self, Store, StoreKey};
+use crate::tokens::Brought;
+use crate::tokens::settings::FirstRefresh;
 use crate::tokens::settings::Redirect;
 use crate::upstream::IssuerError;
 use crate::vocab::{Clock, WallTime};
@@ -79,11 +81,11 @@ fn bench(dir: Option<&Path>, change: impl FnOnce(&mut OauthSettings)) -> Bench {
 
 impl Bench {
     fn log_in(&self) {
-        let answered = Answered {
+        let answered = Answered::Code(Brought {
             code: Secret::new("code".into()),
             verifier: Secret::new("verifier".into()),
             redirect_uri: "http://127.0.0.1:1/callback".into(),
-        };
+        });
         self.client.take_answer(&agent(), answered);
     }
 
@@ -431,4 +433,117 @@ async fn an_issuer_that_does_not_rotate_is_told_once_and_refused_where_that_is_w
         bench.fake.then(Ok(token(Some("rt-2"))));
         assert!(bench.obtain().await.is_ok());
     }
+}
+
+fn configured(text: &str) -> impl FnOnce(&mut OauthSettings) {
+    let token = FirstRefresh(Secret::new(text.to_owned()));
+    |settings| {
+        settings.grant = Grant::RefreshToken {
+            token,
+            scopes: scopes(),
+        };
+    }
+}
+
+/// Why the grant of all agents brings no token.
+async fn obtained_by_all(bench: &Bench) -> Option<Code> {
+    let (everyone, scopes) = (AgentName::everyone(), scopes());
+    let obtained = bench.client.obtain(&everyone, &scopes, &bench.notes).await;
+    obtained.err().map(|failure| failure.code)
+}
+
+/// A refresh token of the configuration begins one lineage, once: what came of it counts after a restart, also that it is
+/// dead; and another one in the configuration begins anew.
+#[tokio::test]
+async fn a_configured_refresh_token_is_sent_once() {
+    let dir = TempDir::new().unwrap();
+    let everyone = AgentName::everyone();
+    let sent = |bench: &Bench| -> Vec<String> {
+        let asked = bench.fake.tokens().into_iter();
+        asked
+            .map(|seen| seen.form["refresh_token"].clone())
+            .collect()
+    };
+    let first = bench(Some(dir.path()), configured("rt-0"));
+    assert_eq!(first.client.owner(&agent()), everyone);
+    first.fake.then(Ok(token(Some("rt-1"))));
+    first.fake.then(Ok(token(Some("rt-2"))));
+    for _ in 0..2 {
+        assert_eq!(obtained_by_all(&first).await, None);
+    }
+    assert_eq!(sent(&first), ["rt-0", "rt-1"]);
+    // It may be for more than our rules want, so what is wanted is said.
+    let asked = first.fake.tokens();
+    assert!(asked.iter().all(|seen| seen.form["scope"] == "a b"));
+    drop(first);
+
+    let second = bench(Some(dir.path()), configured("rt-0"));
+    second.fake.then(Ok(refused(400, "invalid_grant")));
+    let over = Some(Code::ReauthorizationRequired);
+    assert_eq!(obtained_by_all(&second).await, over);
+    assert_eq!(obtained_by_all(&second).await, over);
+    assert_eq!(sent(&second), ["rt-2"]);
+    drop(second);
+
+    let third = bench(Some(dir.path()), configured("rt-0"));
+    assert_eq!(obtained_by_all(&third).await, over);
+    assert!(sent(&third).is_empty());
+    drop(third);
+
+    let other = bench(Some(dir.path()), configured("rt-new"));
+    other.fake.then(Ok(token(None)));
+    assert_eq!(obtained_by_all(&other).await, None);
+    assert_eq!(sent(&other), ["rt-new"]);
+}
+
+/// A confidential client's refresh token is not bound to a key (RFC 9449 §5): the key can be replaced, and the store has
+/// the new one. A public client's is, and keeps its key.
+#[tokio::test]
+async fn a_key_is_replaced_where_the_refresh_token_is_not_bound_to_it() {
+    let confidential = |settings: &mut OauthSettings| {
+        settings.client_auth = ClientAuth::SecretBasic(Secret::new("s".to_owned()));
+    };
+    let dir = TempDir::new().unwrap();
+    let first = bench(Some(dir.path()), confidential);
+    first.log_in();
+    first.fake.then(Ok(token(Some("rt-1"))));
+    let key = first.obtain().await.unwrap().token.key.unwrap();
+    assert_eq!(
+        first.client.renew_key(&agent(), &first.notes).await,
+        Ok(true)
+    );
+    drop(first);
+    let second = bench(Some(dir.path()), confidential);
+    second.fake.then(Ok(token(Some("rt-2"))));
+    let other = second.obtain().await.unwrap().token.key.unwrap();
+    assert_ne!(key.thumbprint(), other.thumbprint());
+
+    let public = bench(None, |_| {});
+    public.log_in();
+    public.fake.then(Ok(token(Some("rt-1"))));
+    let key = public.obtain().await.unwrap().token.key.unwrap();
+    assert_eq!(
+        public.client.renew_key(&agent(), &public.notes).await,
+        Ok(false)
+    );
+    public.fake.then(Ok(token(Some("rt-2"))));
+    let same = public.obtain().await.unwrap().token.key.unwrap();
+    assert_eq!(key.thumbprint(), same.thumbprint());
+}
+
+/// A login that brought less than was asked for leaves the one before it in force.
+#[tokio::test]
+async fn a_partial_consent_changes_nothing() {
+    let bench = bench(None, |_| {});
+    bench.log_in();
+    bench.fake.then(Ok(token(Some("rt-1"))));
+    assert!(bench.obtain().await.is_ok());
+    bench.log_in();
+    let part = json!({"scope": "a", "refresh_token": "rt-part"});
+    bench.fake.then(Ok(granted(&part)));
+    assert_eq!(bench.code().await, Code::ScopeDenied);
+    bench.fake.then(Ok(token(Some("rt-2"))));
+    assert!(bench.obtain().await.is_ok());
+    let asked = bench.fake.tokens();
+    assert_eq!(asked.last().unwrap().form["refresh_token"], "rt-1");
 }

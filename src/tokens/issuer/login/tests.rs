@@ -236,3 +236,24 @@ async fn nobody_is_sent_to_a_place_that_is_not_the_issuers() {
     let other = Bench::new(|_| {});
     assert_eq!(begin(&other).await.err(), Some(LoginError::OtherGrant));
 }
+
+/// FAPI 2.0: parameters are pushed or there is no login, and an answer names its issuer whether or not the metadata promises it.
+#[tokio::test]
+async fn the_fapi_profile_wants_pushed_parameters_and_an_issuer_that_names_itself() {
+    let fapi = |settings: &mut OauthSettings| settings.fapi = true;
+    let open = bench(&json!({}), fapi);
+    assert_eq!(begin(&open).await.err(), Some(LoginError::NotPushed));
+    let pushing = bench(
+        &json!({"pushed_authorization_request_endpoint": "https://as.test/par"}),
+        fapi,
+    );
+    let pushed = json!({"request_uri": "urn:example:1", "expires_in": 60});
+    pushing.fake.then(Ok(reply(201, &[], &pushed)));
+    let login = begin(&pushing).await.unwrap();
+    let state = pushing.fake.at("/par")[0].form["state"].clone();
+    let nameless = login.judge(&format!("code=c&state={state}"));
+    let another = LoginError::AnotherIssuer;
+    assert!(matches!(nameless, Verdict::Refused(error) if error == another));
+    let named = login.judge(&format!("code=c&state={state}&iss=https%3A%2F%2Fas.test"));
+    assert!(matches!(named, Verdict::Answered(_)));
+}
