@@ -41,7 +41,7 @@ const KEYS: &[Case] = &[
     (
         "unknown without a neighbour",
         "<OK>zebra: 1\n",
-        &[(2, "zebra", "known here: agents, audit, ca")],
+        &[(2, "zebra", "known here: admin, agents, audit, ca")],
     ),
     (
         "unknown in a list",
@@ -112,6 +112,7 @@ const NOT_BUILT_YET: &[Case] = &[
         "top",
         "admin: {listen: 127.0.0.1:9, token: {env: X}}\nlisten: {transparent: x, gateway: y}\n<OK>",
         &[
+            (1, "admin.listen", "not supported yet"),
             (1, "admin.token", "not supported yet"),
             (2, "listen.transparent", "not supported yet"),
             (2, "listen.gateway", "not supported yet"),
