@@ -13,6 +13,7 @@ mod pace;
 mod sim;
 #[cfg(test)]
 mod tests;
+mod words;
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
@@ -21,6 +22,7 @@ use super::failure::Failure;
 use crate::credential::{Expiry, Unavailable};
 use crate::vocab::{AgentName, Code, GrantId, Moment, ScopeSet, WallTime};
 use pace::{Jitter, Trouble};
+pub(super) use words::{Action, Event, Reason};
 
 /// Most entries. The keys come from the configuration, so this is a backstop.
 const ENTRIES_MAX: usize = 4096;
@@ -41,117 +43,6 @@ pub(super) struct Key {
     pub(super) grant: GrantId,
     /// What is asked for.
     pub(super) scopes: ScopeSet,
-}
-
-/// What happened.
-#[derive(Debug)]
-pub(super) enum Event<T> {
-    /// A login brought what was missing: what went wrong before counts no more.
-    Answered(Key),
-    /// Somebody waits for a token.
-    Asked(Key),
-    /// A fetch failed.
-    Failed {
-        key: Key,
-        attempt: u64,
-        failure: Failure,
-    },
-    /// A fetch brought a token.
-    Granted {
-        key: Key,
-        attempt: u64,
-        token: T,
-        /// `expires_in`, where the issuer said it.
-        life: Option<Duration>,
-        /// The configured longest use.
-        cap: Duration,
-    },
-    /// The tokens of this grant serve every scope set from now on: they belong under `into`. `from`: the entry whose
-    /// token does so already.
-    Merged { from: Option<Key>, into: Key },
-    /// A token is wanted although nobody waits for it, until it is there or can be had no more.
-    Pursued(Key),
-    /// An API refused this very lease; `again`: and the one before it.
-    Rejected { lease: u64, again: bool },
-    /// The tokens of this edition, or of one owner alone, should be had anew; those in use stay until then.
-    Renew {
-        edition: u64,
-        agent: Option<AgentName>,
-    },
-    /// The credential of this edition is no longer configured.
-    Retired { edition: u64 },
-    /// Time passed.
-    Tick,
-    /// A published token was used at this time.
-    Used { key: Key, at: Moment },
-}
-
-/// What to do about it.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Action<T> {
-    /// Take this lease, and only this one, out of use.
-    Drop {
-        key: Key,
-        lease: u64,
-        reason: Reason,
-    },
-    /// Ask the issuer. The answer comes back with the same attempt number.
-    Fetch { key: Key, attempt: u64 },
-    /// Nothing is kept about this entry any more.
-    Forget(Key),
-    /// The entry has another name, and its token with it.
-    Move { from: Key, into: Key },
-    /// Put this token into use in place of the one before it.
-    Publish {
-        key: Key,
-        lease: u64,
-        expires: Expiry,
-        token: T,
-        /// It replaces a token that was still in use.
-        renewal: bool,
-    },
-    /// Tell all who wait for this entry that there is nothing to be had.
-    Refuse { key: Key, refusal: Unavailable },
-    /// This is what is wrong with the entry now.
-    Trouble { key: Key, code: Code },
-    /// Give the published token to all who wait for this entry.
-    Wake(Key),
-    /// Send a tick no later than this.
-    WakeAt(Moment),
-}
-
-/// Why a token goes out of use.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Reason {
-    /// A reload changed or removed the credential.
-    ConfigChanged,
-    /// The table is full.
-    Evicted,
-    /// Its time is over.
-    Expired,
-    /// Nobody uses it.
-    Idle,
-    /// The API refused it.
-    InvalidToken,
-    /// Another token serves in its place.
-    Merged,
-    /// Somebody logged in anew.
-    Replaced,
-}
-
-impl Reason {
-    /// The word in audit lines.
-    pub(super) fn as_str(self) -> &'static str {
-        match self {
-            Self::ConfigChanged => "config_changed",
-            Self::Evicted => "evicted",
-            Self::Expired => "expired",
-            Self::Idle => "idle",
-            Self::InvalidToken => "invalid_token",
-            Self::Merged => "merged",
-            Self::Replaced => "replaced",
-        }
-    }
 }
 
 /// The state of all entries.
@@ -257,10 +148,7 @@ impl Keeper {
                 Some(into)
             }
             Event::Pursued(key) => {
-                self.asked(now, wall, &key, &mut actions);
-                if let Some(entry) = self.entries.get_mut(&key) {
-                    entry.pursued = entry.live.is_none();
-                }
+                self.pursued(now, wall, &key, &mut actions);
                 Some(key)
             }
             Event::Rejected { lease, again } => {
@@ -279,19 +167,36 @@ impl Keeper {
                 None
             }
             Event::Used { key, at } => {
-                if let Some(entry) = self.entries.get_mut(&key) {
-                    entry.used = entry.used.max(at);
-                }
+                self.used(&key, at);
                 None
             }
         };
-        if let Some(due) = touched.and_then(|key| self.entries.get(&key).map(Entry::due))
+        self.wake_for(touched.as_ref(), &mut actions);
+        actions
+    }
+
+    /// Has the worker wake when this entry is due, if that is sooner than it would.
+    fn wake_for<T>(&mut self, touched: Option<&Key>, actions: &mut Vec<Action<T>>) {
+        if let Some(due) = touched.and_then(|key| self.entries.get(key).map(Entry::due))
             && self.wake.is_none_or(|wake| due < wake)
         {
             self.wake = Some(due);
             actions.push(Action::WakeAt(due));
         }
-        actions
+    }
+
+    fn used(&mut self, key: &Key, at: Moment) {
+        if let Some(entry) = self.entries.get_mut(key) {
+            entry.used = entry.used.max(at);
+        }
+    }
+
+    /// Asked for by nobody who waits, and tried until there is a token.
+    fn pursued<T>(&mut self, now: Moment, wall: WallTime, key: &Key, actions: &mut Vec<Action<T>>) {
+        self.asked(now, wall, key, actions);
+        if let Some(entry) = self.entries.get_mut(key) {
+            entry.pursued = entry.live.is_none();
+        }
     }
 
     fn asked<T>(&mut self, now: Moment, wall: WallTime, key: &Key, actions: &mut Vec<Action<T>>) {

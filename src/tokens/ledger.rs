@@ -4,7 +4,7 @@ use super::journal::{Journal, Note, Standing};
 use super::keeper::Reason;
 use crate::audit::{Audit, Event};
 use crate::metrics::{Metrics, Peer};
-use crate::vocab::Binding;
+use crate::vocab::{Binding, GrantId};
 
 /// Audit and metrics together.
 pub(super) struct Ledger {
@@ -24,6 +24,9 @@ impl Journal for Ledger {
 impl Ledger {
     fn count(&self, note: &Note<'_>) {
         let metrics = &self.metrics;
+        if let Some((grant, event)) = life(note) {
+            metrics.token_event(grant.service.as_str(), event);
+        }
         match note {
             Note::BindingMismatch { grant } => {
                 tracing::warn!(%grant, "the issuer bound a token to a key that is not ours");
@@ -35,21 +38,10 @@ impl Ledger {
                 metrics.clock_offset(service.as_str(), f64::from(seconds));
             }
             Note::DowngradeRefused { .. } => metrics.security_event("downgrade_refused"),
-            Note::Dropped { grant, reason, .. } => {
-                let event = match reason {
-                    Reason::Expired => "expired",
-                    _ => "dropped",
-                };
-                metrics.token_event(grant.service.as_str(), event);
-            }
-            Note::Exchanged { grant, .. } => {
-                metrics.token_event(grant.service.as_str(), "exchanged");
-            }
             Note::EndpointMoved { service } => {
                 tracing::warn!(%service, "the issuer's metadata names another host than before");
                 metrics.security_event("issuer_moved");
             }
-            Note::Failed { grant, .. } => metrics.token_event(grant.service.as_str(), "failed"),
             Note::GrantDead { grant, ending } => {
                 tracing::error!(
                     %grant,
@@ -60,14 +52,6 @@ impl Ledger {
             }
             Note::GrantInDoubt { grant } => {
                 tracing::warn!(%grant, "a refresh was cut off; its refresh token is tried again");
-                metrics.token_event(grant.service.as_str(), "in_doubt");
-            }
-            Note::Issued { grant, renewal, .. } => {
-                let event = if *renewal { "refreshed" } else { "issued" };
-                metrics.token_event(grant.service.as_str(), event);
-            }
-            Note::KeyRotated { grant } => {
-                metrics.token_event(grant.service.as_str(), "key_rotated")
             }
             Note::NonceChallenge { service } => {
                 metrics.nonce_challenge(service.as_str(), Peer::Issuer);
@@ -77,22 +61,18 @@ impl Ledger {
                 metrics.security_event("refresh_not_rotated");
             }
             Note::Proof { service } => metrics.dpop_proof(service.as_str()),
-            Note::Revoked {
-                grant, confirmed, ..
-            } => {
-                let event = if *confirmed {
-                    "revoked"
-                } else {
-                    "revocation_failed"
-                };
-                metrics.token_event(grant.service.as_str(), event);
-            }
             Note::ScopeChanged { .. } => metrics.security_event("scope_changed"),
             Note::Standing {
                 service,
                 binding,
                 standing,
             } => self.stand(service.as_str(), *binding, *standing),
+            Note::Dropped { .. }
+            | Note::Exchanged { .. }
+            | Note::Failed { .. }
+            | Note::Issued { .. }
+            | Note::KeyRotated { .. }
+            | Note::Revoked { .. } => {}
         }
     }
 
@@ -110,26 +90,34 @@ impl Ledger {
     }
 }
 
+/// What happened in the life of a token, in the words of the metric.
+fn life<'a>(note: &Note<'a>) -> Option<(&'a GrantId, &'static str)> {
+    Some(match *note {
+        Note::Dropped { grant, reason, .. } => match reason {
+            Reason::Expired => (grant, "expired"),
+            _ => (grant, "dropped"),
+        },
+        Note::Exchanged { grant, .. } => (grant, "exchanged"),
+        Note::Failed { grant, .. } => (grant, "failed"),
+        Note::GrantInDoubt { grant } => (grant, "in_doubt"),
+        Note::Issued { grant, renewal, .. } if renewal => (grant, "refreshed"),
+        Note::Issued { grant, .. } => (grant, "issued"),
+        Note::KeyRotated { grant } => (grant, "key_rotated"),
+        Note::Revoked {
+            grant, confirmed, ..
+        } if confirmed => (grant, "revoked"),
+        Note::Revoked { grant, .. } => (grant, "revocation_failed"),
+        _ => return None,
+    })
+}
+
 /// The audit line of a note, where it has one.
 fn event(note: &Note<'_>) -> Option<Event> {
     Some(match *note {
         Note::DowngradeRefused { grant } => Event::DowngradeRefused {
             grant: grant.clone(),
         },
-        // A token that came to its end was not given up.
-        Note::Dropped {
-            reason: Reason::Expired,
-            ..
-        } => return None,
-        Note::Dropped {
-            grant,
-            lease,
-            reason,
-        } => Event::TokenDropped {
-            grant: grant.clone(),
-            token_id: lease,
-            reason: reason.as_str(),
-        },
+        Note::Dropped { .. } => return dropped(note),
         Note::Exchanged { grant, chain } => Event::TokenExchanged {
             grant: grant.clone(),
             chain: chain.to_vec(),
@@ -179,6 +167,22 @@ fn event(note: &Note<'_>) -> Option<Event> {
         | Note::Proof { .. }
         | Note::Standing { .. } => return None,
     })
+}
+
+/// A token's last line. One that came to its end was not given up.
+fn dropped(note: &Note<'_>) -> Option<Event> {
+    match *note {
+        Note::Dropped {
+            grant,
+            lease,
+            reason,
+        } if !matches!(reason, Reason::Expired) => Some(Event::TokenDropped {
+            grant: grant.clone(),
+            token_id: lease,
+            reason: reason.as_str(),
+        }),
+        _ => None,
+    }
 }
 
 /// A token's first line: it is new, or it follows another.

@@ -43,6 +43,17 @@ pub(super) struct Place {
     pub(super) busy: Busy,
 }
 
+impl Place {
+    /// For a request of an older generation: it is carried, and its connection is not kept.
+    pub(super) fn apart(busy: Busy) -> Self {
+        Self {
+            shelf: 0,
+            opening: None,
+            busy,
+        }
+    }
+}
+
 /// Keeps others from opening more of the same, until the connection can be shared or has failed.
 pub(super) struct Opening {
     pub(super) pool: Arc<Pool>,

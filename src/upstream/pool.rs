@@ -22,7 +22,7 @@ use super::shelf::{Idle, Kept};
 use super::tasks::Tasks;
 use super::tls::Endpoint;
 use crate::vocab::variant::{Variant, broken};
-use crate::vocab::{AgentName, Clock, Scheme, ServiceName};
+use crate::vocab::{AgentName, Clock, Moment, Scheme, ServiceName};
 
 /// How often old connections are looked for.
 const SWEEP_EVERY: Duration = Duration::from_secs(5);
@@ -120,6 +120,12 @@ impl Pool {
         found.await.unwrap_or_else(|_| Err(progress.timed_out()))
     }
 
+    /// Whether a kept connection may carry another request.
+    fn is_good(&self, idle: &Idle, now: Moment) -> bool {
+        let fresh = now.since(idle.since) < self.limits.idle_for;
+        fresh && idle.wire.sender.is_ready() && idle.wire.meter.may_be_kept()
+    }
+
     fn take(
         self: &Arc<Self>,
         key: &Key,
@@ -147,13 +153,7 @@ impl Pool {
         }
         let need = shelf.settle(need);
         if shelf.endpoint > endpoint {
-            // A request of an older generation: it is carried, and its connection is not kept.
-            let place = Place {
-                shelf: 0,
-                opening: None,
-                busy: shelf.busy(),
-            };
-            return Ok(Taken::Open(place, need));
+            return Ok(Taken::Open(Place::apart(shelf.busy()), need));
         }
         let multiplexed = need != Protocol::Http1 && key.authority.scheme() == Scheme::Https;
         if let Some(line) = multiplexed.then(|| shelf.http2_line()).flatten() {
@@ -163,8 +163,7 @@ impl Pool {
             && let Some(idle) = shelf.http1.pop()
         {
             kept.idle -= 1;
-            let fresh = now.since(idle.since) < self.limits.idle_for;
-            if fresh && idle.wire.sender.is_ready() && idle.wire.meter.may_be_kept() {
+            if self.is_good(&idle, now) {
                 return Ok(Taken::Line(Line::Http1(Http1Line {
                     wire: idle.wire,
                     pool: self.clone(),

@@ -359,7 +359,7 @@ impl World {
             answers_lost: 0,
             requests: 0,
             used_twice: None,
-            verbose: std::env::var("TOKENWARD_SEED").is_ok(),
+            verbose: variable("TOKENWARD_SEED").is_some(),
         };
         let wire = Wire {
             issuer: Mutex::new(issuer),
@@ -697,6 +697,12 @@ impl World {
     }
 }
 
+/// A number that steers this test.
+#[expect(clippy::disallowed_methods, reason = "a test's own variable")]
+fn variable(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
+}
+
 async fn live(seed: u64) -> (u32, u32, u32, u32) {
     let mut world = World::new(seed);
     world.start();
@@ -711,14 +717,9 @@ async fn live(seed: u64) -> (u32, u32, u32, u32) {
 
 #[test]
 fn no_login_is_lost_and_no_refresh_token_used_twice_under_any_seed() {
-    let number = |name| {
-        std::env::var(name)
-            .ok()
-            .and_then(|text| text.parse::<u64>().ok())
-    };
-    let seeds = match number("TOKENWARD_SEED") {
+    let seeds = match variable("TOKENWARD_SEED") {
         Some(seed) => seed..seed + 1,
-        None => 0..number("TOKENWARD_SEEDS").unwrap_or(256),
+        None => 0..variable("TOKENWARD_SEEDS").unwrap_or(256),
     };
     let all = seeds.end - seeds.start;
     let runtime = tokio::runtime::Builder::new_current_thread()

@@ -281,6 +281,10 @@ fn killed_with_an_impatient_issuer_a_grant_is_lost_in_the_window_only_and_told()
 
 /// A write that is late, because the disk was slow and whoever wanted it has gone, writes what stands by then.
 #[tokio::test(flavor = "multi_thread")]
+#[expect(
+    clippy::await_holding_lock,
+    reason = "the disk is slow as long as it is held"
+)]
 async fn a_late_write_brings_no_used_refresh_token_back() {
     let dir = tempfile::tempdir().unwrap();
     logged_in_async(dir.path(), 1).await;
