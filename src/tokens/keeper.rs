@@ -9,6 +9,7 @@
 //! that is refused for good is tried at most eight times in the first minute.
 
 mod pace;
+mod reason;
 #[cfg(test)]
 mod sim;
 #[cfg(test)]
@@ -21,6 +22,8 @@ use super::failure::Failure;
 use crate::credential::{Expiry, Unavailable};
 use crate::vocab::{AgentName, Code, GrantId, Moment, ScopeSet, WallTime};
 use pace::{Jitter, Trouble};
+
+pub(super) use reason::Reason;
 
 /// Most entries. The keys come from the configuration, so this is a backstop.
 const ENTRIES_MAX: usize = 4096;
@@ -118,40 +121,6 @@ pub(super) enum Action<T> {
     Wake(Key),
     /// Send a tick no later than this.
     WakeAt(Moment),
-}
-
-/// Why a token goes out of use.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Reason {
-    /// A reload changed or removed the credential.
-    ConfigChanged,
-    /// The table is full.
-    Evicted,
-    /// Its time is over.
-    Expired,
-    /// Nobody uses it.
-    Idle,
-    /// The API refused it.
-    InvalidToken,
-    /// Another token serves in its place.
-    Merged,
-    /// Somebody logged in anew.
-    Replaced,
-}
-
-impl Reason {
-    /// The word in audit lines.
-    pub(super) fn as_str(self) -> &'static str {
-        match self {
-            Self::ConfigChanged => "config_changed",
-            Self::Evicted => "evicted",
-            Self::Expired => "expired",
-            Self::Idle => "idle",
-            Self::InvalidToken => "invalid_token",
-            Self::Merged => "merged",
-            Self::Replaced => "replaced",
-        }
-    }
 }
 
 /// The state of all entries.
@@ -257,10 +226,7 @@ impl Keeper {
                 Some(into)
             }
             Event::Pursued(key) => {
-                self.asked(now, wall, &key, &mut actions);
-                if let Some(entry) = self.entries.get_mut(&key) {
-                    entry.pursued = entry.live.is_none();
-                }
+                self.pursued(now, wall, &key, &mut actions);
                 Some(key)
             }
             Event::Rejected { lease, again } => {
@@ -279,19 +245,34 @@ impl Keeper {
                 None
             }
             Event::Used { key, at } => {
-                if let Some(entry) = self.entries.get_mut(&key) {
-                    entry.used = entry.used.max(at);
-                }
+                self.used(&key, at);
                 None
             }
         };
-        if let Some(due) = touched.and_then(|key| self.entries.get(&key).map(Entry::due))
+        self.wake_for(touched.as_ref(), &mut actions);
+        actions
+    }
+
+    fn wake_for<T>(&mut self, touched: Option<&Key>, actions: &mut Vec<Action<T>>) {
+        if let Some(due) = touched.and_then(|key| self.entries.get(key).map(Entry::due))
             && self.wake.is_none_or(|wake| due < wake)
         {
             self.wake = Some(due);
             actions.push(Action::WakeAt(due));
         }
-        actions
+    }
+
+    fn used(&mut self, key: &Key, at: Moment) {
+        if let Some(entry) = self.entries.get_mut(key) {
+            entry.used = entry.used.max(at);
+        }
+    }
+
+    fn pursued<T>(&mut self, now: Moment, wall: WallTime, key: &Key, actions: &mut Vec<Action<T>>) {
+        self.asked(now, wall, key, actions);
+        if let Some(entry) = self.entries.get_mut(key) {
+            entry.pursued = entry.live.is_none();
+        }
     }
 
     fn asked<T>(&mut self, now: Moment, wall: WallTime, key: &Key, actions: &mut Vec<Action<T>>) {

@@ -4,7 +4,7 @@ use super::journal::{Journal, Note, Standing};
 use super::keeper::Reason;
 use crate::audit::{Audit, Event};
 use crate::metrics::{Metrics, Peer};
-use crate::vocab::Binding;
+use crate::vocab::{Binding, GrantId};
 
 /// Audit and metrics together.
 pub(super) struct Ledger {
@@ -35,13 +35,7 @@ impl Ledger {
                 metrics.clock_offset(service.as_str(), f64::from(seconds));
             }
             Note::DowngradeRefused { .. } => metrics.security_event("downgrade_refused"),
-            Note::Dropped { grant, reason, .. } => {
-                let event = match reason {
-                    Reason::Expired => "expired",
-                    _ => "dropped",
-                };
-                metrics.token_event(grant.service.as_str(), event);
-            }
+            Note::Dropped { grant, reason, .. } => self.dropped(grant, *reason),
             Note::Exchanged { grant, .. } => {
                 metrics.token_event(grant.service.as_str(), "exchanged");
             }
@@ -79,14 +73,7 @@ impl Ledger {
             Note::Proof { service } => metrics.dpop_proof(service.as_str()),
             Note::Revoked {
                 grant, confirmed, ..
-            } => {
-                let event = if *confirmed {
-                    "revoked"
-                } else {
-                    "revocation_failed"
-                };
-                metrics.token_event(grant.service.as_str(), event);
-            }
+            } => self.revoked(grant, *confirmed),
             Note::ScopeChanged { .. } => metrics.security_event("scope_changed"),
             Note::Standing {
                 service,
@@ -94,6 +81,24 @@ impl Ledger {
                 standing,
             } => self.stand(service.as_str(), *binding, *standing),
         }
+    }
+
+    fn dropped(&self, grant: &GrantId, reason: Reason) {
+        let event = if reason == Reason::Expired {
+            "expired"
+        } else {
+            "dropped"
+        };
+        self.metrics.token_event(grant.service.as_str(), event);
+    }
+
+    fn revoked(&self, grant: &GrantId, confirmed: bool) {
+        let event = if confirmed {
+            "revoked"
+        } else {
+            "revocation_failed"
+        };
+        self.metrics.token_event(grant.service.as_str(), event);
     }
 
     fn stand(&self, service: &str, binding: Binding, standing: Standing) {
@@ -153,6 +158,20 @@ fn event(note: &Note<'_>) -> Option<Event> {
         Note::NotRotated { grant } => Event::RefreshNotRotated {
             grant: grant.clone(),
         },
+        Note::Revoked { .. } | Note::ScopeChanged { .. } => return changed(note),
+        // Told by the failure that follows, or by metrics alone.
+        Note::BindingMismatch { .. }
+        | Note::ClockOffset { .. }
+        | Note::EndpointMoved { .. }
+        | Note::NonceChallenge { .. }
+        | Note::Proof { .. }
+        | Note::Standing { .. } => return None,
+    })
+}
+
+/// What became of a token or of what it is for.
+fn changed(note: &Note<'_>) -> Option<Event> {
+    Some(match *note {
         Note::Revoked {
             grant,
             kind,
@@ -171,13 +190,7 @@ fn event(note: &Note<'_>) -> Option<Event> {
             requested: requested.clone(),
             granted: granted.clone(),
         },
-        // Told by the failure that follows, or by metrics alone.
-        Note::BindingMismatch { .. }
-        | Note::ClockOffset { .. }
-        | Note::EndpointMoved { .. }
-        | Note::NonceChallenge { .. }
-        | Note::Proof { .. }
-        | Note::Standing { .. } => return None,
+        _ => return None,
     })
 }
 
