@@ -554,6 +554,7 @@ impl Door {
             );
             owners.sort();
             owners.dedup();
+            owners.retain(|owner| client.owner(owner) == *owner);
             owners.retain(|owner| agent.is_none_or(|wanted| wanted == owner));
             for owner in owners {
                 let outcome = self.rotate_one(&client, edition, &name, &owner).await;

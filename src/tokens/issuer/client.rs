@@ -1,30 +1,31 @@
 //! One service's client at an issuer: it asks the token endpoint and takes what fits.
 
+mod grants;
+mod request;
+mod revocation;
+
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use aws_lc_rs::rand;
-use http::{HeaderMap, HeaderValue, Method, header};
 use tokio::sync::{OwnedMutexGuard, SemaphorePermit};
 use tokio_util::sync::CancellationToken;
 
 use super::Issuer;
-use super::address::Address;
 use super::answer::{self, Bound, Issued, Objection, Wanted};
-use super::auth::{AuthError, Authenticator, Occasion, grant_assertion};
-use super::form::Form;
+use super::auth::{AuthError, Authenticator};
 use super::login::Answered;
 use super::metadata::Metadata;
 use super::workload::{self, Unfit};
 use crate::credential::Certificate;
-use crate::proof::{self, HtuProfile, Jti, Nonce, ProofClaims, ProofKey, Signer};
+use crate::proof::{ProofKey, Signer};
 use crate::tokens::failure::Failure;
 use crate::tokens::identity::{self, Identity};
 use crate::tokens::journal::{Journal, Note};
 use crate::tokens::lineage::{Lineages, Print, Renewal, Turn};
 use crate::tokens::settings::{AssertionSource, ClientAuth, Grant, OauthSettings, Presented};
-use crate::upstream::{IssuerReply, IssuerRequest};
+use crate::upstream::IssuerReply;
 use crate::vocab::{AgentName, Binding, Code, GrantId, ScopeSet, Secret, ServiceName};
 
 /// Longest time until a token request is sent: for the turn, the disk, the metadata.
@@ -220,132 +221,6 @@ impl Client {
         self.identity.as_ref()
     }
 
-    /// Takes what a login brought. The next token request uses it up.
-    pub(in crate::tokens) fn take_answer(&self, agent: &AgentName, answered: Answered) {
-        let mut all = self.answered.lock().unwrap_or_else(PoisonError::into_inner);
-        all.insert(agent.clone(), answered);
-    }
-
-    /// What one token is asked for with, where a rule wants these scopes and nothing is known of the grant: a login is
-    /// for all rules.
-    pub(in crate::tokens) fn scopes<'a>(&'a self, of_rule: &'a ScopeSet) -> &'a ScopeSet {
-        self.settings.grant.whole().unwrap_or(of_rule)
-    }
-
-    /// On whose grant this agent rides: its own, or the service's. An agent that had a grant of its own does not fall
-    /// back on the service's while we run: that may be another person's.
-    pub(in crate::tokens) fn owner(&self, agent: &AgentName) -> AgentName {
-        let everyone = AgentName::everyone();
-        match &self.settings.grant {
-            Grant::RefreshToken { .. } => everyone,
-            grant if grant.by_login() && !self.owns(agent) && self.owns(&everyone) => everyone,
-            _ => agent.clone(),
-        }
-    }
-
-    fn owns(&self, owner: &AgentName) -> bool {
-        let owners = self.owners.read().unwrap_or_else(PoisonError::into_inner);
-        owners.contains(owner) || self.is_logged_in(owner)
-    }
-
-    /// Who has a grant of this client that outlives its tokens.
-    pub(in crate::tokens) fn owners(&self) -> Vec<AgentName> {
-        let mut all = self.lineages.owners(&self.service, &self.print);
-        let owners = self.owners.read().unwrap_or_else(PoisonError::into_inner);
-        all.extend(owners.iter().cloned());
-        all.sort();
-        all.dedup();
-        all
-    }
-
-    /// Makes a new key for one grant, which the next token will be bound to. `false`: there is none to be made. The refresh
-    /// token of a public client dies with its key (RFC 9449 §5), and the key of a certificate comes from its files.
-    ///
-    /// # Errors
-    /// [`Failure`] where the new key could not be written down; the old one stays.
-    pub(in crate::tokens) async fn renew_key(
-        &self,
-        owner: &AgentName,
-        journal: &dyn Journal,
-    ) -> Result<bool, Failure> {
-        let public = matches!(self.settings.client_auth, ClientAuth::Nothing);
-        let refreshes = self.settings.grant.refreshes();
-        if !self.proves() || (refreshes && public) {
-            return Ok(false);
-        }
-        let key = Arc::new(ProofKey::generate().map_err(|_| Code::Internal)?);
-        if refreshes && self.is_logged_in(owner) {
-            let grant = self.grant(owner);
-            let changed = self.lineages.rekey(&grant, &self.print, Arc::clone(&key));
-            changed.await?;
-        }
-        let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
-        keys.insert(owner.clone(), key);
-        journal.note(&Note::KeyRotated {
-            grant: &self.grant(owner),
-        });
-        Ok(true)
-    }
-
-    /// Waits for its turn with a configured refresh token, once it was planted.
-    async fn plant(&self, owner: &AgentName) -> Result<(), Failure> {
-        let Grant::RefreshToken { token, .. } = &self.settings.grant else {
-            return Ok(());
-        };
-        let _one = self.planting.lock().await;
-        let key = if self.proves() {
-            Some(self.key(owner)?)
-        } else {
-            None
-        };
-        let (grant, print) = (self.grant(owner), &self.print);
-        self.lineages.plant(&grant, print, &token.0, key).await
-    }
-
-    /// What a token for this rule is asked for with. A refresh asks for less than the login (RFC 6749 §6), unless this
-    /// issuer was seen not to care, or to end the last token with each refresh: then one token serves all rules.
-    pub(in crate::tokens) fn asked<'a>(
-        &'a self,
-        agent: &AgentName,
-        of_rule: &'a ScopeSet,
-    ) -> &'a ScopeSet {
-        let all = self.scopes(of_rule);
-        let less = !of_rule.is_empty() && of_rule != all && of_rule.is_within(all);
-        if less && !self.is_whole(agent) {
-            of_rule
-        } else {
-            all
-        }
-    }
-
-    /// Whether one token serves all rules of this agent's grant.
-    pub(in crate::tokens) fn is_whole(&self, agent: &AgentName) -> bool {
-        let seen = self.whole.read().unwrap_or_else(PoisonError::into_inner);
-        seen.get(agent).is_some_and(|times| *times >= WHOLE)
-    }
-
-    /// A refresh brought everything although less was asked for.
-    pub(in crate::tokens) fn note_whole(&self, agent: &AgentName) {
-        let mut seen = self.whole.write().unwrap_or_else(PoisonError::into_inner);
-        seen.insert(agent.clone(), WHOLE);
-    }
-
-    /// An API refused a token after a later refresh of the same grant. Whether that is now taken for a rule.
-    pub(in crate::tokens) fn note_ended(&self, agent: &AgentName) -> bool {
-        let mut seen = self.whole.write().unwrap_or_else(PoisonError::into_inner);
-        let times = seen.entry(agent.clone()).or_default();
-        *times = times.saturating_add(1);
-        *times == WHOLE
-    }
-
-    /// Nobody uses this agent's tokens any more. The key of a login belongs to its refresh token and stays.
-    pub(in crate::tokens) fn end_session(&self, agent: &AgentName) {
-        if !self.settings.grant.refreshes() {
-            let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
-            keys.remove(agent);
-        }
-    }
-
     /// Gets one token for one agent.
     #[cfg(test)]
     pub(in crate::tokens) async fn obtain(
@@ -523,12 +398,6 @@ impl Client {
     fn desk(&self, agent: &AgentName) -> Arc<tokio::sync::Mutex<()>> {
         let mut desks = self.desks.lock().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(desks.entry(agent.clone()).or_default())
-    }
-
-    /// A login was answered and its code is not used yet.
-    pub(in crate::tokens) fn is_answered(&self, agent: &AgentName) -> bool {
-        let all = self.answered.lock().unwrap_or_else(PoisonError::into_inner);
-        all.contains_key(agent)
     }
 
     /// The issuer left us the refresh token that we had. That is told once, and refused where the configuration says so
@@ -802,250 +671,6 @@ impl Client {
         });
     }
 
-    /// Sends the token request, once more with the nonce that the issuer asks for (RFC 9449 §8), once more with its
-    /// clock; every time with a new assertion and a new proof. Never a third reason, never the same one twice.
-    async fn ask(&self, errand: &Errand<'_>) -> Result<IssuerReply, Failure> {
-        let began = self.issuer.clock.now();
-        let (mut nonce_retry, mut clock_retry) = (true, true);
-        loop {
-            let sent = self.current_nonce(errand);
-            let reply = self.send(errand, sent.as_ref()).await?;
-            let fresh = answer::nonce(&reply.headers);
-            if let (Some(nonce), Some(key)) = (&fresh, errand.key) {
-                let origin = errand.metadata.token_endpoint.authority().origin();
-                let (nonces, now) = (&self.issuer.nonces, self.issuer.clock.now());
-                nonces.note(&origin, key.thumbprint(), nonce.clone(), now);
-            }
-            let refused = errand.key.is_some() && matches!(reply.status, 400 | 401);
-            let in_time = self.issuer.clock.now().since(began) < AGAIN_LIMIT;
-            match answer::oauth_error(&reply).filter(|_| refused) {
-                Some(("use_dpop_nonce", _)) => {
-                    errand.unused();
-                    errand.journal.note(&Note::NonceChallenge {
-                        service: &self.service,
-                    });
-                    // Without a nonce, or with the one that was just refused, another try would end the same way.
-                    if !nonce_retry || !in_time || fresh.is_none() || fresh == sent {
-                        return Err(Failure::because(Code::AsUnavailable, "use_dpop_nonce"));
-                    }
-                    nonce_retry = false;
-                }
-                Some(("invalid_dpop_proof", _))
-                    if clock_retry
-                        && in_time
-                        && self
-                            .issuer
-                            .learn_offset(&reply, &self.service, errand.journal) =>
-                {
-                    errand.unused();
-                    clock_retry = false;
-                }
-                _ => return Ok(reply),
-            }
-        }
-    }
-
-    /// Sends the request once. What it uses up counts as used from here on, unless nothing of it went out.
-    async fn send(
-        &self,
-        errand: &Errand<'_>,
-        nonce: Option<&Nonce>,
-    ) -> Result<IssuerReply, Failure> {
-        let call = self.token_request(errand, nonce).await?;
-        if let Means::Refresh(turn) = errand.means {
-            turn.sending()?;
-        }
-        let reply = self.issuer.transport.send(call).await;
-        let reply = reply.inspect_err(|error| {
-            if error.unsent() {
-                errand.unused();
-            }
-            tracing::warn!(service = %self.service, %error, "no answer of the token endpoint");
-        });
-        Ok(reply?)
-    }
-
-    fn current_nonce(&self, errand: &Errand<'_>) -> Option<Nonce> {
-        let origin = errand.metadata.token_endpoint.authority().origin();
-        self.issuer
-            .nonces
-            .current(&origin, errand.key?.thumbprint())
-    }
-
-    async fn token_request<'a>(
-        &self,
-        errand: &Errand<'a>,
-        nonce: Option<&Nonce>,
-    ) -> Result<IssuerRequest<'a>, Failure> {
-        let mut form = self.ticket(errand)?;
-        for (name, value) in &self.settings.parameters {
-            form.add(name, value);
-        }
-        let url = &errand.metadata.token_endpoint;
-        let mut call = self.call(form, url, errand.metadata).await?;
-        call.certificate = errand.certificate.cloned();
-        if let Some(key) = errand.key {
-            let jti = Jti::from_random(random()?);
-            let htu = proof::htu(url.authority(), url.path(), &HtuProfile::AsSent);
-            let claims = ProofClaims {
-                htm: Method::POST.as_str(),
-                htu: &htu,
-                iat: self.issuer.seconds(),
-                jti: &jti,
-                ath: None,
-                nonce,
-            };
-            let proof = key.proof(&claims).map_err(|_| Code::Internal)?;
-            let mut value = HeaderValue::from_str(proof.as_str()).map_err(|_| Code::Internal)?;
-            value.set_sensitive(true);
-            call.headers.insert("dpop", value);
-            errand.journal.note(&Note::Proof {
-                service: &self.service,
-            });
-        }
-        Ok(call)
-    }
-
-    /// The grant's own part of a token request.
-    fn ticket(&self, errand: &Errand<'_>) -> Result<Form, Failure> {
-        let mut form = Form::new();
-        match errand.means {
-            Means::Ourselves => form.add("grant_type", "client_credentials"),
-            Means::Code(Answered::Code(brought)) => {
-                form.add("grant_type", "authorization_code");
-                form.add_secret("code", &brought.code);
-                form.add("redirect_uri", &brought.redirect_uri);
-                form.add_secret("code_verifier", &brought.verifier);
-            }
-            // Its request was sent and answered before.
-            Means::Code(Answered::Device(_)) => return Err(Code::Internal.into()),
-            Means::Device(code) => {
-                form.add("grant_type", "urn:ietf:params:oauth:grant-type:device_code");
-                form.add_secret("device_code", code);
-            }
-            Means::Refresh(turn) => {
-                form.add("grant_type", "refresh_token");
-                form.add_secret("refresh_token", turn.refresh());
-            }
-            Means::Assertion(assertion) => {
-                form.add("grant_type", JWT_BEARER);
-                form.add_secret("assertion", assertion);
-            }
-            Means::Key(key) => {
-                form.add("grant_type", JWT_BEARER);
-                form.add_secret("assertion", &self.sign(key, errand.metadata)?);
-            }
-            Means::Tokens { subject, actor } => self.exchange(&mut form, subject, actor.as_ref()),
-        }
-        match errand.means {
-            // RFC 6749 §4.1.3: the scopes are those of the login.
-            Means::Code(_) | Means::Device(_) => {
-                self.say_what_for(&mut form, &ScopeSet::default());
-            }
-            // §6: so they are here, where less is not asked for.
-            means if self.most(means) == Some(errand.scopes) => {
-                self.say_what_for(&mut form, &ScopeSet::default());
-            }
-            _ => self.say_what_for(&mut form, errand.scopes),
-        }
-        Ok(form)
-    }
-
-    /// An assertion of our own for this one sending of a request.
-    fn sign(&self, key: &Secret<Vec<u8>>, metadata: &Metadata) -> Result<Secret<String>, Failure> {
-        let Grant::JwtBearer(AssertionSource::Signed {
-            kid,
-            issuer,
-            subject,
-            ..
-        }) = &self.settings.grant
-        else {
-            return Err(Code::Internal.into());
-        };
-        let issuer = issuer.as_ref().unwrap_or(&self.settings.client_id);
-        let jti = Jti::from_random(random()?);
-        let occasion = self.occasion(&jti, metadata);
-        grant_assertion(key, kid.as_deref(), (issuer, subject), &occasion)
-            .map_err(|_| Code::ClientMisconfigured.into())
-    }
-
-    /// RFC 8693 §2.1.
-    fn exchange(&self, form: &mut Form, subject: &Secret<String>, actor: Option<&Secret<String>>) {
-        let Grant::TokenExchange(settings) = &self.settings.grant else {
-            return;
-        };
-        form.add(
-            "grant_type",
-            "urn:ietf:params:oauth:grant-type:token-exchange",
-        );
-        form.add_secret("subject_token", subject);
-        form.add("subject_token_type", &settings.subject.kind);
-        if let (Some(token), Some(actor)) = (actor, &settings.actor) {
-            form.add_secret("actor_token", token);
-            form.add("actor_token_type", &actor.kind);
-        }
-        if let Some(kind) = &settings.requested {
-            form.add("requested_token_type", kind);
-        }
-    }
-
-    /// What the token is to be good for.
-    pub(super) fn say_what_for(&self, form: &mut Form, scopes: &ScopeSet) {
-        if !scopes.is_empty() {
-            form.add("scope", &scopes.to_string());
-        }
-        if let Some(resource) = &self.settings.resource {
-            form.add("resource", resource);
-        }
-        if let Some(audience) = &self.settings.audience {
-            form.add("audience", audience);
-        }
-    }
-
-    /// An authenticated POST to one of the issuer's endpoints.
-    pub(super) async fn call<'a>(
-        &self,
-        mut form: Form,
-        url: &'a Address,
-        metadata: &Metadata,
-    ) -> Result<IssuerRequest<'a>, Failure> {
-        let mut headers = HeaderMap::new();
-        headers.insert(header::ACCEPT, HeaderValue::from_static("application/json"));
-        let jti = Jti::from_random(random()?);
-        let occasion = self.occasion(&jti, metadata);
-        let now = self.issuer.clock.wall().seconds();
-        let issuer = &self.issuer.settings.url;
-        let platform = self.auth.platform_token(issuer, now).await;
-        let platform = platform.map_err(|why| self.unfit(why))?;
-        self.auth
-            .apply(&mut form, &mut headers, &occasion, platform.as_ref())
-            .map_err(|error| match error {
-                AuthError::Certificate(_) | AuthError::Key | AuthError::Value => {
-                    Code::ClientMisconfigured
-                }
-                AuthError::Signature => Code::Internal,
-            })?;
-        Ok(IssuerRequest {
-            method: Method::POST,
-            url: url.url(),
-            headers,
-            form: Some(form.finish()),
-            certificate: self.identity.as_ref().map(Identity::current),
-        })
-    }
-
-    /// Time, freshness and addressee of one assertion.
-    fn occasion<'a>(&'a self, jti: &'a Jti, metadata: &'a Metadata) -> Occasion<'a> {
-        Occasion {
-            now: self.issuer.seconds(),
-            jti: jti.as_str(),
-            issuer: &self.issuer.settings.url,
-            token_endpoint: metadata.token_endpoint.as_str(),
-            audience: self.issuer.settings.assertion_audience,
-            algorithms: metadata.assertion_algorithms.as_deref(),
-        }
-    }
-
     fn object(&self, errand: &Errand<'_>, objection: &Objection) {
         let grant = GrantId {
             service: self.service.clone(),
@@ -1062,100 +687,6 @@ impl Client {
             }),
             Objection::Unexpected => {}
         }
-    }
-
-    /// Revokes a token that was refused (RFC 7009). A failure changes nothing: the token is dropped all the same.
-    async fn hand_back(&self, token: &Secret<String>, metadata: &Metadata) {
-        let Some(url) = &metadata.revocation_endpoint else {
-            return;
-        };
-        let call = self.revocation(token, "access_token", url, metadata);
-        let done = tokio::time::timeout(REVOCATION_LIMIT, call).await;
-        if !matches!(done, Ok(Ok(()))) {
-            tracing::warn!(service = %self.service, "a refused token could not be handed back");
-        }
-    }
-
-    /// Revokes tokens of one agent, in this order, where the issuer takes that. The caller bounds the time and has
-    /// dropped every other copy.
-    pub(in crate::tokens) async fn revoke(
-        &self,
-        agent: &AgentName,
-        tokens: Vec<Spent>,
-        journal: &dyn Journal,
-    ) {
-        let grant = self.grant(agent);
-        let metadata = self.metadata(journal).await;
-        let metadata = metadata.as_deref().ok();
-        let url = metadata.and_then(|metadata| metadata.revocation_endpoint.as_ref());
-        for spent in &tokens {
-            let (token, hint) = match spent {
-                Spent::Access(token) => (token, "access_token"),
-                Spent::Refresh(token) => (token, "refresh_token"),
-            };
-            let confirmed = match (metadata, url) {
-                (Some(metadata), Some(url)) => {
-                    let call = self.revocation(token, hint, url, metadata).await;
-                    call.is_ok()
-                }
-                _ => false,
-            };
-            journal.note(&Note::Revoked {
-                grant: &grant,
-                kind: hint,
-                confirmed,
-            });
-        }
-    }
-
-    /// One revocation (RFC 7009 §2.1). 200 is a yes, for a token that nobody knows as well.
-    async fn revocation(
-        &self,
-        token: &Secret<String>,
-        hint: &str,
-        url: &Address,
-        metadata: &Metadata,
-    ) -> Result<(), Failure> {
-        let mut last = Failure::from(Code::AsUnavailable);
-        for _ in 0..REVOCATION_TRIES {
-            let mut form = Form::new();
-            form.add_secret("token", token);
-            form.add("token_type_hint", hint);
-            let call = self.call(form, url, metadata).await?;
-            let reply = self.issuer.transport.send(call).await?;
-            if reply.status == 200 {
-                return Ok(());
-            }
-            last = answer::failure(&reply, self.issuer.clock.wall());
-            if reply.status != 503 {
-                break;
-            }
-            let pause = last.retry_after.unwrap_or(Duration::from_millis(500));
-            tokio::time::sleep(pause).await;
-        }
-        tracing::warn!(service = %self.service, code = last.code.as_str(), "the issuer did not revoke a token");
-        Err(last)
-    }
-
-    /// Takes the refresh tokens of this client out of memory and store, to be revoked.
-    pub(in crate::tokens) async fn withdraw(&self) -> Vec<(AgentName, Secret<String>)> {
-        self.lineages.withdraw(&self.service, &self.print).await
-    }
-
-    /// The grant's key, made when it is first needed.
-    pub(super) fn key(&self, agent: &AgentName) -> Result<Arc<ProofKey>, Failure> {
-        let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(key) = keys.get(agent) {
-            return Ok(Arc::clone(key));
-        }
-        // A login may replace another one: the grant keeps its key.
-        if let Some(key) = self.lineages.key(&self.grant(agent), &self.print) {
-            keys.insert(agent.clone(), Arc::clone(&key));
-            return Ok(key);
-        }
-        let key = Arc::new(ProofKey::generate().map_err(|_| Code::Internal)?);
-        keys.insert(agent.clone(), Arc::clone(&key));
-        Ok(key)
     }
 }
 
