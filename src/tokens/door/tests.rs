@@ -575,7 +575,7 @@ async fn a_session_that_nobody_uses_ends_and_leaves_no_key() {
 
 /// Waits while the worker works; each round gives it a reason to look at the clock.
 async fn eventually(house: &House, done: impl Fn() -> bool) {
-    for _ in 0..200 {
+    for _ in 0..4000 {
         if done() {
             return;
         }
