@@ -64,6 +64,7 @@ runtime_dir: {self.dir}/run
 ca: {{dir: {self.dir}/ca}}
 audit: {{file: {self.dir}/audit.jsonl}}
 drain: {{timeout: 5s}}
+limits: {{per_agent: {{streams: 1024, requests_per_second: 5000}}}}
 store: {{file: {{path: {self.dir}/state/store, key: {{file: store.key}}}}}}
 issuers:
   as: {{url: "{self.issuer.url}", connect: 127.0.0.1, allow_private: true, ca: {{file: ca.pem}}}}
