@@ -588,7 +588,15 @@ async fn eventually(house: &House, done: impl Fn() -> bool) {
 #[tokio::test]
 async fn a_token_that_the_issuer_takes_for_longer_than_we_use_it_is_revoked_then() {
     let change = |o: &mut super::super::settings::OauthSettings| o.grant = Grant::ClientCredentials;
-    let house = logged_in(change, |_| Ok(granted(&json!({"expires_in": 86_400})))).await;
+    let count = std::sync::atomic::AtomicUsize::new(1);
+    let each_its_own = move |_: &Seen| {
+        let number = count.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        let token = format!("at-{number}");
+        Ok(granted(
+            &json!({"expires_in": 86_400, "access_token": token}),
+        ))
+    };
+    let house = logged_in(change, each_its_own).await;
     house.lend("items", "a").await.unwrap();
     house.clock.advance(Duration::from_secs(1440));
     house.lend("items", "a").await.unwrap();
@@ -599,6 +607,17 @@ async fn a_token_that_the_issuer_takes_for_longer_than_we_use_it_is_revoked_then
     );
     house.clock.advance(Duration::from_secs(360));
     eventually(&house, || house.fake.at("/revoke").len() == 1).await;
+    assert_eq!(house.fake.at("/revoke")[0].form["token"], "at-1");
+    // An issuer that gives out the same token again: it is still in use.
+    let house = logged_in(change, |_| Ok(granted(&json!({"expires_in": 86_400})))).await;
+    house.lend("items", "a").await.unwrap();
+    house.clock.advance(Duration::from_secs(1440));
+    house.lend("items", "a").await.unwrap();
+    eventually(&house, || house.fake.tokens().len() == 2).await;
+    house.clock.advance(Duration::from_secs(360));
+    house.lend("items", "a").await.unwrap();
+    house.lend("items", "b").await.unwrap();
+    assert!(house.fake.at("/revoke").is_empty());
     // One that goes on as a login does is left alone: some issuers end the login with it (RFC 7009 §2.1).
     let long = |_: &Seen| {
         Ok(granted(
