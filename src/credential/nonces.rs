@@ -71,6 +71,15 @@ impl Nonces {
         self.keep(origin, thumbprint, Some(nonce), now);
     }
 
+    /// The server gave the nonce again that the request had brought. That was good when it was sent: where another one has
+    /// come since, on an answer that was faster, that one is newer.
+    pub fn note_again(&self, origin: &str, thumbprint: &str, nonce: Nonce, now: Moment) {
+        let newer = |current: Nonce| current != nonce;
+        if !self.current(origin, thumbprint).is_some_and(newer) {
+            self.keep(origin, thumbprint, Some(nonce), now);
+        }
+    }
+
     /// The server took a proof, and gave no nonce. One that it gave before is kept.
     pub fn note_none(&self, origin: &str, thumbprint: &str, now: Moment) {
         // Most servers, at every answer: they wait for nobody's lock.
@@ -146,6 +155,21 @@ mod tests {
         assert!(doubtful(NOW + FRESH * 2));
         assert_eq!(nonces.current("https://a.test", "k"), Some(nonce("n2")));
         assert!(nonces.doubtful("https://a.test", "k2", NOW));
+    }
+
+    #[test]
+    fn a_slow_answer_brings_no_older_nonce_back() {
+        let nonces = Nonces::new(8);
+        let current = || nonces.current("https://a.test", "k");
+        nonces.note_again("https://a.test", "k", nonce("n1"), NOW);
+        assert_eq!(current(), Some(nonce("n1")));
+        nonces.note("https://a.test", "k", nonce("n2"), NOW);
+        // Sent with n1, and answered after n2 had come.
+        nonces.note_again("https://a.test", "k", nonce("n1"), NOW);
+        assert_eq!(current(), Some(nonce("n2")));
+        // Confirmed, it is young again.
+        nonces.note_again("https://a.test", "k", nonce("n2"), NOW + FRESH);
+        assert!(!nonces.doubtful("https://a.test", "k", NOW + FRESH));
     }
 
     #[test]

@@ -498,7 +498,11 @@ impl Round<'_> {
         };
         let nonce = first.to_str().ok().and_then(Nonce::parse);
         let nonce = nonce.filter(|_| lines.next().is_none())?;
-        nonces.note(&origin, thumbprint, nonce.clone(), now);
+        if self.sent_nonce.as_ref() == Some(&nonce) {
+            nonces.note_again(&origin, thumbprint, nonce.clone(), now);
+        } else {
+            nonces.note(&origin, thumbprint, nonce.clone(), now);
+        }
         Some(nonce)
     }
 
