@@ -394,7 +394,9 @@ def part_crowd(given):
             got = list(pool.map(lambda _: house.get("/a"), range(500)))
         served = sum(one == (200, "") for one in got)
         refused = sorted({one for one in got if one != (200, "")}, key=str)
-        if asked != [1] or not served or any(one != (504, "as-timeout") for one in refused):
+        # Who waited longer than five seconds on a busy machine, and those whom this script's own API kept waiting.
+        slow = ((504, "as-timeout"), (504, "upstream-timeout"))
+        if asked != [1] or not served or any(one not in slow for one in refused):
             raise Wrong(f"{asked} refreshes, {served} served, others {refused}")
         print(f"500 requests at expiry: {asked[0]} refresh, {served} served, others {refused}", flush=True)
     finally:
