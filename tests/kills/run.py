@@ -244,22 +244,23 @@ def kills(binary, rounds, grace):
                     if dead != told:
                         raise Wrong(f"{point}: a grant.dead without a loss")
                     continue
-                # The line is written behind the answer.
+                # The agent may hear of it before the audit file's thread has written the line.
                 end = time.monotonic() + 3
                 while len(house.events("grant.dead")) == told and time.monotonic() < end:
                     time.sleep(0.02)
-                dead = len(house.events("grant.dead"))
                 house.kill()
+                dead = len(house.events("grant.dead"))
                 if got is None or got[1] != "reauthorization-required":
                     raise Wrong(f"round {round_}, after {point}: {got}")
                 lost[point] += 1
                 if dead != told + 1 or '"refresh_lost"' not in house.events("grant.dead")[-1]:
                     raise Wrong(f"{point}: a login was lost and nobody was told: {house.events('grant.dead')[-1:]}")
-                told = dead
                 if grace or point not in WINDOW:
                     raise Wrong(f"round {round_}: a login was lost at {point}")
                 house.log_in()
-        if house.issuer.reuses != sum(lost.values()):
+                # Killed before the dead row was off the disk: it is refused again, and told again.
+                told = len(house.events("grant.dead"))
+        if house.issuer.reuses < sum(lost.values()) or (grace and house.issuer.reuses):
             raise Wrong(f"{house.issuer.reuses} refresh tokens were used twice, {sum(lost.values())} were lost")
     finally:
         house.end()
@@ -267,7 +268,7 @@ def kills(binary, rounds, grace):
 
 
 def part_kills(given):
-    for grace in (10, 0):
+    for grace in given.graces:
         begun = time.monotonic()
         lost, exact = kills(given.bin, given.rounds, grace)
         where = ", ".join(f"{point} {lost[point]} lost ({exact[point]} exact)" for point in POINTS)
@@ -393,7 +394,9 @@ def part_crowd(given):
             got = list(pool.map(lambda _: house.get("/a"), range(500)))
         served = sum(one == (200, "") for one in got)
         refused = sorted({one for one in got if one != (200, "")}, key=str)
-        if asked != [1] or not served or any(one != (504, "as-timeout") for one in refused):
+        # Who waited longer than five seconds on a busy machine, and those whom this script's own API kept waiting.
+        slow = ((504, "as-timeout"), (504, "upstream-timeout"))
+        if asked != [1] or not served or any(one not in slow for one in refused):
             raise Wrong(f"{asked} refreshes, {served} served, others {refused}")
         print(f"500 requests at expiry: {asked[0]} refresh, {served} served, others {refused}", flush=True)
     finally:
@@ -405,6 +408,7 @@ def main():
     parser.add_argument("--bin", required=True, type=Path)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=int, default=15)
+    parser.add_argument("--graces", type=int, nargs="*", default=[10, 0], help="seconds")
     parser.add_argument("--only", nargs="*", default=["kills", "terminated", "storm", "crowd"])
     given = parser.parse_args()
     given.bin = given.bin.resolve()
