@@ -112,7 +112,8 @@ ROWS = [
     Row("fail 429 with Retry-After", do=fails(429, retryAfter=7), agent="429", api="429 fault", why="Retry-After arrives"),
     Row("fail 503 with Retry-After", do=fails(503, retryAfter=7), agent="503", api="503 fault", why="Retry-After arrives"),
     Row("dropAfterBytes: 1000 of 100000", settings={"dropAfterBytes": 1000}, path="/download?bytes=100000", agent="cut",
-        why="the agent can see that it is not whole"),
+        # A kept connection of HTTP/1.1 that dies before a byte of the answer came: a GET may go out once more.
+        api=(OK, f"*{OK}"), why="the agent can see that it is not whole"),
     # ---- faults of the issuer
     cold("asDelay: 300", settings={"asDelay": 300}),
     cold("asDelay: 11000", settings={"asDelay": 11000}, agent="504 as-unavailable", api="", issuer=""),

@@ -6,7 +6,7 @@ Usage: tests/verifiers/run.py [--bin FILE] [--only TEXT] [--markdown] [--keep]
 The servers are those of tests/world (TOKENWARD_WORLD names their folder [default: ../shared/world beside this checkout]).
 Under /v1 oauth4webapi judges token and proof, under /auth0/v1 Auth0's express-oauth2-jwt-bearer; nonces, replays, the iat
 window, revocation and scopes are the API's. The agent is curl with what `tokenward env` prints. Then `tokenward run` logs in
-through the browser as a public and as a confidential client, and binding: mtls is shown to be refused.
+through the browser as a public and as a confidential client, and binding: mtls is shown to want a certificate.
 """
 
 import argparse
@@ -31,7 +31,7 @@ from rows import OK, ROWS  # noqa: E402
 from stage import CURL, HOSTS, PLACEHOLDER, Agent, Proxy, World, fail_unless, free_port, perform  # noqa: E402
 
 VERIFIERS = {"/v1": ("oauth4webapi", "svc-pkjwt"), "/auth0/v1": ("Auth0", "svc-basic")}
-MTLS_HOST = "mtls.world.test"
+MTLS_HOST = "ledger.world.test"
 # Seconds that tokens live, also by the furthest of the skewed clocks.
 LONG = 7200
 # The cut that `dropAfterBytes` asks for ends the whole world over HTTP/2. In the copy that is played with it is mended.
@@ -154,6 +154,9 @@ class Game:
         if status == "401" or "www-authenticate:" in head.lower() or "dpop-nonce:" in head.lower():
             return f"{status} WITH A CHALLENGE"
         code = json.loads(body).get("code") if "problem+json" in head else None
+        if code == "upstream-unreachable" and "dropAfterBytes" in str(row.settings):
+            # On HTTP/1.1 the head can go with what was cut off. Then the agent is told, which is no worse.
+            return "cut"
         return f"{status} {code}" if code else status
 
     def play(self, i, prefix):
@@ -231,13 +234,13 @@ class Game:
         self.note("echoToken: true", "both", told, OK, "", True, "not judged: the response guard is not built; a bound token is of no use without the key")
 
     def mtls(self):
-        """binding: mtls is refused before anything starts; without it mtls_api takes nothing."""
+        """binding: mtls without a certificate is refused before anything starts; without the binding mtls_api takes nothing."""
         config = self.dir / "mtls.yaml"
         config.write_text(f"issuers:{issuer('world', self.world.issuer, self.world.ca)}\nservices:" + service(
             self.world, "mtls", "/v1", "svc-bearer", "grant: client_credentials, binding: mtls", MTLS_HOST, "mtls_api") + "\n")
         done = self.proxy.verb("check", config=config, environment=self.proxy.environment)
-        good = done.returncode == 1 and "binding" in done.stdout + done.stderr and "not supported yet" in done.stdout + done.stderr
-        self.note("binding: mtls", "mtls_api", "`check`: not supported yet" if good else done.stdout + done.stderr, "nothing", "", good)
+        good = done.returncode == 1 and "oauth.binding" in done.stdout + done.stderr and "client_auth: {mtls" in done.stdout + done.stderr
+        self.note("binding: mtls with a client secret", "mtls_api", "`check`: add `client_auth: mtls`" if good else done.stdout + done.stderr, "nothing", "", good)
         mark = self.world.collect()
         agent = self.agent("mtls")
         done = agent.run(CURL, "-sS", "-H", "Authorization: Bearer " + agent.environment["ITEMS_TOKEN"], self.world.mtls_api + "/v1/items")
