@@ -15,6 +15,7 @@ pub fn taken(body: &[u8], jkt: &str, scopes: &ScopeSet) -> Option<(String, Scope
         binding: Binding::Dpop,
         jkt: Some(jkt),
         scopes,
+        most: None,
         certificate: None,
         exchanged: false,
     };
