@@ -278,7 +278,7 @@ class Game:
         out = process.stdout.read()
         code = process.wait(30)
         told = out.split()[1] if out else f"{code}: {said[-1].removeprefix('tokenward: ') if said else ''}"
-        asked = [e for e in self.world.since(mark, "as") if e["url"] in ("/request", "/token") and e["client"] == client]
+        asked = [e for e in self.world.since(mark, "as") if e["url"] in ("/request", "/token") and e.get("client") == client]
         api = seen(self.world.since(mark, "dpop-api"))
         if out and "claims" in out:
             sub = json.loads(out.split("\n\n", 1)[1])["claims"]["sub"]
