@@ -132,6 +132,26 @@ pub enum Event {
         /// Why, in a word.
         reason: &'static str,
     },
+    /// A token came to its end.
+    TokenExpired {
+        /// The grant.
+        grant: GrantId,
+        /// The token.
+        token_id: u64,
+    },
+    /// Somebody was asked after a token in use.
+    TokenHealth {
+        /// The grant.
+        grant: GrantId,
+        /// The token.
+        token_id: u64,
+        /// `introspection` (the issuer) or `probe` (the API).
+        by: &'static str,
+        /// `active`, `inactive` or `unknown`.
+        outcome: &'static str,
+        /// The `jti` of each proof that was signed for it.
+        proofs: Vec<String>,
+    },
     /// A token was exchanged for another one.
     TokenExchanged {
         /// The grant.
@@ -214,6 +234,8 @@ impl Event {
             Self::StreamOpened { .. } => "stream.opened",
             Self::TokenDropped { .. } => "token.dropped",
             Self::TokenExchanged { .. } => "token.exchanged",
+            Self::TokenExpired { .. } => "token.expired",
+            Self::TokenHealth { .. } => "token.health",
             Self::TokenIssued { .. } => "token.issued",
             Self::TokenRefreshed { .. } => "token.refreshed",
             Self::TokenRevoked { .. } => "token.revoked",
@@ -268,7 +290,8 @@ impl Event {
                 line.text("agent", agent.as_str());
                 line.text("host", &scrub(host, HOST_MAX, is_host));
             }
-            Self::ServiceTokenRejected { grant, token_id } => {
+            Self::ServiceTokenRejected { grant, token_id }
+            | Self::TokenExpired { grant, token_id } => {
                 of_grant(&mut line, grant);
                 line.number("lease", *token_id);
             }
@@ -288,6 +311,19 @@ impl Event {
                 of_grant(&mut line, grant);
                 line.number("lease", *token_id);
                 line.text("reason", reason);
+            }
+            Self::TokenHealth {
+                grant,
+                token_id,
+                by,
+                outcome,
+                proofs,
+            } => {
+                of_grant(&mut line, grant);
+                line.number("lease", *token_id);
+                line.text("by", by);
+                line.text("outcome", outcome);
+                line.list("proofs", proofs.iter().map(String::as_str));
             }
             Self::TokenExchanged { grant, chain } => {
                 of_grant(&mut line, grant);

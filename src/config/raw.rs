@@ -276,6 +276,20 @@ pub(super) struct RawService {
     pub(super) max_stream_age: Option<RawDuration>,
     /// Largest request body that is kept for a second attempt. Default: 64KiB.
     pub(super) replay_buffer: Option<RawSize>,
+    /// How its tokens are asked after while they are in use.
+    pub(super) health: Option<RawHealth>,
+}
+
+/// How tokens in use are asked after.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawHealth {
+    /// How often at most, each token; from 5s to 1h. Default: 5m.
+    pub(super) interval: Option<RawDuration>,
+    /// Whether the issuer is asked (RFC 7662), where it offers that and answers this client. Default: true.
+    pub(super) introspection: Option<bool>,
+    /// `GET PATH` or `HEAD PATH` of a cheap request to the API, whose answer tells whether a token is good.
+    pub(super) probe: Option<String>,
 }
 
 /// What becomes of paths with `%2F`.

@@ -18,6 +18,15 @@ pub(super) trait Journal: Send + Sync {
 pub(super) enum Note<'a> {
     /// The token is bound to a key that is not ours.
     BindingMismatch { grant: &'a GrantId },
+    /// Somebody was asked after a token in use. `by`: `introspection` or `probe`; `proofs`: the `jti` of what was signed
+    /// for that.
+    Checked {
+        grant: &'a GrantId,
+        lease: u64,
+        by: &'static str,
+        outcome: &'static str,
+        proofs: &'a [String],
+    },
     /// The issuer's clock differs from ours by this much.
     ClockOffset {
         service: &'a ServiceName,
@@ -113,6 +122,8 @@ impl Ending {
 pub(super) struct Standing {
     /// A token is in use and nothing is wrong.
     pub(super) healthy: usize,
+    /// A token is in use, and its last check brought no yes.
+    pub(super) unknown: usize,
     /// A token is in use and its renewal fails.
     pub(super) degraded: usize,
     /// There is no token, because something is wrong.

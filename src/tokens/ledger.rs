@@ -67,7 +67,8 @@ impl Ledger {
                 binding,
                 standing,
             } => self.stand(service.as_str(), *binding, *standing),
-            Note::Dropped { .. }
+            Note::Checked { .. }
+            | Note::Dropped { .. }
             | Note::Exchanged { .. }
             | Note::Failed { .. }
             | Note::Issued { .. }
@@ -77,10 +78,11 @@ impl Ledger {
     }
 
     fn stand(&self, service: &str, binding: Binding, standing: Standing) {
-        let live = standing.healthy + standing.degraded;
+        let live = standing.healthy + standing.unknown + standing.degraded;
         self.metrics.tokens(service, binding, "live", live);
         let health = [
             ("healthy", standing.healthy),
+            ("unknown", standing.unknown),
             ("degraded", standing.degraded),
             ("failed", standing.failed),
         ];
@@ -93,6 +95,11 @@ impl Ledger {
 /// What happened in the life of a token, in the words of the metric.
 fn life<'a>(note: &Note<'a>) -> Option<(&'a GrantId, &'static str)> {
     Some(match *note {
+        Note::Checked { grant, outcome, .. } => match outcome {
+            "active" => (grant, "checked"),
+            "inactive" => (grant, "found_inactive"),
+            _ => (grant, "check_unanswered"),
+        },
         Note::Dropped { grant, reason, .. } => match reason {
             Reason::Expired => (grant, "expired"),
             _ => (grant, "dropped"),
@@ -114,6 +121,19 @@ fn life<'a>(note: &Note<'a>) -> Option<(&'a GrantId, &'static str)> {
 /// The audit line of a note, where it has one.
 fn event(note: &Note<'_>) -> Option<Event> {
     Some(match *note {
+        Note::Checked {
+            grant,
+            lease,
+            by,
+            outcome,
+            proofs,
+        } => Event::TokenHealth {
+            grant: grant.clone(),
+            token_id: lease,
+            by,
+            outcome,
+            proofs: proofs.to_vec(),
+        },
         Note::DowngradeRefused { grant } => Event::DowngradeRefused {
             grant: grant.clone(),
         },
@@ -169,20 +189,25 @@ fn event(note: &Note<'_>) -> Option<Event> {
     })
 }
 
-/// A token's last line. One that came to its end was not given up.
+/// A token's last line: it came to its end, or was given up before.
 fn dropped(note: &Note<'_>) -> Option<Event> {
-    match *note {
-        Note::Dropped {
+    let Note::Dropped {
+        grant,
+        lease: token_id,
+        reason,
+    } = *note
+    else {
+        return None;
+    };
+    let grant = grant.clone();
+    Some(match reason {
+        Reason::Expired => Event::TokenExpired { grant, token_id },
+        _ => Event::TokenDropped {
             grant,
-            lease,
-            reason,
-        } if !matches!(reason, Reason::Expired) => Some(Event::TokenDropped {
-            grant: grant.clone(),
-            token_id: lease,
+            token_id,
             reason: reason.as_str(),
-        }),
-        _ => None,
-    }
+        },
+    })
 }
 
 /// A token's first line: it is new, or it follows another.

@@ -8,6 +8,7 @@ use arc_swap::ArcSwap;
 use dashmap::DashMap;
 
 use super::catalogue::Catalogue;
+use super::checks::Checkup;
 use super::journal::Standing;
 use super::keeper::Key;
 use crate::credential::Lease;
@@ -22,6 +23,16 @@ pub(super) struct Shelf {
     /// never more of these than leases.
     rejections: Mutex<Vec<Rejection>>,
     troubles: Mutex<BTreeMap<Key, Code>>,
+    /// What the last check of a lease said: never more of these than leases, but for those just replaced.
+    checks: Mutex<BTreeMap<Key, Said>>,
+}
+
+/// What a check said of a lease, and when.
+struct Said {
+    lease: u64,
+    by: &'static str,
+    outcome: &'static str,
+    at: Moment,
 }
 
 /// A lease in use.
@@ -52,6 +63,7 @@ impl Shelf {
             slots: DashMap::new(),
             rejections: Mutex::default(),
             troubles: Mutex::default(),
+            checks: Mutex::default(),
         }
     }
 
@@ -98,6 +110,7 @@ impl Shelf {
     pub(super) fn clear(&self) {
         self.slots.clear();
         self.troubles().clear();
+        self.checks().clear();
     }
 
     /// Takes this lease, and no other, out of use.
@@ -163,13 +176,18 @@ impl Shelf {
     /// How the grants of a service stand.
     pub(super) fn standing(&self, service: &ServiceName) -> Standing {
         let mut standing = Standing::default();
-        let troubles = self.troubles();
+        let (troubles, checks) = (self.troubles(), self.checks());
         for slot in &self.slots {
             if slot.key().grant.service != *service {
                 continue;
             }
+            let said = checks.get(slot.key());
             if troubles.contains_key(slot.key()) {
                 standing.degraded += 1;
+            } else if said
+                .is_some_and(|said| said.lease == slot.lease.facts().id && said.outcome != "active")
+            {
+                standing.unknown += 1;
             } else {
                 standing.healthy += 1;
             }
@@ -177,6 +195,42 @@ impl Shelf {
         let all = troubles.keys().filter(|key| key.grant.service == *service);
         standing.failed = all.count().saturating_sub(standing.degraded);
         standing
+    }
+
+    /// Notes what a check said of a lease: by whom, and what.
+    pub(super) fn checked(
+        &self,
+        key: &Key,
+        lease: u64,
+        (by, outcome): (&'static str, &'static str),
+    ) {
+        let said = Said {
+            lease,
+            by,
+            outcome,
+            at: self.clock.now(),
+        };
+        self.checks().insert(key.clone(), said);
+    }
+
+    /// What the last check of this lease said.
+    pub(super) fn checkup(&self, key: &Key, lease: u64) -> Option<Checkup> {
+        let checks = self.checks();
+        let said = checks.get(key).filter(|said| said.lease == lease)?;
+        Some(Checkup {
+            by: said.by,
+            outcome: said.outcome,
+            ago: self.clock.now().since(said.at),
+        })
+    }
+
+    /// Forgets what was said of an entry that is gone.
+    pub(super) fn unchecked(&self, key: &Key) {
+        self.checks().remove(key);
+    }
+
+    fn checks(&self) -> MutexGuard<'_, BTreeMap<Key, Said>> {
+        self.checks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Notes what went wrong.

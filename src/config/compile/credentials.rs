@@ -11,7 +11,7 @@ use crate::config::raw::{
     RawBinding, RawClientAuth, RawCredential, RawHeader, RawOauth, RawProfile,
 };
 use crate::credential::Slot;
-use crate::tokens::{CredentialSettings, OauthSettings};
+use crate::tokens::{CredentialSettings, HealthSettings, OauthSettings};
 use crate::vocab::{Binding, ScopeSet};
 
 /// Fields that frame or route a message, or that tokenward itself writes: a credential there would change what the
@@ -200,6 +200,7 @@ fn oauth(
         max_token_age: age,
         require_rotation,
         revoke_on_exit: raw.revoke_on_exit.unwrap_or_default(),
+        health: HealthSettings::default(),
     };
     profile::check(key, raw.profile, &settings, it);
     Some(settings)

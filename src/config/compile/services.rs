@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::agents::Agents;
 use super::credentials::{self, Credential};
 use super::issuers::Issuers;
-use super::{Context, Origins, carriage};
+use super::{Context, Origins, carriage, health};
 use crate::config::raw::{List, Named, RawEscapedSlashes, RawRule, RawService};
 use crate::exchange;
 use crate::policy::{self, Effect, HostPattern, Rule};
@@ -81,12 +81,16 @@ fn service(
         rules,
     });
     let Credential {
-        settings,
+        mut settings,
         slot,
         binding,
     } = credential;
-    services.tokens.services.push((name.clone(), settings));
-    let carried = carriage::compile(name, raw, slot, binding, it);
+    let checks = raw.health.take();
+    let carried = carriage::compile(name.clone(), raw, slot, binding, it);
+    if let Some(judged) = services.policy.last() {
+        health::compile(&key, checks, (judged, &carried), &mut settings, it);
+    }
+    services.tokens.services.push((name, settings));
     services.exchange.push(carried);
 }
 

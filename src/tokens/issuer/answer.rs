@@ -295,7 +295,7 @@ pub(super) fn clock_offset(headers: &HeaderMap, wall: WallTime) -> Option<i64> {
     Some(i64::try_from(at).ok()?.saturating_sub(wall.seconds()))
 }
 
-fn is_json(headers: &HeaderMap) -> bool {
+pub(super) fn is_json(headers: &HeaderMap) -> bool {
     headers
         .get(header::CONTENT_TYPE)
         .and_then(|value| value.to_str().ok())

@@ -1,0 +1,41 @@
+//! Checks of tokens in use: when the worker begins them, and what it does about their answers.
+
+use std::collections::BTreeMap;
+
+use super::Worker;
+use crate::tokens::checks::Ended;
+use crate::tokens::health::{Fate, Judge};
+use crate::tokens::keeper::Event;
+
+impl Worker {
+    /// Begins the checks that are due.
+    pub(super) fn check(&mut self) {
+        let now = self.shelf.clock.now();
+        if self.closing.is_cancelled() || self.checks.wake().is_none_or(|wake| wake > now) {
+            return;
+        }
+        let used: BTreeMap<_, _> = self.shelf.uses().into_iter().collect();
+        self.checks.begin(now, &used, &self.journal);
+    }
+
+    /// Does what follows from a check.
+    pub(super) fn checked(&mut self, ended: Ended) {
+        let now = self.shelf.clock.now();
+        let Some((report, ruling)) = self.checks.ended(now, ended) else {
+            return;
+        };
+        let by = ruling.by.map(Judge::as_str).unwrap_or_default();
+        let said = (by, ruling.verdict.as_str());
+        self.shelf.checked(&report.key, report.lease, said);
+        self.recount(&report.key);
+        let dead = match ruling.fate {
+            Fate::Dead => true,
+            Fate::Doubtful => false,
+            Fate::Spared => return,
+        };
+        self.feed(Event::Doubted {
+            lease: report.lease,
+            dead,
+        });
+    }
+}
