@@ -379,6 +379,18 @@ pub(super) struct RawOauth {
     /// Tokens are revoked at the issuer when nobody used them for ten minutes and at the end of the process (RFC 7009),
     /// and so is a login, at the end of the process. Default: false.
     pub(super) revoke_on_exit: Option<bool>,
+    /// What becomes of a token with other scopes than were asked for. Default: refuse.
+    pub(super) scope_changes: Option<RawScopeChanges>,
+}
+
+/// What becomes of a token with other scopes than were asked for.
+#[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum RawScopeChanges {
+    /// It is used, and an event says so.
+    Pass,
+    /// It is handed back, and an event says so.
+    Refuse,
 }
 
 /// How the client proves its name.
@@ -565,6 +577,9 @@ pub(super) struct RawRule {
     pub(super) deny: Option<String>,
     /// Scopes of the token for these requests.
     pub(super) scopes: Option<List<String>>,
+    /// Further scopes that the API may ask for when it refuses such a request for want of scope (RFC 6750 §3.1); at most
+    /// twice an hour. Default: none.
+    pub(super) step_up: Option<List<String>>,
 }
 
 /// How a service compares `htu`.

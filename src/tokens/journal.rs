@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::failure::Failure;
 use super::keeper::Reason;
+use super::pattern::Excess;
 use crate::vocab::{Binding, GrantId, ScopeSet, ServiceName};
 
 /// Takes notes. Must not block: it is called from the control runtime's only thread.
@@ -80,11 +81,12 @@ pub(super) enum Note<'a> {
         kind: &'static str,
         confirmed: bool,
     },
-    /// The issuer granted other scopes than asked for.
+    /// The issuer granted other scopes than asked for. `taken`: the token is used all the same, as configured.
     ScopeChanged {
         grant: &'a GrantId,
         requested: &'a ScopeSet,
         granted: &'a ScopeSet,
+        taken: bool,
     },
     /// How the grants of a service stand.
     Standing {
@@ -92,6 +94,8 @@ pub(super) enum Note<'a> {
         binding: Binding,
         standing: Standing,
     },
+    /// Tokens come faster than their lives explain.
+    TooFast { grant: &'a GrantId, excess: Excess },
 }
 
 /// How a grant came to its end.

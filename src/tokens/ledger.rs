@@ -18,6 +18,11 @@ impl Journal for Ledger {
         if let Some(event) = event(note) {
             self.audit.event(event);
         }
+        // Told beside the failure itself, which says what agents are told: here it is who was refused, and why.
+        if let Some(event) = refused(note) {
+            self.metrics.security_event(event.name());
+            self.audit.event(event);
+        }
     }
 }
 
@@ -62,6 +67,11 @@ impl Ledger {
             }
             Note::Proof { service } => metrics.dpop_proof(service.as_str()),
             Note::ScopeChanged { .. } => metrics.security_event("scope_changed"),
+            Note::TooFast { grant, excess } => {
+                let (had, expected) = (excess.had, excess.expected);
+                tracing::warn!(%grant, had, expected, "tokens come faster than their lives explain");
+                metrics.security_event("token.refresh_rate");
+            }
             Note::Standing {
                 service,
                 binding,
@@ -174,10 +184,17 @@ fn event(note: &Note<'_>) -> Option<Event> {
             grant,
             requested,
             granted,
+            taken,
         } => Event::ScopeChanged {
             grant: grant.clone(),
             requested: requested.clone(),
             granted: granted.clone(),
+            taken,
+        },
+        Note::TooFast { grant, excess } => Event::RefreshRate {
+            grant: grant.clone(),
+            had: excess.had,
+            expected: excess.expected,
         },
         // Told by the failure that follows, or by metrics alone.
         Note::BindingMismatch { .. }
@@ -186,6 +203,17 @@ fn event(note: &Note<'_>) -> Option<Event> {
         | Note::NonceChallenge { .. }
         | Note::Proof { .. }
         | Note::Standing { .. } => return None,
+    })
+}
+
+/// The issuer said no to us, in one of the standards' words.
+fn refused(note: &Note<'_>) -> Option<Event> {
+    let Note::Failed { grant, failure } = *note else {
+        return None;
+    };
+    failure.oauth_error.map(|error| Event::IssuerAuthFailed {
+        grant: grant.clone(),
+        error,
     })
 }
 

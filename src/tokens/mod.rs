@@ -19,6 +19,7 @@ mod journal;
 mod keeper;
 mod ledger;
 mod lineage;
+mod pattern;
 mod probe;
 mod retired;
 mod settings;

@@ -220,6 +220,8 @@ pub struct OauthSettings {
     pub require_rotation: bool,
     /// Tokens are revoked at the issuer when nobody uses them any more, and at the end of the process (RFC 7009).
     pub revoke_on_exit: bool,
+    /// A token with other scopes than asked for is used all the same; otherwise it is refused.
+    pub any_scopes: bool,
     /// How tokens in use are asked after.
     pub health: HealthSettings,
 }
@@ -342,6 +344,7 @@ impl OauthSettings {
             && self.fapi == other.fapi
             && self.require_rotation == other.require_rotation
             && self.revoke_on_exit == other.revoke_on_exit
+            && self.any_scopes == other.any_scopes
             && self.health == other.health
     }
 }

@@ -157,6 +157,7 @@ fn settings(rehearsal: &Rehearsal, client: &str) -> OauthSettings {
         fapi: false,
         require_rotation: false,
         revoke_on_exit: false,
+        any_scopes: false,
         health: HealthSettings::default(),
     }
 }

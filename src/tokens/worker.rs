@@ -20,6 +20,7 @@ use super::failure::Failure;
 use super::issuer::{Answered, Client, Device, Login, LoginError, Obtained, Token};
 use super::journal::{Journal, Note};
 use super::keeper::{Action, Event, Keeper, Key};
+use super::pattern::Pattern;
 use super::retired::Retired;
 use super::shelf::Shelf;
 use crate::credential::{BadToken, Certificate, Expiry, Lease, LeaseFacts, Unavailable};
@@ -113,6 +114,8 @@ pub struct Worker {
     swept: Moment,
     /// Checks of the tokens in use.
     checks: Checks,
+    /// How often tokens are had.
+    pattern: Pattern,
     /// From here on nothing is sent that was not sent before.
     closing: CancellationToken,
     /// Longest time until a token request is sent; tests are less patient.
@@ -143,6 +146,7 @@ impl Worker {
             retired: Retired::default(),
             swept: Moment::default(),
             checks: Checks::new(seed),
+            pattern: Pattern::default(),
             closing: CancellationToken::new(),
             patience: FETCH_LIMIT,
         }
@@ -410,6 +414,7 @@ impl Worker {
                 self.shelf.calm(&key);
                 self.shelf.unchecked(&key);
                 self.checks.forgotten(&key);
+                self.pattern.forgotten(&key);
                 if !self.keeper.knows(key.edition, &key.grant)
                     && let Some(client) = self.client(&key)
                 {
@@ -572,6 +577,7 @@ impl Worker {
             tracing::error!(grant = %key.grant, "a checked token was refused by the lease");
             return;
         };
+        self.weigh_rate(&key, expires);
         self.journal.note(&Note::Issued {
             grant: &key.grant,
             lease: id,

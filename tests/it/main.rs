@@ -32,6 +32,7 @@ mod frames;
 #[cfg(test)]
 mod grpc;
 mod heads;
+mod health;
 #[cfg(test)]
 mod issuer;
 #[cfg(test)]
@@ -47,6 +48,7 @@ mod parent;
 #[cfg(test)]
 mod refusals;
 mod reload;
+mod scopes;
 #[cfg(test)]
 mod store;
 #[cfg(test)]

@@ -8,7 +8,7 @@ use http::HeaderName;
 use super::issuers::Issuers;
 use super::{Context, authentication, grants, header_value, profile, visible};
 use crate::config::raw::{
-    RawBinding, RawClientAuth, RawCredential, RawHeader, RawOauth, RawProfile,
+    RawBinding, RawClientAuth, RawCredential, RawHeader, RawOauth, RawProfile, RawScopeChanges,
 };
 use crate::credential::Slot;
 use crate::tokens::{CredentialSettings, HealthSettings, OauthSettings};
@@ -200,6 +200,7 @@ fn oauth(
         max_token_age: age,
         require_rotation,
         revoke_on_exit: raw.revoke_on_exit.unwrap_or_default(),
+        any_scopes: matches!(raw.scope_changes, Some(RawScopeChanges::Pass)),
         health: HealthSettings::default(),
     };
     profile::check(key, raw.profile, &settings, it);

@@ -291,8 +291,12 @@ impl Client {
         if let Some(Renewal::Kept { first }) = renewal {
             self.weigh_rotation(&errand, first, &issued).await?;
         }
-        match issued.weigh(&self.wanted(&errand)) {
+        let wanted = self.wanted(&errand);
+        match issued.weigh(&wanted) {
             Ok(scopes) => {
+                if !wanted.agreed(&scopes) {
+                    self.tell_scopes(&errand, &scopes, true);
+                }
                 self.tell_whose(&errand, &issued);
                 let by_code = matches!(ready.means, Means::Code(_));
                 if by_code {
@@ -535,6 +539,7 @@ impl Client {
                 promised: errand.metadata.binds_certificates,
             }),
             exchanged: matches!(errand.means, Means::Tokens { .. }),
+            any_scopes: self.settings.any_scopes,
         }
     }
 
@@ -695,13 +700,18 @@ impl Client {
         match objection {
             Objection::Downgrade => errand.journal.note(&Note::DowngradeRefused { grant }),
             Objection::Mismatch => errand.journal.note(&Note::BindingMismatch { grant }),
-            Objection::Scope(granted) => errand.journal.note(&Note::ScopeChanged {
-                grant,
-                requested: errand.scopes,
-                granted,
-            }),
+            Objection::Scope(granted) => self.tell_scopes(errand, granted, false),
             Objection::Unexpected => {}
         }
+    }
+
+    fn tell_scopes(&self, errand: &Errand<'_>, granted: &ScopeSet, taken: bool) {
+        errand.journal.note(&Note::ScopeChanged {
+            grant: &self.grant(errand.agent),
+            requested: errand.scopes,
+            granted,
+            taken,
+        });
     }
 }
 

@@ -239,6 +239,7 @@ pub(in crate::tokens) fn oauth() -> OauthSettings {
         fapi: false,
         require_rotation: false,
         revoke_on_exit: false,
+        any_scopes: false,
         health: HealthSettings::default(),
     }
 }

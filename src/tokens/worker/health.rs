@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 
 use super::Worker;
+use crate::credential::Expiry;
 use crate::tokens::checks::Ended;
 use crate::tokens::health::{Fate, Judge};
-use crate::tokens::keeper::Event;
+use crate::tokens::journal::Note;
+use crate::tokens::keeper::{Event, Key};
 
 impl Worker {
     /// Begins the checks that are due.
@@ -16,6 +18,18 @@ impl Worker {
         }
         let used: BTreeMap<_, _> = self.shelf.uses().into_iter().collect();
         self.checks.begin(now, &used, &self.journal);
+    }
+
+    /// Tells where an entry's tokens come faster than their lives explain.
+    pub(super) fn weigh_rate(&mut self, key: &Key, expires: Expiry) {
+        let now = self.shelf.clock.now();
+        let life = expires.monotonic.since(now);
+        if let Some(excess) = self.pattern.issued(now, key, life) {
+            self.journal.note(&Note::TooFast {
+                grant: &key.grant,
+                excess,
+            });
+        }
     }
 
     /// Does what follows from a check.

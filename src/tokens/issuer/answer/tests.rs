@@ -52,6 +52,7 @@ fn weigh(
         most: None,
         certificate: None,
         exchanged: false,
+        any_scopes: false,
     };
     issued(more)
         .unwrap()
@@ -312,6 +313,7 @@ fn a_token_is_bound_to_our_certificate_or_not_taken() {
                 promised,
             }),
             exchanged: false,
+            any_scopes: false,
         };
         let issued = issued(&json!({"access_token": token, "token_type": kind})).unwrap();
         assert_eq!(
@@ -338,6 +340,7 @@ fn what_comes_of_an_exchange_says_what_it_is() {
         most: None,
         certificate: None,
         exchanged: true,
+        any_scopes: false,
     };
     let kind = |kind: Value| {
         issued(&json!({"issued_token_type": kind}))
