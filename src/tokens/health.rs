@@ -112,7 +112,7 @@ pub(super) struct Report {
 pub(super) struct Ruling {
     /// Who decided it; `None`: nobody answered.
     pub(super) by: Option<Judge>,
-    /// What counts now.
+    /// What counts now; [`Verdict::Unsupported`]: nobody can be asked.
     pub(super) verdict: Verdict,
     pub(super) fate: Fate,
 }
@@ -282,9 +282,16 @@ impl Health {
         if entry.lease != Some(report.lease) {
             return None;
         }
+        let mut verdicts = report.verdicts.iter().map(|(_, verdict)| *verdict);
+        // Where nobody takes such questions, nothing is known to be wrong.
+        let nobody = !report.verdicts.is_empty() && verdicts.all(|v| v == Verdict::Unsupported);
         let mut ruling = Ruling {
             by: None,
-            verdict: Verdict::Unknown,
+            verdict: if nobody {
+                Verdict::Unsupported
+            } else {
+                Verdict::Unknown
+            },
             fate: Fate::Spared,
         };
         for (judge, verdict) in &report.verdicts {

@@ -82,7 +82,12 @@ impl Shelf {
     pub(super) fn put(&self, key: Key, lease: Lease) {
         self.troubles().remove(&key);
         let since = self.clock.now();
-        let used = AtomicU64::new(since.0);
+        // A renewal is nobody's use: a session that nobody uses must come to its end whatever its tokens' life.
+        let used = self
+            .slots
+            .get(&key)
+            .map_or(since.0, |slot| slot.used.load(Ordering::Relaxed));
+        let used = AtomicU64::new(used);
         self.slots.insert(key, Slot { lease, since, used });
     }
 
@@ -251,5 +256,49 @@ impl Shelf {
         self.rejections
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio_util::sync::CancellationToken;
+
+    use super::*;
+    use crate::credential::LeaseFacts;
+    use crate::vocab::{AgentName, Binding, GrantId, ScopeSet, WallTime};
+
+    #[test]
+    fn a_renewal_is_nobodys_use() {
+        let clock = Clock::manual(WallTime(1_700_000_000_000));
+        let shelf = Shelf::new(clock.clone(), Catalogue::default());
+        let grant = GrantId {
+            service: ServiceName::new("items").unwrap(),
+            agent: AgentName::fallback(),
+        };
+        let key = Key {
+            edition: 1,
+            grant: grant.clone(),
+            scopes: ScopeSet::default(),
+        };
+        let put = |id| {
+            let facts = LeaseFacts {
+                id,
+                grant: grant.clone(),
+                binding: Binding::None,
+                scopes: ScopeSet::default(),
+                expires: None,
+                cancel: CancellationToken::new(),
+            };
+            shelf.put(key.clone(), Lease::nothing(facts));
+        };
+        put(1);
+        let first = clock.now();
+        clock.advance(Duration::from_mins(5));
+        put(2);
+        assert_eq!(shelf.uses(), [(key.clone(), first)]);
+        shelf.take(&key).unwrap();
+        assert_eq!(shelf.uses(), [(key.clone(), clock.now())]);
     }
 }

@@ -125,7 +125,11 @@ fn who_cannot_answer_changes_nothing_and_is_asked_again_in_an_hour() {
         assert_eq!((ruling.by, ruling.fate), (None, Fate::Spared));
     }
     let before = one.now;
-    assert_eq!(one.hears(Verdict::Unsupported).fate, Fate::Spared);
+    let ruling = one.hears(Verdict::Unsupported);
+    assert_eq!(
+        (ruling.verdict, ruling.fate),
+        (Verdict::Unsupported, Fate::Spared)
+    );
     one.hears(Verdict::Active);
     assert!(one.now.since(before) >= REST);
 }

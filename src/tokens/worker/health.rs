@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::Worker;
 use crate::credential::Expiry;
 use crate::tokens::checks::Ended;
-use crate::tokens::health::{Fate, Judge};
+use crate::tokens::health::{Fate, Judge, Verdict};
 use crate::tokens::journal::Note;
 use crate::tokens::keeper::{Event, Key};
 
@@ -38,10 +38,13 @@ impl Worker {
         let Some((report, ruling)) = self.checks.ended(now, ended) else {
             return;
         };
-        let by = ruling.by.map(Judge::as_str).unwrap_or_default();
-        let said = (by, ruling.verdict.as_str());
-        self.shelf.checked(&report.key, report.lease, said);
-        self.recount(&report.key);
+        // Where nobody can be asked, a token lives until its end, and there is nothing to tell.
+        if ruling.verdict != Verdict::Unsupported {
+            let by = ruling.by.map(Judge::as_str).unwrap_or_default();
+            let said = (by, ruling.verdict.as_str());
+            self.shelf.checked(&report.key, report.lease, said);
+            self.recount(&report.key);
+        }
         let dead = match ruling.fate {
             Fate::Dead => true,
             Fate::Doubtful => false,
