@@ -131,19 +131,9 @@ fn life<'a>(note: &Note<'a>) -> Option<(&'a GrantId, &'static str)> {
 /// The audit line of a note, where it has one.
 fn event(note: &Note<'_>) -> Option<Event> {
     Some(match *note {
-        Note::Checked {
-            grant,
-            lease,
-            by,
-            outcome,
-            proofs,
-        } => Event::TokenHealth {
-            grant: grant.clone(),
-            token_id: lease,
-            by,
-            outcome,
-            proofs: proofs.to_vec(),
-        },
+        Note::Checked { .. } | Note::ScopeChanged { .. } | Note::TooFast { .. } => {
+            return seen(note);
+        }
         Note::DowngradeRefused { grant } => Event::DowngradeRefused {
             grant: grant.clone(),
         },
@@ -180,6 +170,32 @@ fn event(note: &Note<'_>) -> Option<Event> {
             kind,
             confirmed,
         },
+        // Told by the failure that follows, or by metrics alone.
+        Note::BindingMismatch { .. }
+        | Note::ClockOffset { .. }
+        | Note::EndpointMoved { .. }
+        | Note::NonceChallenge { .. }
+        | Note::Proof { .. }
+        | Note::Standing { .. } => return None,
+    })
+}
+
+/// What was noticed of a token or of its issuer.
+fn seen(note: &Note<'_>) -> Option<Event> {
+    Some(match *note {
+        Note::Checked {
+            grant,
+            lease,
+            by,
+            outcome,
+            proofs,
+        } => Event::TokenHealth {
+            grant: grant.clone(),
+            token_id: lease,
+            by,
+            outcome,
+            proofs: proofs.to_vec(),
+        },
         Note::ScopeChanged {
             grant,
             requested,
@@ -196,13 +212,7 @@ fn event(note: &Note<'_>) -> Option<Event> {
             had: excess.had,
             expected: excess.expected,
         },
-        // Told by the failure that follows, or by metrics alone.
-        Note::BindingMismatch { .. }
-        | Note::ClockOffset { .. }
-        | Note::EndpointMoved { .. }
-        | Note::NonceChallenge { .. }
-        | Note::Proof { .. }
-        | Note::Standing { .. } => return None,
+        _ => return None,
     })
 }
 

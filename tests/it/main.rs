@@ -32,6 +32,7 @@ mod frames;
 #[cfg(test)]
 mod grpc;
 mod heads;
+#[cfg(test)]
 mod health;
 #[cfg(test)]
 mod issuer;
@@ -48,6 +49,7 @@ mod parent;
 #[cfg(test)]
 mod refusals;
 mod reload;
+#[cfg(test)]
 mod scopes;
 #[cfg(test)]
 mod store;

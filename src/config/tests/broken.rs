@@ -777,8 +777,7 @@ fn health_and_step_up() {
         assert!(found.to_string().contains(word), "{found}");
     }
     let found = problems(
-        "services:\n  a:\n    hosts: [a.example]\n    health: {interval: 1m}\n    credential: {bearer: {env: T}}\n    rules: [{allow: GET /}]\n"
-            .to_owned(),
+        "services:\n  a:\n    hosts: [a.example]\n    health: {interval: 1m}\n    credential: {bearer: {env: T}}\n    rules: [{allow: GET /}]\n",
     );
     assert!(
         found.to_string().contains("only tokens of an issuer"),
