@@ -2,11 +2,12 @@
 
 use std::fmt;
 use std::ops::Deref;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::mpsc::{self, OwnedPermit, Sender};
 
+use super::calm::{self, Calm};
 use super::line::Members;
 use super::sink::{AuditError, Outlet, Settings, WhenFull, outlet};
 use super::writer::{self, Shared, Writer};
@@ -25,6 +26,8 @@ pub struct Audit {
     shared: Arc<Ringing>,
     when_full: WhenFull,
     clock: Clock,
+    /// Held for the look at one number, never while a line is written.
+    calm: Arc<Mutex<Calm>>,
 }
 
 /// There is no place for a line, or the sink takes none: the request must not use a credential.
@@ -64,6 +67,7 @@ impl Audit {
             shared: Arc::new(Ringing(shared)),
             when_full: settings.when_full,
             clock,
+            calm: Arc::default(),
         };
         Ok((audit, writer))
     }
@@ -91,8 +95,34 @@ impl Audit {
         })
     }
 
-    /// Writes an event. Never waits: one that finds no place is counted.
+    /// Writes an event. Never waits: one that finds no place is counted. Of what anybody can cause (failed
+    /// authentication), ten lines a minute are written for each party; how many were not, is said with the next one.
     pub fn event(&self, event: Event) {
+        if let Some(about) = calm::about(&event) {
+            let mut calm = self.calm.lock().unwrap_or_else(PoisonError::into_inner);
+            let (admitted, held) = calm.admit(self.clock.now(), &about);
+            drop(calm);
+            if let Some(count) = held {
+                let (event, who, of) = about;
+                let about = if of.is_empty() {
+                    who
+                } else {
+                    format!("{who} {of}")
+                };
+                self.write(Event::Suppressed {
+                    event,
+                    about,
+                    count,
+                });
+            }
+            if !admitted {
+                return;
+            }
+        }
+        self.write(event);
+    }
+
+    fn write(&self, event: Event) {
         let entry = Entry::Event(self.clock.wall(), Box::new(event));
         if self.queue.try_send(entry).is_err() {
             self.shared.dropped.fetch_add(1, Ordering::AcqRel);

@@ -7,6 +7,7 @@ mod authority;
 mod carriage;
 mod credentials;
 mod grants;
+mod health;
 mod issuers;
 mod listeners;
 mod parent;

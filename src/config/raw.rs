@@ -276,6 +276,20 @@ pub(super) struct RawService {
     pub(super) max_stream_age: Option<RawDuration>,
     /// Largest request body that is kept for a second attempt. Default: 64KiB.
     pub(super) replay_buffer: Option<RawSize>,
+    /// How its tokens are asked after while they are in use.
+    pub(super) health: Option<RawHealth>,
+}
+
+/// How tokens in use are asked after.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawHealth {
+    /// How often at most, each token; from 5s to 1h. Default: 5m.
+    pub(super) interval: Option<RawDuration>,
+    /// Whether the issuer is asked (RFC 7662), where it offers that and answers this client. Default: true.
+    pub(super) introspection: Option<bool>,
+    /// `GET PATH` or `HEAD PATH` of a cheap request to the API, whose answer tells whether a token is good.
+    pub(super) probe: Option<String>,
 }
 
 /// What becomes of paths with `%2F`.
@@ -365,6 +379,18 @@ pub(super) struct RawOauth {
     /// Tokens are revoked at the issuer when nobody used them for ten minutes and at the end of the process (RFC 7009),
     /// and so is a login, at the end of the process. Default: false.
     pub(super) revoke_on_exit: Option<bool>,
+    /// What becomes of a token with other scopes than were asked for. Default: refuse.
+    pub(super) scope_changes: Option<RawScopeChanges>,
+}
+
+/// What becomes of a token with other scopes than were asked for.
+#[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum RawScopeChanges {
+    /// It is used, and an event says so.
+    Pass,
+    /// It is handed back, and an event says so.
+    Refuse,
 }
 
 /// How the client proves its name.
@@ -551,6 +577,9 @@ pub(super) struct RawRule {
     pub(super) deny: Option<String>,
     /// Scopes of the token for these requests.
     pub(super) scopes: Option<List<String>>,
+    /// Further scopes that the API may ask for when it refuses such a request for want of scope (RFC 6750 §3.1); at most
+    /// twice an hour. Default: none.
+    pub(super) step_up: Option<List<String>>,
 }
 
 /// How a service compares `htu`.

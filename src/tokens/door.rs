@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
 use super::catalogue::{Builder, Catalogue, Kind, SetupError};
+use super::checks::Checkup;
 use super::issuer::{Answered, Client, Device, Login, LoginError};
 use super::journal::Journal;
 use super::keeper::Key;
@@ -67,6 +68,8 @@ pub struct GrantStatus {
     pub expires_in: Option<Duration>,
     /// What went wrong last, if it has not been mended since.
     pub trouble: Option<Code>,
+    /// What the last check of the token in use said; `None`: there was none.
+    pub checked: Option<Checkup>,
 }
 
 /// How one grant stands.
@@ -220,7 +223,9 @@ impl Door {
                 let offer = catalogue.offer(&key.grant.service)?;
                 let age = lease.as_ref().map(|(_, since)| now.since(*since));
                 let lease = lease.as_ref().map(|(lease, _)| lease);
+                let checkup = |l: &Lease| self.shelf.checkup(&key, l.facts().id);
                 Some(GrantStatus {
+                    checked: lease.and_then(checkup),
                     age,
                     binding: lease.map_or_else(|| offer.kind.binding(), |l| l.facts().binding),
                     thumbprint: lease.and_then(key_of).map(str::to_owned),

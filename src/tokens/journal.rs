@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::failure::Failure;
 use super::keeper::Reason;
+use super::pattern::Excess;
 use crate::vocab::{Binding, GrantId, ScopeSet, ServiceName};
 
 /// Takes notes. Must not block: it is called from the control runtime's only thread.
@@ -18,6 +19,15 @@ pub(super) trait Journal: Send + Sync {
 pub(super) enum Note<'a> {
     /// The token is bound to a key that is not ours.
     BindingMismatch { grant: &'a GrantId },
+    /// Somebody was asked after a token in use. `by`: `introspection` or `probe`; `proofs`: the `jti` of what was signed
+    /// for that.
+    Checked {
+        grant: &'a GrantId,
+        lease: u64,
+        by: &'static str,
+        outcome: &'static str,
+        proofs: &'a [String],
+    },
     /// The issuer's clock differs from ours by this much.
     ClockOffset {
         service: &'a ServiceName,
@@ -71,11 +81,12 @@ pub(super) enum Note<'a> {
         kind: &'static str,
         confirmed: bool,
     },
-    /// The issuer granted other scopes than asked for.
+    /// The issuer granted other scopes than asked for. `taken`: the token is used all the same, as configured.
     ScopeChanged {
         grant: &'a GrantId,
         requested: &'a ScopeSet,
         granted: &'a ScopeSet,
+        taken: bool,
     },
     /// How the grants of a service stand.
     Standing {
@@ -83,6 +94,8 @@ pub(super) enum Note<'a> {
         binding: Binding,
         standing: Standing,
     },
+    /// Tokens come faster than their lives explain.
+    TooFast { grant: &'a GrantId, excess: Excess },
 }
 
 /// How a grant came to its end.
@@ -113,6 +126,8 @@ impl Ending {
 pub(super) struct Standing {
     /// A token is in use and nothing is wrong.
     pub(super) healthy: usize,
+    /// A token is in use, and its last check brought no yes.
+    pub(super) unknown: usize,
     /// A token is in use and its renewal fails.
     pub(super) degraded: usize,
     /// There is no token, because something is wrong.

@@ -33,6 +33,8 @@ mod frames;
 mod grpc;
 mod heads;
 #[cfg(test)]
+mod health;
+#[cfg(test)]
 mod issuer;
 #[cfg(test)]
 mod leakcheck;
@@ -47,6 +49,8 @@ mod parent;
 #[cfg(test)]
 mod refusals;
 mod reload;
+#[cfg(test)]
+mod scopes;
 #[cfg(test)]
 mod store;
 #[cfg(test)]

@@ -8,10 +8,10 @@ use http::HeaderName;
 use super::issuers::Issuers;
 use super::{Context, authentication, grants, header_value, profile, visible};
 use crate::config::raw::{
-    RawBinding, RawClientAuth, RawCredential, RawHeader, RawOauth, RawProfile,
+    RawBinding, RawClientAuth, RawCredential, RawHeader, RawOauth, RawProfile, RawScopeChanges,
 };
 use crate::credential::Slot;
-use crate::tokens::{CredentialSettings, OauthSettings};
+use crate::tokens::{CredentialSettings, HealthSettings, OauthSettings};
 use crate::vocab::{Binding, ScopeSet};
 
 /// Fields that frame or route a message, or that tokenward itself writes: a credential there would change what the
@@ -200,6 +200,8 @@ fn oauth(
         max_token_age: age,
         require_rotation,
         revoke_on_exit: raw.revoke_on_exit.unwrap_or_default(),
+        any_scopes: matches!(raw.scope_changes, Some(RawScopeChanges::Pass)),
+        health: HealthSettings::default(),
     };
     profile::check(key, raw.profile, &settings, it);
     Some(settings)

@@ -9,13 +9,17 @@ use super::super::issuer::tests::{FakeIssuer, Notebook, Seen, granted, oauth, re
 use super::super::settings::{ClientAuth, CredentialSettings, IssuerSettings};
 use super::super::transport::Transport;
 use super::*;
-use crate::upstream::IssuerError;
+use crate::upstream::{IssuerError, TargetSettings};
 use crate::vocab::{Secret, WallTime};
 
 struct OneLine(Arc<FakeIssuer>);
 
 impl Lines for OneLine {
     fn open(&self, _: &IssuerSettings) -> Option<Arc<dyn Transport>> {
+        Some(Arc::<FakeIssuer>::clone(&self.0) as Arc<dyn Transport>)
+    }
+
+    fn to_api(&self, _: &TargetSettings) -> Option<Arc<dyn Transport>> {
         Some(Arc::<FakeIssuer>::clone(&self.0) as Arc<dyn Transport>)
     }
 }
