@@ -21,6 +21,7 @@ mod run;
 mod schema;
 mod serve;
 mod status;
+mod terminal;
 
 use std::process::ExitCode;
 

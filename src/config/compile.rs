@@ -16,13 +16,13 @@ mod rules;
 mod services;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::SecretReading;
-use super::env::Environment;
 use super::plan::{DrainPlan, LimitsPlan, Plan, StorePlan};
 use super::problem::Findings;
+use super::prompts::Answers;
 use super::raw::{
     List, RawAgentLimits, RawAudit, RawDrain, RawDuration, RawFile, RawLimits, RawRate, RawSize,
     RawStore, RawWhenFull, SecretRef,
@@ -53,14 +53,14 @@ struct Context<'a> {
 /// Compiles a file. The plan is worth something only if no problem was found.
 pub(super) fn compile(
     raw: RawFile,
-    base: &Path,
-    environment: &Environment,
+    references: References<'_>,
     reading: SecretReading,
     findings: &mut Findings,
 ) -> Plan {
+    let environment = references.environment;
     let mut context = Context {
         findings,
-        references: References::new(base, environment),
+        references,
         reading,
         variables: BTreeSet::new(),
     };
@@ -116,6 +116,8 @@ pub(super) fn compile(
         limits,
         drain,
         secret_variables: context.variables.into_iter().collect(),
+        questions: Vec::new(),
+        answers: Answers::default(),
         warnings: Vec::new(),
     }
 }
@@ -128,6 +130,10 @@ impl Context<'_> {
         }
         if self.reading != SecretReading::Resolve {
             return None;
+        }
+        if let SecretRef::Prompt(text) = reference {
+            // Where there is none, nobody was asked, or a finding says why there is no answer.
+            return self.references.answers.get(text);
         }
         let read = self.references.secret(reference);
         self.or_report(key, read)

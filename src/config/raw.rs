@@ -649,4 +649,6 @@ pub(super) enum SecretRef {
     Exec(Vec<String>),
     /// A file, relative to the configuration file.
     File(String),
+    /// A person, who is asked with this text on the terminal when tokenward starts.
+    Prompt(String),
 }

@@ -45,6 +45,8 @@ mod operator;
 #[cfg(test)]
 mod parent;
 #[cfg(test)]
+mod prompts;
+#[cfg(test)]
 mod refusals;
 mod reload;
 #[cfg(test)]
