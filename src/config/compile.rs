@@ -307,19 +307,23 @@ fn store(raw: Option<RawStore>, it: &mut Context<'_>) -> StorePlan {
         return StorePlan::Memory;
     };
     let path = raw.path.map(|path| it.path("store.file.path", &path));
-    let read = raw.key.and_then(|key| it.secret("store.file.key", &key));
-    let key = read.and_then(|text| {
-        let parsed = StoreKey::parse(&text);
-        let remedy = "make one with `openssl rand -hex 32`; a passphrase is not one";
-        parsed
-            .map_err(|what| {
-                it.findings
-                    .error("store.file.key", &what.to_string(), remedy)
-            })
-            .ok()
-    });
+    let key = store_key("store.file.key", raw.key.as_ref(), it);
+    let previous = store_key("store.file.previous_key", raw.previous_key.as_ref(), it);
     // Where a key of the file is missing, a finding says so.
-    path.map_or(StorePlan::Memory, |path| StorePlan::File { path, key })
+    path.map_or(StorePlan::Memory, |path| StorePlan::File {
+        path,
+        key,
+        previous,
+    })
+}
+
+fn store_key(key: &str, reference: Option<&SecretRef>, it: &mut Context<'_>) -> Option<StoreKey> {
+    let text = it.secret(key, reference?)?;
+    let parsed = StoreKey::parse(&text).map_err(|what| {
+        let remedy = "make one with `openssl rand -hex 32`; a passphrase is not one";
+        it.findings.error(key, &what.to_string(), remedy);
+    });
+    parsed.ok()
 }
 
 fn audit_settings(raw: Option<RawAudit>, it: &mut Context<'_>) -> audit::Settings {

@@ -61,6 +61,8 @@ pub enum StorePlan {
         path: PathBuf,
         /// What it is sealed with.
         key: Option<store::StoreKey>,
+        /// What it was sealed with before.
+        previous: Option<store::StoreKey>,
     },
     /// Nowhere: they end with the process.
     Memory,

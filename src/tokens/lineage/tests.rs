@@ -43,6 +43,7 @@ fn open(dir: &Path) -> Arc<Lineages> {
     let settings = store::Settings {
         path: dir.join("store"),
         key: StoreKey::parse(&key).unwrap(),
+        previous: None,
     };
     let (store, lost) = Store::open(settings).unwrap();
     assert!(lost.is_empty(), "{lost:?}");
