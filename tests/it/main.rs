@@ -28,6 +28,8 @@ mod examples;
 #[cfg(test)]
 mod expect;
 #[cfg(test)]
+mod fapi;
+#[cfg(test)]
 mod frames;
 #[cfg(test)]
 mod grpc;
