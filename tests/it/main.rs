@@ -35,6 +35,8 @@ mod frames;
 mod grpc;
 mod heads;
 #[cfg(test)]
+mod hygiene;
+#[cfg(test)]
 mod issuer;
 #[cfg(test)]
 mod leakcheck;
