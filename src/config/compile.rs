@@ -57,7 +57,6 @@ pub(super) fn compile(
     reading: SecretReading,
     findings: &mut Findings,
 ) -> Plan {
-    let environment = references.environment;
     let mut context = Context {
         findings,
         references,
@@ -91,14 +90,7 @@ pub(super) fn compile(
     let parent = parent::compile(raw.parent_proxy, it);
     let limits = limits(raw.limits, it);
     let drain = drain(raw.drain, it);
-    let runtime_dir = match raw.runtime_dir {
-        // Agents are told paths in it, and look from folders of their own.
-        Some(dir) => {
-            let dir = it.path("runtime_dir", &dir);
-            std::path::absolute(&dir).unwrap_or(dir)
-        }
-        None => environment.runtime_dir(),
-    };
+    let runtime_dir = runtime_dir(raw.runtime_dir.as_deref(), it);
     Plan {
         listen,
         health,
@@ -119,6 +111,17 @@ pub(super) fn compile(
         questions: Vec::new(),
         answers: Answers::default(),
         warnings: Vec::new(),
+    }
+}
+
+fn runtime_dir(raw: Option<&str>, it: &mut Context<'_>) -> PathBuf {
+    match raw {
+        // Agents are told paths in it, and look from folders of their own.
+        Some(dir) => {
+            let dir = it.path("runtime_dir", dir);
+            std::path::absolute(&dir).unwrap_or(dir)
+        }
+        None => it.references.environment.runtime_dir(),
     }
 }
 
