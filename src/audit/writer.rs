@@ -156,6 +156,7 @@ pub(super) fn start(
         waiting: Vec::with_capacity(BATCH),
         batch: Vec::new(),
         written: 0,
+        marks: Vec::new(),
         noted: 0,
     };
     thread::Builder::new()
@@ -192,6 +193,8 @@ struct Pen {
     /// Numbered and on its way out; written up to `written`.
     batch: Vec<u8>,
     written: usize,
+    /// Who waits for this batch; fewer than it has entries.
+    marks: Vec<oneshot::Sender<()>>,
     /// How many dropped lines the file knows of.
     noted: u64,
 }
@@ -282,6 +285,10 @@ impl Pen {
         self.batch.shrink_to(BATCH_ROOM);
         self.written = 0;
         self.outlet.release();
+        for mark in self.marks.drain(..) {
+            // Whoever waited may have gone.
+            let _told = mark.send(());
+        }
         Ok(())
     }
 
@@ -311,8 +318,7 @@ impl Pen {
             self.noted = dropped;
         }
         for entry in self.waiting.drain(..) {
-            self.chain
-                .seal(&mut text, entry.time(), entry.name(), &entry.members());
+            self.marks.extend(entry.seal(&mut self.chain, &mut text));
         }
         self.batch = text.into_bytes();
     }

@@ -178,6 +178,8 @@ pub(super) struct RawFileStore {
     /// What it is sealed with: 32 random bytes in hexadecimal or base64.
     #[schemars(with = "SecretRef")]
     pub(super) key: Option<SecretRef>,
+    /// What it was sealed with before: at the next start it is opened with this key and sealed anew with `key`.
+    pub(super) previous_key: Option<SecretRef>,
 }
 
 /// The audit file.
@@ -678,4 +680,6 @@ pub(super) enum SecretRef {
     Exec(Vec<String>),
     /// A file, relative to the configuration file.
     File(String),
+    /// A person, who is asked with this text on the terminal when tokenward starts.
+    Prompt(String),
 }

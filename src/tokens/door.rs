@@ -652,10 +652,34 @@ impl Door {
         scopes: &ScopeSet,
         generation: Generation,
     ) -> Result<Lease, Unavailable> {
+        let key = match self.at_once(service, agent, scopes, generation)? {
+            Ok(lease) => return Ok(lease),
+            Err(key) => key,
+        };
+        let (own, began) = (key.grant.agent == *agent, self.shelf.clock.now());
+        let lent = self.wait_for(key, self.wait).await;
+        let over = matches!(&lent, Err(refusal) if refusal.code == Code::ReauthorizationRequired);
+        if !own
+            || !over
+            || self
+                .owner(service, agent)
+                .is_none_or(|owner| owner == *agent)
+        {
+            return lent;
+        }
+        // Its own login has just ended, and from now on it rides on the service's.
+        let left = self
+            .wait
+            .saturating_sub(self.shelf.clock.now().since(began));
         match self.at_once(service, agent, scopes, generation)? {
             Ok(lease) => Ok(lease),
-            Err(key) => self.wait_for(key, self.wait).await,
+            Err(key) => self.wait_for(key, left).await,
         }
+    }
+
+    /// On whose grant this agent rides.
+    fn owner(&self, service: &ServiceName, agent: &AgentName) -> Option<AgentName> {
+        Some(self.client(service)?.1.owner(agent))
     }
 }
 

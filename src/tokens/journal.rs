@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
+
 use super::failure::Failure;
 use super::keeper::Reason;
 use super::pattern::Excess;
@@ -11,6 +13,11 @@ use crate::vocab::{Binding, GrantId, ScopeSet, ServiceName};
 pub(super) trait Journal: Send + Sync {
     /// Takes one note.
     fn note(&self, note: &Note<'_>);
+
+    /// Waits until what was noted so far outlives the process, for a second at most. At once where nothing is written.
+    fn settled(&self) -> BoxFuture<'_, ()> {
+        Box::pin(std::future::ready(()))
+    }
 }
 
 /// Something that operators want to see. No variant can carry a token or a key; of an issuer's text only names of a

@@ -1,10 +1,17 @@
 //! Writes the room's notes into the audit file and the metrics.
 
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+
 use super::journal::{Journal, Note, Standing};
 use super::keeper::Reason;
 use crate::audit::{Audit, Event};
 use crate::metrics::{Metrics, Peer};
 use crate::vocab::{Binding, GrantId};
+
+/// How long a line may take to be written before something goes on without it.
+const SETTLE_MAX: Duration = Duration::from_secs(1);
 
 /// Audit and metrics together.
 pub(super) struct Ledger {
@@ -23,6 +30,10 @@ impl Journal for Ledger {
             self.metrics.security_event(event.name());
             self.audit.event(event);
         }
+    }
+
+    fn settled(&self) -> BoxFuture<'_, ()> {
+        Box::pin(self.audit.written(SETTLE_MAX))
     }
 }
 

@@ -28,12 +28,16 @@ mod examples;
 #[cfg(test)]
 mod expect;
 #[cfg(test)]
+mod fapi;
+#[cfg(test)]
 mod frames;
 #[cfg(test)]
 mod grpc;
 mod heads;
 #[cfg(test)]
 mod health;
+#[cfg(test)]
+mod hygiene;
 #[cfg(test)]
 mod issuer;
 #[cfg(test)]
@@ -46,6 +50,8 @@ mod listeners;
 mod operator;
 #[cfg(test)]
 mod parent;
+#[cfg(test)]
+mod prompts;
 #[cfg(test)]
 mod refusals;
 mod reload;

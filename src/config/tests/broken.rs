@@ -152,9 +152,9 @@ const NOT_BUILT_YET: &[Case] = &[
     ),
     (
         "secrets",
-        "agents: {a: {auth: {token: {prompt: Token}}}}\nservices:\n  a: {hosts: [a.example], credential: {bearer: {vault: {path: canary-8841-Zq}}}}\n",
+        "agents: {a: {auth: {token: {keyring: Token}}}}\nservices:\n  a: {hosts: [a.example], credential: {bearer: {vault: {path: canary-8841-Zq}}}}\n",
         &[
-            (1, "agents.a.auth.token.prompt", "not supported yet"),
+            (1, "agents.a.auth.token.keyring", "not supported yet"),
             (3, "services.a.credential.bearer.vault", "not supported yet"),
         ],
     ),

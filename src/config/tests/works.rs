@@ -451,7 +451,7 @@ fn the_schema_lists_what_works_and_only_that() {
         "transparent",
         "response_guard",
         "vault",
-        "prompt",
+        "keyring",
         "null",
         "allOf",
     ] {

@@ -481,7 +481,11 @@ impl Client {
                     Failure {
                         oauth_error: Some("invalid_grant"),
                         ..
-                    } => turn.refused(errand.journal).await,
+                    } => {
+                        if turn.refused(errand.journal).await {
+                            self.own_no_more(errand.agent);
+                        }
+                    }
                     // A server in trouble may have rotated all the same.
                     _ if reply.status >= 500 => {}
                     _ => turn.unused(),
