@@ -12,6 +12,8 @@ use crate::vocab::{
 /// name, so that a token's whole life can be found by it.
 #[derive(Debug, Clone)]
 pub enum Event {
+    /// Somebody asked the admin API for something without its token.
+    AdminAuthFailed,
     /// A destination resolved to an address that is never dialled.
     AddressProhibited {
         /// Who asked.
@@ -194,6 +196,7 @@ impl Event {
     #[must_use]
     pub fn name(&self) -> &'static str {
         match self {
+            Self::AdminAuthFailed => "auth.admin_failed",
             Self::AddressProhibited { .. } => "connect.address_prohibited",
             Self::AgentAuthFailed { .. } => "auth.agent_failed",
             Self::ConfigReloaded { .. } => "config.reloaded",
@@ -279,7 +282,7 @@ impl Event {
                 line.text("version", version);
                 line.number("generation", generation.0);
             }
-            Self::Stopped => {}
+            Self::AdminAuthFailed | Self::Stopped => {}
             Self::TokenDropped {
                 grant,
                 token_id,

@@ -90,6 +90,14 @@ pub fn run() -> ExitCode {
         Verb::Audit {
             verb: AuditVerb::Verify { file },
         } => audit::verify(&args, file),
+        Verb::Audit {
+            verb:
+                AuditVerb::Tail {
+                    agent,
+                    service,
+                    decision,
+                },
+        } => audit::tail(&args, agent.as_deref(), service.as_deref(), *decision),
         Verb::Ca {
             verb: CaVerb::Init(wish),
         } => authority::init(&args, wish),

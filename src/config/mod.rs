@@ -35,8 +35,8 @@ use serde::Deserialize;
 
 pub use env::{Environment, environment};
 pub use plan::{
-    AdminPlan, CaPlan, DrainPlan, LimitsPlan, ListenPlan, ListenerTls, Plan, ProxyAddress, ProxyAt,
-    StorePlan,
+    AdminAt, AdminPlan, CaPlan, DrainPlan, LimitsPlan, ListenPlan, ListenerTls, Plan, ProxyAddress,
+    ProxyAt, StorePlan,
 };
 pub use problem::{Problem, Problems};
 pub use schema::schema;
@@ -52,6 +52,8 @@ const FILE_MAX: u64 = 1 << 20;
 pub enum SecretReading {
     /// All of them, and every other file that the configuration names: for `serve`, `run` and `check`.
     Resolve,
+    /// The admin API's token and certificate alone: for verbs that speak to the running proxy. The plan cannot be served.
+    Operator,
     /// None: nothing but the file itself and the public certificate of `ca.cert` is read, for verbs that only look at
     /// rules or certificates. The plan cannot be served.
     Skip,

@@ -58,9 +58,14 @@ pub(super) struct RawFile {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawAdmin {
-    /// `unix:PATH`, in a folder of its own that is this user's with mode 0700.
+    /// `unix:PATH`, in a folder of its own that is this user's with mode 0700; or `host:port` with an IP address, which needs
+    /// `token`, and `tls` where it is not loopback.
     #[schemars(with = "String")]
     pub(super) listen: Option<String>,
+    /// What callers must show in `Authorization: Bearer`.
+    pub(super) token: Option<SecretRef>,
+    /// Speaks TLS with this certificate. The verbs know the proxy by it, whoever signed it.
+    pub(super) tls: Option<RawListenerTls>,
 }
 
 /// The proxy through which everything leaves, by CONNECT.

@@ -71,20 +71,7 @@ impl Listener {
     /// # Errors
     /// [`ListenerTlsError`].
     pub fn in_tls(mut self, cert: &[u8], key: &Secret<Vec<u8>>) -> Result<Self, ListenerTlsError> {
-        let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(cert).collect();
-        let chain = chain.map_err(|_| ListenerTlsError)?;
-        let key = PrivateKeyDer::from_pem_slice(key.expose()).map_err(|_| ListenerTlsError)?;
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        // TLS 1.3 and 1.2, and nothing before (RFC 8996).
-        let mut config = ServerConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .map_err(|_| ListenerTlsError)?
-            .with_no_client_auth()
-            .with_single_cert(chain, key)
-            .map_err(|_| ListenerTlsError)?;
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        config.max_early_data_size = 0;
-        self.tls = Some(Arc::new(config));
+        self.tls = Some(server_tls(cert, key)?);
         Ok(self)
     }
 
@@ -123,6 +110,30 @@ impl Listener {
             }
         }
     }
+}
+
+/// How TLS is spoken by a listener of ours, whoever it is for: with HTTP/1.1 and nothing else.
+///
+/// # Errors
+/// [`ListenerTlsError`].
+pub fn server_tls(
+    cert: &[u8],
+    key: &Secret<Vec<u8>>,
+) -> Result<Arc<ServerConfig>, ListenerTlsError> {
+    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(cert).collect();
+    let chain = chain.map_err(|_| ListenerTlsError)?;
+    let key = PrivateKeyDer::from_pem_slice(key.expose()).map_err(|_| ListenerTlsError)?;
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    // TLS 1.3 and 1.2, and nothing before (RFC 8996).
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|_| ListenerTlsError)?
+        .with_no_client_auth()
+        .with_single_cert(chain, key)
+        .map_err(|_| ListenerTlsError)?;
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    config.max_early_data_size = 0;
+    Ok(Arc::new(config))
 }
 
 /// Who is at the other end.

@@ -25,4 +25,4 @@ mod tls;
 mod watched;
 
 pub use accept::{Doors, DoorsSetup, Limits};
-pub use listener::{Listener, ListenerTlsError, SocketFile, unix_socket};
+pub use listener::{Listener, ListenerTlsError, SocketFile, server_tls, unix_socket};

@@ -10,6 +10,8 @@
 mod kit;
 
 #[cfg(test)]
+mod admin;
+#[cfg(test)]
 mod agents;
 #[cfg(test)]
 mod attacked;

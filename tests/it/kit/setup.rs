@@ -208,6 +208,8 @@ pub(crate) struct Setup {
     pub(crate) issuer_ca: &'static str,
     /// How many files a process of its own may open.
     pub(crate) files: Option<u64>,
+    /// Further files beside the configuration, by name.
+    pub(crate) write_more: Vec<(&'static str, String)>,
     /// What no key of the file says, such as how long a minute is.
     pub(crate) tune: fn(&mut Plan),
 }
@@ -227,6 +229,7 @@ impl Setup {
             keys_from: "{file: api.key}",
             issuer_ca: "ca.pem",
             files: None,
+            write_more: Vec::new(),
             tune: |_| {},
         }
     }
@@ -253,6 +256,9 @@ impl Setup {
                 &format!("{id}.secret"),
                 rehearsal.client_secret(id).unwrap(),
             );
+        }
+        for (name, text) in &self.write_more {
+            put(name, text);
         }
         let path = folder.display();
         let own = format!("{path}/audit.jsonl");
