@@ -1,5 +1,6 @@
 //! What happens outside requests: the life of tokens, and things an operator must learn of.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,6 +26,17 @@ pub enum Event {
     AgentAuthFailed {
         /// The door.
         listener: &'static str,
+    },
+    /// An agent does what is not usual for it. The same is told once a minute.
+    Anomaly {
+        /// Who.
+        agent: AgentName,
+        /// The event's name: what is not usual.
+        what: &'static str,
+        /// Whether the request was refused for it: `deny` or `log`.
+        action: &'static str,
+        /// The address that it called from; none at a unix socket.
+        source: Option<IpAddr>,
     },
     /// A new policy is in force.
     ConfigReloaded {
@@ -199,6 +211,7 @@ impl Event {
             Self::AdminAuthFailed => "auth.admin_failed",
             Self::AddressProhibited { .. } => "connect.address_prohibited",
             Self::AgentAuthFailed { .. } => "auth.agent_failed",
+            Self::Anomaly { what, .. } => what,
             Self::ConfigReloaded { .. } => "config.reloaded",
             Self::ConfigRefused { .. } => "config.refused",
             Self::CredentialReflected { .. } => "credential.reflected",
@@ -229,6 +242,18 @@ impl Event {
         let mut line = Members::default();
         match self {
             Self::AgentAuthFailed { listener } => line.text("listener", listener),
+            Self::Anomaly {
+                agent,
+                action,
+                source,
+                ..
+            } => {
+                line.text("agent", agent.as_str());
+                line.text("action", action);
+                if let Some(source) = source {
+                    line.shown("source", source.to_canonical());
+                }
+            }
             Self::ConfigReloaded { generation } | Self::ConfigRefused { generation } => {
                 line.number("generation", generation.0);
             }

@@ -15,6 +15,7 @@ mod pem;
 mod profile;
 mod rules;
 mod services;
+mod watch;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};

@@ -10,6 +10,7 @@ const NOT_YET: &[&str] = &[
     "agents.*.auth.peer_uid",
     "agents.*.auth.spiffe",
     "agents.*.uid",
+    "agents.*.watch.action.revoke",
     "listen.gateway",
     "listen.transparent",
     "services.*.body_inspection",

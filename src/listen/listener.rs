@@ -5,7 +5,7 @@
 
 use std::fs;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -94,6 +94,7 @@ impl Listener {
                 }
                 let peer = Peer {
                     source: Source::of(peer.ip()),
+                    address: Some(peer.ip()),
                     local: peer.ip().to_canonical().is_loopback(),
                 };
                 Ok((Link::Left(stream), peer))
@@ -104,6 +105,7 @@ impl Listener {
                 let user = stream.peer_cred().map_or(u32::MAX, |who| who.uid());
                 let peer = Peer {
                     source: Source::user(user),
+                    address: None,
                     local: true,
                 };
                 Ok((Link::Right(stream), peer))
@@ -140,6 +142,8 @@ pub fn server_tls(
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Peer {
     pub(super) source: Source,
+    /// Its address; none at a unix socket.
+    pub(super) address: Option<IpAddr>,
     /// Whether it is on this machine, so that it may be the agent without a name.
     pub(super) local: bool,
 }

@@ -22,6 +22,7 @@ mod proxy;
 mod quota;
 mod stall;
 mod tls;
+mod unusual;
 mod watched;
 
 pub use accept::{Doors, DoorsSetup, Limits};
