@@ -35,6 +35,8 @@ mod frames;
 mod grpc;
 mod heads;
 #[cfg(test)]
+mod incident;
+#[cfg(test)]
 mod issuer;
 #[cfg(test)]
 mod leakcheck;
@@ -47,9 +49,13 @@ mod operator;
 #[cfg(test)]
 mod parent;
 #[cfg(test)]
+mod pipes;
+#[cfg(test)]
 mod refusals;
 mod reload;
 #[cfg(test)]
 mod store;
 #[cfg(test)]
 mod story;
+#[cfg(test)]
+mod watch;

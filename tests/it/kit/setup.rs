@@ -200,7 +200,7 @@ pub(crate) struct Setup {
     pub(crate) more: Vec<String>,
     /// Further keys of the issuer.
     pub(crate) issuer: &'static str,
-    /// The audit file, where it is another than the folder's.
+    /// The audit file, where it is another than the folder's; or all of `audit`, in braces.
     pub(crate) audit: Option<&'static str>,
     /// Where the API key comes from.
     pub(crate) keys_from: &'static str,
@@ -262,10 +262,13 @@ impl Setup {
         }
         let path = folder.display();
         let own = format!("{path}/audit.jsonl");
-        let audit = self.audit.unwrap_or(&own);
+        let audit = match self.audit {
+            Some(whole) if whole.starts_with('{') => whole.to_owned(),
+            other => format!("{{file: {}}}", other.unwrap_or(&own)),
+        };
         let mut text = format!(
             "listen: {{proxy: {}}}\nhealth: \"{}\"\nruntime_dir: {path}/run\n\
-             ca: {{dir: {path}/ca}}\naudit: {{file: {audit}}}\ndrain: {}\n",
+             ca: {{dir: {path}/ca}}\naudit: {audit}\ndrain: {}\n",
             self.listen, self.health, self.drain
         );
         for line in &self.more {
