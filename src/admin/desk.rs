@@ -83,10 +83,7 @@ impl Desk {
         };
         let query = head.uri.query().unwrap_or_default();
         if act == Act::Follow {
-            return match self.follow(query) {
-                Ok(live) => live.map(Either::Right),
-                Err(refusal) => refusal.map(Either::Left),
-            };
+            return self.follow(query);
         }
         self.act(act, named, query, body).await.map(Either::Left)
     }
@@ -127,18 +124,18 @@ impl Desk {
     }
 
     /// Lines as they are written, until the reader leaves.
-    fn follow(&self, query: &str) -> Result<Response<Live>, Response<Full<Bytes>>> {
-        let wanted = Wanted::read(query).ok_or_else(|| {
+    fn follow(&self, query: &str) -> Response<Said> {
+        let Some(wanted) = Wanted::read(query) else {
             let what = "known here: agent=NAME, service=NAME, decision=allow|deny|abandoned";
-            refuse(StatusCode::BAD_REQUEST, "request", what)
-        })?;
-        let tail = self.facts.watcher.follow().ok_or_else(|| {
+            return refuse(StatusCode::BAD_REQUEST, "request", what).map(Either::Left);
+        };
+        let Some(tail) = self.facts.watcher.follow() else {
             let what = "eight follow already; end one of them";
-            refuse(StatusCode::TOO_MANY_REQUESTS, "busy", what)
-        })?;
-        let mut answer = Response::new(Live::new(tail, wanted));
+            return refuse(StatusCode::TOO_MANY_REQUESTS, "busy", what).map(Either::Left);
+        };
+        let mut answer = Response::new(Either::Right(Live::new(tail, wanted)));
         sealed(&mut answer, "text/event-stream");
-        Ok(answer)
+        answer
     }
 
     /// Answers a request that may not be answered.

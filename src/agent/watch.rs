@@ -241,7 +241,7 @@ pub struct Watch {
     memory: Mutex<Memory>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 struct Memory {
     sources: VecDeque<IpAddr>,
     pace: Pace,
@@ -256,6 +256,20 @@ impl Watch {
         Self {
             settings,
             memory: Mutex::default(),
+        }
+    }
+
+    /// The same agent under other settings: what was learned stays, and what is found now is told anew.
+    #[must_use]
+    pub fn succeed(&self, settings: WatchSettings) -> Self {
+        let memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
+        let memory = Memory {
+            told: Default::default(),
+            ..memory.clone()
+        };
+        Self {
+            settings,
+            memory: Mutex::new(memory),
         }
     }
 
@@ -329,7 +343,7 @@ impl Memory {
 }
 
 /// How often an agent asks in those minutes in which it asks at all.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Copy, Default)]
 struct Pace {
     minute: u64,
     count: f64,

@@ -61,17 +61,10 @@ pub async fn start(plan: Plan, clock: Clock) -> Result<Running, StartError> {
         audit: tools.audit.clone(),
     };
     let admin_address = sockets.admin.as_ref().and_then(|admin| admin.address);
-    let desk = sockets.admin.map(|socket| {
-        (
-            socket,
-            operator::desk(
-                &plan,
-                &wing.door,
-                wing.reloader.exchange.clone(),
-                (&tools.audit, &tools.metrics, &tools.clock),
-            ),
-        )
-    });
+    let (door, exchange) = (&wing.door, wing.reloader.exchange.clone());
+    let noted = (&tools.audit, &tools.metrics, &tools.clock);
+    let desk = operator::desk(&plan, door, exchange, noted);
+    let desk = sockets.admin.map(|socket| (socket, desk));
     let health_address = local_addresses(&sockets.health)?.first().copied();
     let stop = CancellationToken::new();
     let control = control_wing(wing.worker, sockets.health, &health, desk, stop.clone())?;

@@ -86,18 +86,17 @@ impl Quotas {
         }
     }
 
-    /// Watches these agents from now on, open tunnels included. Where an agent's settings stay, so does what is known of it.
+    /// Watches these agents from now on, open tunnels included. What was learned of one stays.
     pub(super) fn watch(&self, settings: &BTreeMap<AgentName, WatchSettings>) {
         let quotas = self.of.lock().unwrap_or_else(PoisonError::into_inner);
         let mut watches = self.watches.lock().unwrap_or_else(PoisonError::into_inner);
         let before = std::mem::take(&mut *watches);
         for (agent, settings) in settings {
-            let kept = before
-                .get(agent)
-                .filter(|watch| watch.settings() == settings);
-            let watch = kept
-                .cloned()
-                .unwrap_or_else(|| Arc::new(Watch::new(settings.clone())));
+            let watch = match before.get(agent) {
+                Some(watch) if watch.settings() == settings => Arc::clone(watch),
+                Some(watch) => Arc::new(watch.succeed(settings.clone())),
+                None => Arc::new(Watch::new(settings.clone())),
+            };
             watches.insert(agent.clone(), watch);
         }
         for (agent, quota) in quotas.iter() {

@@ -190,6 +190,7 @@ async fn no_agent_gets_there_through_the_proxy() {
         svc
     };
     let services = [
+        Svc::items(),
         named("name", "localhost", "{allow_private: true}"),
         named("address", "127.0.0.1", "{allow_private: true}"),
         named(
@@ -208,8 +209,12 @@ async fn no_agent_gets_there_through_the_proxy() {
     ));
     let house = setup.start().await;
     let credential = format!("Bearer {TOKEN}");
+    // An API sends the agent there: the redirect is passed on, nobody follows it but the agent, and that is refused too.
+    let to = format!("http://localhost:{port}/v1/status");
+    let sent = house.get(&format!("/v1/redirect?to={to}")).await;
+    assert_eq!((sent.status.as_u16(), &sent.headers["location"]), (302, &to[..]));
     for host in ["localhost", "127.0.0.1", "other.test", "mapped.test"] {
-        // As an API's redirect would send it: with whatever the agent was told to send.
+        // With whatever the agent was told to send.
         let call = Call::get("/v1/status").field("authorization", &credential);
         let answer = house.agent().call(host, port, false, call).await.unwrap();
         refused(&answer, 403, "destination-ip-prohibited");

@@ -1,10 +1,10 @@
 //! What is unusual for an agent: from where it calls, and when. How often is judged by a synthetic clock, in the room.
 
 use std::fs;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use tokenward::config::{self, SecretReading};
 use tokenward::rehearsal::{Answer, Call};
+use tokenward::vocab::Clock;
 
 use super::kit::{API, House, Setup, agent_token, ask, refused};
 
@@ -75,8 +75,7 @@ async fn another_source_is_refused_and_told_once_a_minute() {
 
 /// An hour of the day that is not now, in UTC.
 fn other_hours() -> String {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-    let hour = (now.as_secs() / 3600 + 12) % 24;
+    let hour = (Clock::system().wall().seconds() / 3600 + 12) % 24;
     format!("{hour:02}:00-{hour:02}:59")
 }
 

@@ -240,3 +240,22 @@ fn who_asks_seldom_may_ask_sixty_times_a_minute() {
     assert_eq!(minute(&watch, 30, 60), 0);
     assert_eq!(minute(&watch, 31, 61), 1);
 }
+
+#[test]
+fn other_settings_forget_nothing() {
+    let watch = Watch::new(WatchSettings {
+        rate: Some(2.0),
+        ..settings()
+    });
+    for i in 0..10 {
+        assert_eq!(minute(&watch, i, 40), 0);
+    }
+    watch.see(&at(600, "10.0.0.1"));
+    let next = watch.succeed(WatchSettings {
+        sources: vec![Network::parse("192.0.2.0/24").unwrap()],
+        ..watch.settings().clone()
+    });
+    let found = next.see(&at(601, "10.0.0.1"));
+    assert_eq!((found.len(), found[0].what), (1, Oddity::Source));
+    assert!(minute(&next, 20, 200) >= 110);
+}
