@@ -212,7 +212,8 @@ async fn no_agent_gets_there_through_the_proxy() {
     // An API sends the agent there: the redirect is passed on, nobody follows it but the agent, and that is refused too.
     let to = format!("http://localhost:{port}/v1/status");
     let sent = house.get(&format!("/v1/redirect?to={to}")).await;
-    assert_eq!((sent.status.as_u16(), &sent.headers["location"]), (302, &to[..]));
+    assert_eq!(sent.status, 302);
+    assert_eq!(sent.headers["location"], to);
     for host in ["localhost", "127.0.0.1", "other.test", "mapped.test"] {
         // With whatever the agent was told to send.
         let call = Call::get("/v1/status").field("authorization", &credential);
