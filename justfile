@@ -8,7 +8,7 @@ default:
     @just --list --unsorted
 
 # What CI runs
-check: test kills demo fmt lint doc deny corpus variants leaks conformance issuers differential fuzz interop-quick world verifiers
+check: test kills demo fmt lint doc deny alerts corpus variants leaks conformance issuers differential fuzz interop-quick world verifiers
 
 # All tests
 test:
@@ -42,6 +42,11 @@ doc:
 # Licences, bans and sources of all dependencies. Advisories apart: `cargo deny check advisories` needs its database
 deny:
     cargo deny --locked check bans licenses sources
+
+# Alert rules and their cases; needs promtool, which comes with Prometheus
+alerts:
+    promtool check rules deploy/prometheus/alerts.yaml
+    promtool test rules deploy/prometheus/alerts_test.yaml
 
 # Attacks, case by case, in a private network; needs root or `unshare -r`, and the packages of tests/corpus/requirements.txt
 corpus *FLAGS:

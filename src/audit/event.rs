@@ -1,5 +1,6 @@
 //! What happens outside requests: the life of tokens, and things an operator must learn of.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +13,8 @@ use crate::vocab::{
 /// name, so that a token's whole life can be found by it.
 #[derive(Debug, Clone)]
 pub enum Event {
+    /// Somebody asked the admin API for something without its token.
+    AdminAuthFailed,
     /// A destination resolved to an address that is never dialled.
     AddressProhibited {
         /// Who asked.
@@ -32,6 +35,17 @@ pub enum Event {
     AgentAuthFailed {
         /// The door.
         listener: &'static str,
+    },
+    /// An agent does what is not usual for it. The same is told once a minute.
+    Anomaly {
+        /// Who.
+        agent: AgentName,
+        /// The event's name: what is not usual.
+        what: &'static str,
+        /// Whether the request was refused for it: `deny` or `log`.
+        action: &'static str,
+        /// The address that it called from; none at a unix socket.
+        source: Option<IpAddr>,
     },
     /// A new policy is in force.
     ConfigReloaded {
@@ -294,8 +308,10 @@ impl Event {
     #[must_use]
     pub fn name(&self) -> &'static str {
         match self {
+            Self::AdminAuthFailed => "auth.admin_failed",
             Self::AddressProhibited { .. } => "connect.address_prohibited",
             Self::AgentAuthFailed { .. } => "auth.agent_failed",
+            Self::Anomaly { what, .. } => what,
             Self::ApiRejected { .. } => "auth.rs_rejected",
             Self::ConfigReloaded { .. } => "config.reloaded",
             Self::ConfigRefused { .. } => "config.refused",
@@ -336,6 +352,18 @@ impl Event {
         let mut line = Members::default();
         match self {
             Self::AgentAuthFailed { listener } => line.text("listener", listener),
+            Self::Anomaly {
+                agent,
+                action,
+                source,
+                ..
+            } => {
+                line.text("agent", agent.as_str());
+                line.text("action", action);
+                if let Some(source) = source {
+                    line.shown("source", source.to_canonical());
+                }
+            }
             Self::ConfigReloaded { generation } | Self::ConfigRefused { generation } => {
                 line.number("generation", generation.0);
             }
@@ -460,7 +488,7 @@ impl Event {
                 line.text("version", version);
                 line.number("generation", generation.0);
             }
-            Self::Stopped => {}
+            Self::AdminAuthFailed | Self::Stopped => {}
             Self::TokenDropped {
                 grant,
                 token_id,

@@ -21,6 +21,7 @@ pub mod fuzzing;
 mod line;
 mod record;
 mod sink;
+mod tail;
 mod verify;
 mod writer;
 
@@ -28,5 +29,6 @@ pub use event::Event;
 pub use facts::{RequestFacts, Verdict};
 pub use record::{Audit, AuditUnavailable, Record};
 pub use sink::{AuditError, Settings, SinkSettings, WhenFull};
+pub use tail::{Piece, Tail};
 pub use verify::{Broken, Damage, Mark, Verified, verify};
 pub use writer::Writer;

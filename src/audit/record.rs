@@ -13,6 +13,7 @@ use tokio::time::timeout;
 use super::calm::{self, Calm};
 use super::chain::Chain;
 use super::sink::{AuditError, Outlet, Settings, WhenFull, outlet};
+use super::tail::Tail;
 use super::writer::{self, Shared, Writer};
 use super::{Event, RequestFacts, Verdict};
 use crate::vocab::variant::{Variant, broken};
@@ -148,6 +149,12 @@ impl Audit {
     /// for as long as that lives; without it each line wakes the thread.
     pub fn herald(&self) -> impl Future<Output = ()> + Send + use<> {
         writer::herald(Arc::clone(&self.shared.0))
+    }
+
+    /// Follows the lines that are written from now on. `None`: too many do.
+    #[must_use]
+    pub fn follow(&self) -> Option<Tail> {
+        self.shared.followers.enter()
     }
 
     /// How many lines were never written. Noted in the file as well, once it takes lines again.

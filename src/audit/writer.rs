@@ -24,6 +24,7 @@ use super::chain::{Chain, Torn};
 use super::line::Members;
 use super::record::Entry;
 use super::sink::{AuditError, Outlet, Resume};
+use super::tail::Followers;
 use crate::vocab::Clock;
 
 /// Most lines that are written in one go.
@@ -48,6 +49,8 @@ pub(super) struct Shared {
     pub(super) failed: AtomicBool,
     /// Lines that nobody will read.
     pub(super) dropped: AtomicU64,
+    /// Who is told of what was written.
+    pub(super) followers: Followers,
     /// Wakes the thread; rung behind what was put into the queue.
     bell: Notify,
     /// Wakes the herald.
@@ -281,6 +284,7 @@ impl Pen {
                 Err(e) => return Err(e),
             }
         }
+        self.shared.followers.tell(&self.batch);
         self.batch.clear();
         self.batch.shrink_to(BATCH_ROOM);
         self.written = 0;

@@ -87,7 +87,14 @@ pub fn run() -> ExitCode {
         Ok(args) => args,
         Err(error) => return usage(&error),
     };
-    log::start(&args);
+    let log = log::start(&args);
+    let code = act(&args);
+    log.end();
+    code
+}
+
+/// Does what the command line says.
+fn act(args: &Args) -> ExitCode {
     if danger::PLAIN_HTTP {
         out::say(
             "tokenward: WARNING: built with danger-plain-http, for tests only; credentials may cross loopback in clear text",
@@ -101,31 +108,39 @@ pub fn run() -> ExitCode {
     let outcome = match &args.verb {
         Verb::Audit {
             verb: AuditVerb::Verify { file },
-        } => audit::verify(&args, file),
+        } => audit::verify(args, file),
+        Verb::Audit {
+            verb:
+                AuditVerb::Tail {
+                    agent,
+                    service,
+                    decision,
+                },
+        } => audit::tail(args, agent.as_deref(), service.as_deref(), *decision),
         Verb::Ca {
             verb: CaVerb::Init(wish),
-        } => authority::init(&args, wish),
-        Verb::Ca { verb: CaVerb::Show } => authority::show(&args),
+        } => authority::init(args, wish),
+        Verb::Ca { verb: CaVerb::Show } => authority::show(args),
         Verb::Ca {
             verb: CaVerb::Bundle,
-        } => authority::bundle(&args),
-        Verb::Check => check::check(&args),
+        } => authority::bundle(args),
+        Verb::Check => check::check(args),
         #[cfg(feature = "demo")]
-        Verb::Demo { sabotage } => demo::demo(&args, *sabotage),
-        Verb::Env { agent, format } => env::env(&args, agent.as_deref(), *format),
+        Verb::Demo { sabotage } => demo::demo(args, *sabotage),
+        Verb::Env { agent, format } => env::env(args, agent.as_deref(), *format),
         Verb::Explain { method, url, agent } => {
-            explain::explain(&args, method, url, agent.as_deref())
+            explain::explain(args, method, url, agent.as_deref())
         }
-        Verb::Healthcheck => healthcheck::healthcheck(&args),
-        Verb::Leakcheck(wish) => leakcheck::leakcheck(&args, wish),
-        Verb::Login(wish) => login::login(&args, wish),
+        Verb::Healthcheck => healthcheck::healthcheck(args),
+        Verb::Leakcheck(wish) => leakcheck::leakcheck(args, wish),
+        Verb::Login(wish) => login::login(args, wish),
         Verb::Rotate { service, agent } => {
-            status::rotate(&args, service.as_deref(), agent.as_deref())
+            status::rotate(args, service.as_deref(), agent.as_deref())
         }
-        Verb::Run { agent, command } => return run::run(&args, agent.as_deref(), command),
+        Verb::Run { agent, command } => return run::run(args, agent.as_deref(), command),
         Verb::Schema => schema::schema(),
-        Verb::Serve => serve::serve(&args),
-        Verb::Status => status::status(&args),
+        Verb::Serve => serve::serve(args),
+        Verb::Status => status::status(args),
     };
     match outcome {
         Ok(code) => code,

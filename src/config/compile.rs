@@ -1,6 +1,7 @@
 //! From the file to the plan: values are read, references resolved, defaults filled in, and what contradicts itself
 //! is found. Every mistake is reported, not the first one.
 
+mod admin;
 mod agents;
 mod authentication;
 mod authority;
@@ -15,6 +16,7 @@ mod pem;
 mod profile;
 mod rules;
 mod services;
+mod watch;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -66,8 +68,8 @@ pub(super) fn compile(
     };
     let it = &mut context;
     let store = store(raw.store, it);
-    let (listen, health) = listeners::compile(raw.listen, raw.health.as_deref(), it);
-    let admin = listeners::admin(raw.admin, it);
+    let (listen, health, admin) =
+        listeners::compile(raw.listen, raw.health.as_deref(), raw.admin, it);
     listeners::check_reach(&listen, raw.agents.is_some(), it);
     let ca = pem::ca(raw.ca.as_ref(), it);
     let audit = audit_settings(raw.audit, it);

@@ -36,8 +36,8 @@ use serde::Deserialize;
 
 pub use env::{Environment, environment};
 pub use plan::{
-    AdminPlan, CaPlan, DrainPlan, LimitsPlan, ListenPlan, ListenerTls, Plan, ProxyAddress, ProxyAt,
-    StorePlan,
+    AdminAt, AdminPlan, CaPlan, DrainPlan, LimitsPlan, ListenPlan, ListenerTls, Plan, ProxyAddress,
+    ProxyAt, StorePlan,
 };
 pub use problem::{Problem, Problems};
 pub use prompts::{Answers, Ask, Question, Unanswered};
@@ -56,6 +56,8 @@ const FILE_MAX: u64 = 1 << 20;
 pub enum SecretReading {
     /// All of them, and every other file that the configuration names: for `serve`, `run` and `check`.
     Resolve,
+    /// The admin API's token and certificate alone: for verbs that speak to the running proxy. The plan cannot be served.
+    Operator,
     /// None: nothing but the file itself and the public certificate of `ca.cert` is read, for verbs that only look at
     /// rules or certificates. The plan cannot be served.
     Skip,
@@ -109,7 +111,7 @@ pub fn load_in(
     let nobody = Answers::default();
     let prompts = match secrets {
         SecretReading::Resolve => Prompts::Kept(&nobody),
-        SecretReading::Skip => Prompts::Leave,
+        SecretReading::Operator | SecretReading::Skip => Prompts::Leave,
     };
     read_plan(path, secrets, prompts, environment)
 }

@@ -16,7 +16,7 @@ pub struct Plan {
     pub listen: ListenPlan,
     /// Address of health and metrics; `None`: off.
     pub health: Option<SocketAddr>,
-    /// The operator's socket; `None`: the configuration leaves it to the verb.
+    /// Where operators speak to the proxy; `None`: the configuration leaves it to the verb.
     pub admin: Option<AdminPlan>,
     /// Directory of what is public.
     pub runtime_dir: PathBuf,
@@ -68,13 +68,26 @@ pub enum StorePlan {
     Memory,
 }
 
-/// The operator's socket.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Where operators speak to the running proxy.
+#[derive(Debug, Clone)]
 pub struct AdminPlan {
-    /// Its path.
-    pub path: PathBuf,
+    /// Where it listens.
+    pub at: AdminAt,
+    /// What a caller must show; on TCP there is one. Empty where secrets were not read.
+    pub token: Option<Secret<String>>,
+    /// What it speaks TLS with, on TCP.
+    pub tls: Option<ListenerTls>,
     /// Without it nothing is started.
     pub required: bool,
+}
+
+/// Where the admin API listens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AdminAt {
+    /// A TCP address.
+    Tcp(SocketAddr),
+    /// A unix socket, by its path.
+    Unix(PathBuf),
 }
 
 /// Addresses on which agents reach the proxy.

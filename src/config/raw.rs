@@ -58,9 +58,14 @@ pub(super) struct RawFile {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawAdmin {
-    /// `unix:PATH`, in a folder of its own that is this user's with mode 0700.
+    /// `unix:PATH`, in a folder of its own that is this user's with mode 0700; or `host:port` with an IP address, which needs
+    /// `token`, and `tls` where it is not loopback.
     #[schemars(with = "String")]
     pub(super) listen: Option<String>,
+    /// What callers must show in `Authorization: Bearer`.
+    pub(super) token: Option<SecretRef>,
+    /// Speaks TLS with this certificate. The verbs know the proxy by it, whoever signed it.
+    pub(super) tls: Option<RawListenerTls>,
 }
 
 /// The proxy through which everything leaves, by CONNECT.
@@ -211,6 +216,40 @@ pub(super) struct RawAgent {
     pub(super) auth: Option<RawAgentAuth>,
     /// Names of the services it may use; absent: all.
     pub(super) services: Option<List<String>>,
+    /// What is usual for it; absent: anything is.
+    pub(super) watch: Option<RawWatch>,
+}
+
+/// What is usual for an agent.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawWatch {
+    /// Networks or addresses that it calls from, such as 10.0.0.0/8; absent: any. Unix sockets are always among them.
+    pub(super) sources: Option<List<String>>,
+    /// When it calls, such as `Mon-Fri 08:00-18:00`; one or a list; absent: at any time.
+    pub(super) hours: Option<OneOrMany<String>>,
+    /// Where `hours` are: `UTC`, or an offset such as `+02:00`. Default: UTC.
+    pub(super) timezone: Option<String>,
+    /// How many times its own usual rate is too much, such as `5x`; absent: any rate is usual.
+    pub(super) rate: Option<RawFactor>,
+    /// What is done about what is not usual. Default: log.
+    pub(super) action: Option<RawWatchAction>,
+}
+
+/// A number of times: `5x`.
+#[derive(Debug, Deserialize, JsonSchema)]
+pub(super) struct RawFactor(
+    #[schemars(regex(pattern = "^[0-9]+(\\.[0-9]+)?x$"))] pub(super) String,
+);
+
+/// What is done about what is not usual.
+#[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum RawWatchAction {
+    /// The request is refused, and noted.
+    Deny,
+    /// It is noted.
+    Log,
 }
 
 /// How an agent proves its name.

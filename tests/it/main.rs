@@ -10,6 +10,8 @@
 mod kit;
 
 #[cfg(test)]
+mod admin;
+#[cfg(test)]
 mod agents;
 #[cfg(test)]
 mod attacked;
@@ -39,6 +41,8 @@ mod health;
 #[cfg(test)]
 mod hygiene;
 #[cfg(test)]
+mod incident;
+#[cfg(test)]
 mod issuer;
 #[cfg(test)]
 mod leakcheck;
@@ -51,6 +55,8 @@ mod operator;
 #[cfg(test)]
 mod parent;
 #[cfg(test)]
+mod pipes;
+#[cfg(test)]
 mod prompts;
 #[cfg(test)]
 mod refusals;
@@ -61,3 +67,5 @@ mod scopes;
 mod store;
 #[cfg(test)]
 mod story;
+#[cfg(test)]
+mod watch;

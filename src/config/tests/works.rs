@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::audit::{SinkSettings, WhenFull};
-use crate::config::{CaPlan, ProxyAt, schema};
+use crate::config::{AdminAt, CaPlan, ProxyAt, schema};
 use crate::credential::{PlaceholderMode, Shape, Slot};
 use crate::proof::HtuProfile;
 use crate::tokens::{
@@ -330,7 +330,11 @@ fn grants_that_refresh_are_for_everything_that_rules_want() {
     ] {
         let plan = accepted(&file(text));
         let admin = plan.admin.unwrap();
-        assert!(admin.required && admin.path.ends_with("operator/a.sock"));
+        assert!(admin.required && admin.token.is_none());
+        let AdminAt::Unix(path) = admin.at else {
+            panic!("not a socket");
+        };
+        assert!(path.ends_with("operator/a.sock"));
         let CredentialSettings::Oauth(oauth) = &plan.tokens.services[0].1 else {
             panic!("not OAuth");
         };
