@@ -341,4 +341,9 @@ fn nobody_is_asked_for_a_file_with_a_slip_nor_in_vain() {
         found.contains("ca.key: a key in PEM has several lines"),
         "{found}"
     );
+    // Verbs read the operator's token too, and ask nobody.
+    let admin =
+        "admin: {listen: '127.0.0.1:1', token: {prompt: Token}}\ntunnel: ['a.example:443']\n";
+    let found = problems(admin).to_string();
+    assert!(found.contains("admin.token: verbs that"), "{found}");
 }
