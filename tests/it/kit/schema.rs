@@ -21,6 +21,8 @@ pub(crate) fn misfits(root: &Value, schema: &Value, document: &Value, at: &str) 
                 one => is(document, one),
             },
             "enum" => says.as_array().unwrap().contains(document),
+            // Of what is no object nothing is required; `type` says whether it may be none.
+            "required" if !document.is_object() => true,
             "required" => says
                 .as_array()
                 .unwrap()
