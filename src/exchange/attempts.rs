@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use http::header::{self, HeaderMap};
+use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, StatusCode, Version};
 use hyper::upgrade::OnUpgrade;
 use tower::ServiceExt;
@@ -16,12 +16,13 @@ use tower::ServiceExt;
 use super::body::Progress;
 use super::chance::random;
 use super::held::Gate;
-use super::interim::Interim;
+use super::interim::{Cleaning, Interim};
 use super::kept::{Kept, Patience, Wait};
 use super::media::Media;
 use super::plan::Service;
 use super::record::Line;
 use super::refusal::Refusal;
+use super::settings::ResponseGuard;
 use super::story::Exchange;
 use crate::audit::Event;
 use crate::credential::{self, BareHead, Feedback, Intent, Lease, LeaseFacts, Slot, Stamp, Wire};
@@ -61,6 +62,8 @@ pub(super) struct Bare {
     /// Whether the API may be asked to ask for the body; not where it has said that it does not.
     pub(super) may_wait: bool,
     pub(super) upgrade: Option<OnUpgrade>,
+    /// What stands in for the credential in an answer.
+    pub(super) fill: Option<Arc<str>>,
     /// Where interim answers go, where the agent can be told of them.
     pub(super) interim: Option<Interim>,
 }
@@ -68,6 +71,9 @@ pub(super) struct Bare {
 /// What went out with the attempt that was answered.
 pub(super) struct Used {
     pub(super) head: BareHead,
+    /// Every lease that went out, and the proofs that went with them.
+    pub(super) leases: Vec<Lease>,
+    pub(super) proofs: Vec<HeaderValue>,
     pub(super) upgrade: Option<OnUpgrade>,
 }
 
@@ -103,6 +109,7 @@ pub(super) async fn run(
 ) -> Result<(Reply, Used), Refusal> {
     let mut spent = Spent::default();
     let mut lease = lend(exchange, crossing, line).await?;
+    let mut sent = Sent::default();
     let mut demanded = None;
     let rounds = if broken(Variant::NonceUncapped) {
         ROUNDS_UNCAPPED
@@ -111,8 +118,16 @@ pub(super) async fn run(
     };
     let mut last = Code::UpstreamRejectedCredential;
     for _ in 0..rounds {
-        let (sent_nonce, outcome) =
-            attempt(exchange, crossing, &mut bare, &lease, demanded.take(), line).await?;
+        let (sent_nonce, outcome) = attempt(
+            exchange,
+            crossing,
+            &mut bare,
+            &lease,
+            demanded.take(),
+            line,
+            &mut sent,
+        )
+        .await?;
         let round = Round {
             exchange,
             crossing,
@@ -129,6 +144,8 @@ pub(super) async fn run(
                     *reply,
                     Used {
                         head: bare.head,
+                        leases: sent.leases(lease),
+                        proofs: sent.proofs,
                         upgrade: bare.upgrade,
                     },
                 ));
@@ -136,7 +153,9 @@ pub(super) async fn run(
             Next::AgainWithoutWaiting => bare.may_wait = false,
             Next::FreshLease => {
                 last = Code::UpstreamRejectedCredential;
+                let refused = lease;
                 lease = lend(exchange, crossing, line).await?;
+                sent.before.push(refused);
             }
             Next::FreshNonce(nonce) => {
                 // The agent's own retry will carry it.
@@ -167,6 +186,22 @@ async fn lend(
     Ok(lease)
 }
 
+/// What has gone out and could come back: at most one lease and one proof for each round.
+#[derive(Default)]
+struct Sent {
+    /// Those that were replaced.
+    before: Vec<Lease>,
+    proofs: Vec<HeaderValue>,
+}
+
+impl Sent {
+    fn leases(&mut self, last: Lease) -> Vec<Lease> {
+        let mut all = std::mem::take(&mut self.before);
+        all.push(last);
+        all
+    }
+}
+
 type Attempt = (Option<Nonce>, Result<Reply, SendError>);
 
 /// One attempt: the connection first, so that the proof is signed when the head can be written at once.
@@ -177,6 +212,7 @@ async fn attempt(
     lease: &Lease,
     demanded: Option<Nonce>,
     line: &mut Line,
+    sent: &mut Sent,
 ) -> Result<Attempt, Refusal> {
     let Crossing { permit, service } = crossing;
     let settings = &service.settings;
@@ -201,11 +237,19 @@ async fn attempt(
     let stamp = lease.thumbprint().map(|_| stamp(exchange, crossing, nonce));
     let armed = credential::attach(&bare.head, body, lease, connection, &wire, stamp)?;
     line.attempted(armed.jti());
+    sent.proofs.extend(armed.proof().cloned());
     if armed.jti().is_some() {
         exchange.metrics.dpop_proof(permit.service().as_str());
     }
     let nonce = armed.nonce().cloned();
-    let armed = match when_interim(bare, gate, settings.slot != Slot::Nothing) {
+    let cleaning = Cleaning {
+        credentialed: settings.slot != Slot::Nothing,
+        lease: (settings.response_guard != ResponseGuard::Off).then(|| lease.clone()),
+        proof: armed.proof().cloned(),
+        fill: bare.fill.clone(),
+        progress: progress.clone(),
+    };
+    let armed = match when_interim(bare, gate, cleaning) {
         Some(told) => armed.noting(told),
         None => armed,
     };
@@ -229,7 +273,7 @@ fn ended(lease: &Lease) -> Code {
 }
 
 /// What becomes of interim answers: a 100 asks for a body that waits, others are the agent's.
-fn when_interim(bare: &Bare, gate: Option<Arc<Gate>>, credentialed: bool) -> Option<WhenInterim> {
+fn when_interim(bare: &Bare, gate: Option<Arc<Gate>>, cleaning: Cleaning) -> Option<WhenInterim> {
     let interim = bare.interim.clone();
     if gate.is_none() && interim.is_none() {
         return None;
@@ -238,7 +282,7 @@ fn when_interim(bare: &Bare, gate: Option<Arc<Gate>>, credentialed: bool) -> Opt
         if let (StatusCode::CONTINUE, Some(gate)) = (status, &gate) {
             gate.open();
         } else if let Some(interim) = &interim {
-            interim.pass(status, headers, credentialed);
+            interim.pass(status, headers, &cleaning);
         }
     }))
 }

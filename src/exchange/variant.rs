@@ -65,6 +65,7 @@ pub(super) async fn follow(
             version: reply.response.version(),
             expects: false,
             may_wait: false,
+            fill: None,
             interim: None,
         };
         let crossing = Crossing {

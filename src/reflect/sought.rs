@@ -119,7 +119,7 @@ impl Sought {
                 continue;
             }
             let number = kept.len();
-            let mut piece = |into: &mut Vec<_>, at: usize, length: usize| {
+            let piece = |into: &mut Vec<_>, at: usize, length: usize| {
                 let letters = text.get(at..at + length).unwrap_or_default();
                 let other: Vec<u8> = letters.iter().map(|l| form.other(*l)).collect();
                 if other != letters {

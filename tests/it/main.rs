@@ -31,6 +31,8 @@ mod expect;
 mod frames;
 #[cfg(test)]
 mod grpc;
+#[cfg(test)]
+mod guard;
 mod heads;
 #[cfg(test)]
 mod issuer;
