@@ -276,6 +276,11 @@ fn show_token(token: &GrantStatus) -> Value {
         "age": token.age.map(|age| age.as_secs()),
         "expires_in": token.expires_in.map(|left| left.as_secs()),
         "code": token.trouble.map(Code::as_str),
+        "checked": token.checked.map(|checked| json!({
+            "by": checked.by,
+            "outcome": checked.outcome,
+            "ago": checked.ago.as_secs(),
+        })),
     })
 }
 

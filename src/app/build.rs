@@ -247,6 +247,7 @@ fn open_store(plan: &StorePlan) -> Result<Option<(Store, Lost)>, StartError> {
     let StorePlan::File {
         path,
         key: Some(key),
+        previous,
     } = plan
     else {
         return Ok(None);
@@ -254,9 +255,16 @@ fn open_store(plan: &StorePlan) -> Result<Option<(Store, Lost)>, StartError> {
     let (store, lost) = Store::open(store::Settings {
         path: path.clone(),
         key: key.clone(),
+        previous: previous.clone(),
     })?;
     let sequence = store.sequence();
     tracing::info!(path = %path.display(), sequence, "the store is open");
+    if store.was_rekeyed() {
+        tracing::warn!(
+            path = %path.display(),
+            "the store is sealed with the new key now; remove `previous_key` and destroy that key"
+        );
+    }
     if !lost.is_empty() {
         tracing::error!(
             path = %path.display(),

@@ -70,6 +70,7 @@ pub(super) fn desk(plan: &Plan, door: &Arc<Door>, exchange: Arc<Exchange>) -> De
         protections: vec![
             ("not_dumpable", closed.not_dumpable),
             ("no_core", closed.no_core),
+            ("no_swap", closed.no_swap),
         ],
         store: match plan.store {
             StorePlan::File { .. } => "file",

@@ -12,6 +12,7 @@
 //! is under the hash; `prev` is the `hash` of the line before, 64 zeros in the first. It shows edits, deletions and
 //! reordering to whoever keeps the last hash elsewhere; it is no signature.
 
+mod calm;
 mod chain;
 mod event;
 mod facts;

@@ -21,7 +21,9 @@ mod run;
 mod schema;
 mod serve;
 mod status;
+mod terminal;
 
+use std::panic::PanicHookInfo;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -68,9 +70,19 @@ fn usage(error: &clap::Error) -> ExitCode {
     }
 }
 
+/// What a panic says: where, and nothing of what it was about, for its message may quote a request or a secret.
+fn say_where(panic: &PanicHookInfo<'_>) {
+    let place = panic.location().map(ToString::to_string);
+    out::say(&format!(
+        "tokenward: PANIC at {}; what it was about is not told, it may be a secret",
+        place.as_deref().unwrap_or("a place unknown")
+    ));
+}
+
 /// Parses the command line and does what it says.
 #[must_use]
 pub fn run() -> ExitCode {
+    std::panic::set_hook(Box::new(say_where));
     let args = match Args::try_parse() {
         Ok(args) => args,
         Err(error) => return usage(&error),

@@ -27,7 +27,7 @@ const NOT_YET: &[&str] = &[
 ];
 
 /// Ways to refer to a secret that are not built yet.
-const SECRETS_NOT_YET: &[&str] = &["keyring", "prompt", "vault"];
+const SECRETS_NOT_YET: &[&str] = &["keyring", "vault"];
 
 /// Whether this key, or this word as the value of the key around it, belongs to a feature that is not built yet.
 pub(super) fn not_yet(path: &KeyPath) -> bool {

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::Problem;
+use super::{Answers, Problem, Question};
 use crate::vocab::{AgentName, Host, Secret};
 use crate::{agent, audit, exchange, policy, store, tokens, upstream};
 
@@ -44,6 +44,10 @@ pub struct Plan {
     pub drain: DrainPlan,
     /// Every environment variable from which the file reads a secret, sorted, each once.
     pub secret_variables: Vec<String>,
+    /// What a person is asked at the start, in the order of the file.
+    pub questions: Vec<Question>,
+    /// What was answered, for the reloads to come.
+    pub answers: Answers,
     /// What is worth a second thought.
     pub warnings: Vec<Problem>,
 }
@@ -57,6 +61,8 @@ pub enum StorePlan {
         path: PathBuf,
         /// What it is sealed with.
         key: Option<store::StoreKey>,
+        /// What it was sealed with before.
+        previous: Option<store::StoreKey>,
     },
     /// Nowhere: they end with the process.
     Memory,

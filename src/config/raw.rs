@@ -178,6 +178,8 @@ pub(super) struct RawFileStore {
     /// What it is sealed with: 32 random bytes in hexadecimal or base64.
     #[schemars(with = "SecretRef")]
     pub(super) key: Option<SecretRef>,
+    /// What it was sealed with before: at the next start it is opened with this key and sealed anew with `key`.
+    pub(super) previous_key: Option<SecretRef>,
 }
 
 /// The audit file.
@@ -278,6 +280,8 @@ pub(super) struct RawService {
     pub(super) replay_buffer: Option<RawSize>,
     /// What becomes of answers that hold the credential. Default: redact.
     pub(super) response_guard: Option<RawResponseGuard>,
+    /// How its tokens are asked after while they are in use.
+    pub(super) health: Option<RawHealth>,
 }
 
 /// What becomes of answers that hold the credential.
@@ -290,6 +294,18 @@ pub(super) enum RawResponseGuard {
     Block,
     /// Nobody looks: what the service answers reaches the agent, credentials included.
     Off,
+}
+
+/// How tokens in use are asked after.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawHealth {
+    /// How often at most, each token; from 5s to 1h. Default: 5m.
+    pub(super) interval: Option<RawDuration>,
+    /// Whether the issuer is asked (RFC 7662), where it offers that and answers this client. Default: true.
+    pub(super) introspection: Option<bool>,
+    /// `GET PATH` or `HEAD PATH` of a cheap request to the API, whose answer tells whether a token is good.
+    pub(super) probe: Option<String>,
 }
 
 /// What becomes of paths with `%2F`.
@@ -379,6 +395,18 @@ pub(super) struct RawOauth {
     /// Tokens are revoked at the issuer when nobody used them for ten minutes and at the end of the process (RFC 7009),
     /// and so is a login, at the end of the process. Default: false.
     pub(super) revoke_on_exit: Option<bool>,
+    /// What becomes of a token with other scopes than were asked for. Default: refuse.
+    pub(super) scope_changes: Option<RawScopeChanges>,
+}
+
+/// What becomes of a token with other scopes than were asked for.
+#[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum RawScopeChanges {
+    /// It is used, and an event says so.
+    Pass,
+    /// It is handed back, and an event says so.
+    Refuse,
 }
 
 /// How the client proves its name.
@@ -565,6 +593,9 @@ pub(super) struct RawRule {
     pub(super) deny: Option<String>,
     /// Scopes of the token for these requests.
     pub(super) scopes: Option<List<String>>,
+    /// Further scopes that the API may ask for when it refuses such a request for want of scope (RFC 6750 §3.1); at most
+    /// twice an hour. Default: none.
+    pub(super) step_up: Option<List<String>>,
 }
 
 /// How a service compares `htu`.
@@ -663,4 +694,6 @@ pub(super) enum SecretRef {
     Exec(Vec<String>),
     /// A file, relative to the configuration file.
     File(String),
+    /// A person, who is asked with this text on the terminal when tokenward starts.
+    Prompt(String),
 }

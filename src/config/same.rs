@@ -73,7 +73,21 @@ impl CaPlan {
 impl StorePlan {
     fn same(&self, other: &Self) -> bool {
         match (self, other) {
-            (Self::File { path, .. }, Self::File { path: other, .. }) => path == other,
+            // The key before this one was of use at the start only.
+            (
+                Self::File { path, key, .. },
+                Self::File {
+                    path: other_path,
+                    key: other_key,
+                    ..
+                },
+            ) => {
+                path == other_path
+                    && match (key, other_key) {
+                        (Some(key), Some(other)) => key.same(other),
+                        (key, other) => key.is_none() && other.is_none(),
+                    }
+            }
             (Self::Memory, Self::Memory) => true,
             _ => false,
         }

@@ -8,10 +8,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use http::header::{self, HeaderMap, HeaderValue};
+use http::header::{self, HeaderMap};
 use http::{Method, StatusCode, Version};
 use hyper::upgrade::OnUpgrade;
-use tower::ServiceExt;
+use tower::Service as _;
 
 use super::body::Progress;
 use super::chance::random;
@@ -22,7 +22,9 @@ use super::media::Media;
 use super::plan::Service;
 use super::record::Line;
 use super::refusal::Refusal;
+use super::sent::{Sent, Used};
 use super::settings::ResponseGuard;
+use super::stepup::{self, Useless};
 use super::story::Exchange;
 use crate::audit::Event;
 use crate::credential::{self, BareHead, Feedback, Intent, Lease, LeaseFacts, Slot, Stamp, Wire};
@@ -31,7 +33,7 @@ use crate::policy::Permit;
 use crate::proof::{self, Challenge, Jti, Nonce};
 use crate::upstream::{Client, Connection, Protocol, Reply, SendError, UpstreamError, WhenInterim};
 use crate::vocab::variant::{Variant, broken, overhear};
-use crate::vocab::{Code, Stopwatch};
+use crate::vocab::{Code, ScopeSet, Stopwatch};
 
 /// Most times that one request goes out.
 const ROUNDS: usize = 3;
@@ -68,15 +70,6 @@ pub(super) struct Bare {
     pub(super) interim: Option<Interim>,
 }
 
-/// What went out with the attempt that was answered.
-pub(super) struct Used {
-    pub(super) head: BareHead,
-    /// Every lease that went out, and the proofs that went with them.
-    pub(super) leases: Vec<Lease>,
-    pub(super) proofs: Vec<HeaderValue>,
-    pub(super) upgrade: Option<OnUpgrade>,
-}
-
 /// Reasons to send again that are used up.
 #[derive(Default)]
 struct Spent {
@@ -84,6 +77,7 @@ struct Spent {
     nonce: bool,
     lease: bool,
     proof: bool,
+    scope: bool,
     unprocessed: bool,
 }
 
@@ -95,6 +89,8 @@ enum Next {
     Done(Box<Reply>),
     FreshLease,
     FreshNonce(Nonce),
+    /// A token with these scopes as well, which this permit allows.
+    MoreScope(Box<Permit>, ScopeSet),
 }
 
 /// Sends a request until an answer stands.
@@ -108,7 +104,9 @@ pub(super) async fn run(
     line: &mut Line,
 ) -> Result<(Reply, Used), Refusal> {
     let mut spent = Spent::default();
-    let mut lease = lend(exchange, crossing, line).await?;
+    let now = exchange.clock.now();
+    let mut raised = exchange.step_ups.remembered(crossing.permit, now);
+    let mut lease = lend(exchange, raised.as_ref().unwrap_or(crossing.permit), line).await?;
     let mut sent = Sent::default();
     let mut demanded = None;
     let rounds = if broken(Variant::NonceUncapped) {
@@ -140,22 +138,19 @@ pub(super) async fn run(
                 if reply.response.version() != Version::HTTP_2 {
                     bare.body.forgo();
                 }
-                return Ok((
-                    *reply,
-                    Used {
-                        head: bare.head,
-                        leases: sent.leases(lease),
-                        proofs: sent.proofs,
-                        upgrade: bare.upgrade,
-                    },
-                ));
+                return Ok((*reply, sent.used(bare, lease)));
             }
             Next::AgainWithoutWaiting => bare.may_wait = false,
             Next::FreshLease => {
                 last = Code::UpstreamRejectedCredential;
-                let refused = lease;
-                lease = lend(exchange, crossing, line).await?;
-                sent.before.push(refused);
+                sent.replaced(&lease);
+                lease = lend(exchange, raised.as_ref().unwrap_or(crossing.permit), line).await?;
+            }
+            Next::MoreScope(permit, asked) => {
+                sent.replaced(&lease);
+                last = Code::ScopeDenied;
+                lease = stepped_up(exchange, (crossing.permit, &permit), &asked, line).await?;
+                raised = Some(*permit);
             }
             Next::FreshNonce(nonce) => {
                 // The agent's own retry will carry it.
@@ -168,14 +163,49 @@ pub(super) async fn run(
     Err(last.into())
 }
 
-async fn lend(
+/// A lease with more scope. What the issuer did not give is not asked for again soon.
+async fn stepped_up(
     exchange: &Exchange,
-    crossing: &Crossing<'_>,
+    (before, permit): (&Permit, &Permit),
+    asked: &ScopeSet,
     line: &mut Line,
 ) -> Result<Lease, Refusal> {
+    let rule = (before.agent(), before.service(), before.rule());
+    exchange.event(Event::ScopeRequested {
+        agent: rule.0.clone(),
+        service: rule.1.clone(),
+        rule: rule.2.clone(),
+        scopes: asked.clone(),
+    });
+    let lease = lend(exchange, permit, line).await;
+    let granted = lease
+        .as_ref()
+        .is_ok_and(|lease| asked.is_within(&lease.facts().scopes));
+    if !granted {
+        exchange.step_ups.forget(before);
+        exchange.event(Event::ScopeEscalated {
+            agent: rule.0.clone(),
+            service: rule.1.clone(),
+            rule: rule.2.clone(),
+            scopes: asked.clone(),
+            reason: Useless::NotGranted.as_str(),
+        });
+        lease?;
+        return Err(Code::ScopeDenied.into());
+    }
+    let lease = lease?;
+    exchange.event(Event::ScopeGranted {
+        grant: lease.facts().grant.clone(),
+        token_id: lease.facts().id,
+        scopes: lease.facts().scopes.clone(),
+    });
+    Ok(lease)
+}
+
+async fn lend(exchange: &Exchange, permit: &Permit, line: &mut Line) -> Result<Lease, Refusal> {
     let waiting = Stopwatch::start();
-    let lease = exchange.source.lease(crossing.permit).await;
-    let lease = if broken(Variant::PassThrough) && !crossing.permit.credentialed() {
+    let lease = exchange.source.lease(permit).await;
+    let lease = if broken(Variant::PassThrough) && !permit.credentialed() {
         lease.map(|lease| Lease::nothing(lease.facts().clone()))
     } else {
         lease
@@ -184,22 +214,6 @@ async fn lend(
     let lease = lease?;
     line.leased(&lease);
     Ok(lease)
-}
-
-/// What has gone out and could come back: at most one lease and one proof for each round.
-#[derive(Default)]
-struct Sent {
-    /// Those that were replaced.
-    before: Vec<Lease>,
-    proofs: Vec<HeaderValue>,
-}
-
-impl Sent {
-    fn leases(&mut self, last: Lease) -> Vec<Lease> {
-        let mut all = std::mem::take(&mut self.before);
-        all.push(last);
-        all
-    }
 }
 
 type Attempt = (Option<Nonce>, Result<Reply, SendError>);
@@ -237,7 +251,7 @@ async fn attempt(
     let stamp = lease.thumbprint().map(|_| stamp(exchange, crossing, nonce));
     let armed = credential::attach(&bare.head, body, lease, connection, &wire, stamp)?;
     line.attempted(armed.jti());
-    sent.proofs.extend(armed.proof().cloned());
+    sent.proof(armed.proof());
     if armed.jti().is_some() {
         exchange.metrics.dpop_proof(permit.service().as_str());
     }
@@ -255,7 +269,8 @@ async fn attempt(
     };
 
     let waiting = Stopwatch::start();
-    let answer = Client.oneshot(armed);
+    // Always ready: what would be waited for is the connection, and that is in hand.
+    let answer = Client.call(armed);
     let answer = within(answer, settings.timeouts.first_byte, &progress);
     let outcome = cancel.run_until_cancelled(answer).await;
     line.upstream_took(waiting.elapsed());
@@ -420,7 +435,8 @@ impl Round<'_> {
             StatusCode::UNAUTHORIZED | StatusCode::BAD_REQUEST | StatusCode::FORBIDDEN => {
                 overhear(|| format!("{headers:?}"));
                 let challenges = challenges(headers);
-                self.after_challenge(reply, &challenges, fresh, spent)
+                let next = self.after_challenge(reply, &challenges, fresh, spent);
+                next.inspect_err(|refusal| self.note_rejection(refusal.code))
             }
             _ => Ok(Next::Done(Box::new(reply))),
         }
@@ -454,7 +470,8 @@ impl Round<'_> {
         let can_be_sent = self.bare.body.can_be_sent();
         if status == StatusCode::FORBIDDEN {
             return if says("insufficient_scope") {
-                refuse(Code::ScopeDenied)
+                self.after_scope_challenge(challenges, spent)
+                    .map_err(|code| Refusal::from(code).answered(status))
             } else {
                 Ok(Next::Done(Box::new(reply)))
             };
@@ -478,6 +495,13 @@ impl Round<'_> {
             return Ok(Next::Done(Box::new(reply)));
         }
         if says("insufficient_user_authentication") {
+            let (acr_values, max_age) = stepup::wanted_login(challenges);
+            self.exchange.event(Event::LoginWanted {
+                grant: self.lease.facts().grant.clone(),
+                rule: self.crossing.permit.rule().clone(),
+                acr_values,
+                max_age,
+            });
             return refuse(Code::StepupRequired);
         }
         if says("invalid_token") && self.lease.facts().expires.is_some() {
@@ -491,6 +515,60 @@ impl Round<'_> {
             };
         }
         refuse(Code::UpstreamUnauthorized)
+    }
+
+    /// The API wants more scope (RFC 6750 §3.1). It gets what the rule allows, once a request; a body that is gone cannot be
+    /// sent with it, but the agent's next request begins with what was granted.
+    fn after_scope_challenge(
+        &self,
+        challenges: &[Challenge],
+        spent: &mut Spent,
+    ) -> Result<Next, Code> {
+        let permit = self.crossing.permit;
+        let asked = stepup::asked(challenges, permit);
+        let held = &self.lease.facts().scopes;
+        let now = self.exchange.clock.now();
+        let raised = match &asked {
+            Ok(_) if spent.scope => Err(Useless::NotGranted),
+            Ok(asked) => self.exchange.step_ups.raise(permit, held, asked, now),
+            Err(why) => Err(*why),
+        };
+        let asked = asked.unwrap_or_default();
+        match raised {
+            Ok(raised) if self.bare.body.can_be_sent() => {
+                spent.scope = true;
+                Ok(Next::MoreScope(Box::new(raised), asked))
+            }
+            Ok(_) => Err(Code::ScopeDenied),
+            Err(why) => {
+                self.exchange.event(Event::ScopeEscalated {
+                    agent: permit.agent().clone(),
+                    service: permit.service().clone(),
+                    rule: permit.rule().clone(),
+                    scopes: asked,
+                    reason: why.as_str(),
+                });
+                Err(Code::ScopeDenied)
+            }
+        }
+    }
+
+    /// The API does not accept what we showed, and that stands.
+    fn note_rejection(&self, code: Code) {
+        let rejected = matches!(
+            code,
+            Code::DpopNonceLoop
+                | Code::DpopProofRejected
+                | Code::UpstreamRejectedCredential
+                | Code::UpstreamUnauthorized
+        );
+        if rejected {
+            self.exchange.event(Event::ApiRejected {
+                agent: self.crossing.permit.agent().clone(),
+                service: self.crossing.permit.service().clone(),
+                code,
+            });
+        }
     }
 
     /// The API wants another nonce (RFC 9449 §9). The same nonce again, or none, would be refused again.

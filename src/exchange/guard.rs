@@ -11,11 +11,11 @@ use http::header::{self, HeaderMap, HeaderName};
 use http::{Method, Response, StatusCode, response};
 use http_body::Body as _;
 
-use super::attempts::Used;
 use super::body::{AgentBody, Flow, Watch};
 use super::ending::Ending;
 use super::record::Line;
 use super::refusal::Refusal;
+use super::sent::Used;
 use super::settings::ServiceSettings;
 use super::shield::{Alarm, Searched, Shield};
 use super::upgrade::Switch;
@@ -142,6 +142,40 @@ async fn begin(
     }
 }
 
+/// An answer that flows, cleaned and searched.
+async fn stream(
+    reply: Reply,
+    bodiless: bool,
+    shield: Option<Shield>,
+    (watch, credentialed, idle): (Watch, bool, Duration),
+    line: &mut Line,
+) -> Result<Kind, Refusal> {
+    let (mut parts, mut inner) = reply.response.into_parts();
+    let nothing = bodiless || inner.is_end_stream();
+    if nothing {
+        // Nobody polls a body that is not there.
+        line.completed();
+    }
+    clean(&mut parts.headers, credentialed);
+    parts.extensions.clear();
+    let mut searched = None;
+    if let Some(mut shield) = shield {
+        shield.head(&mut parts.headers, line)?;
+        if !nothing {
+            let mut body = Box::new(shield.body(&mut parts)?);
+            begin(&mut body, &mut inner, idle, line).await?;
+            searched = Some(body);
+        }
+    }
+    let flow = Flow {
+        inner,
+        watch,
+        credentialed,
+        searched,
+    };
+    Ok(Kind::Stream { parts, flow })
+}
+
 /// Lets an answer through to the agent.
 ///
 /// # Errors
@@ -189,36 +223,9 @@ pub(super) async fn guard(
             return Err(Refusal::from(Code::UpstreamProtocolError).answered(status));
         }
         _ => {
-            let (mut parts, mut inner) = reply.response.into_parts();
-            let nothing = *used.head.method() == Method::HEAD || inner.is_end_stream();
-            if nothing {
-                // Nobody polls a body that is not there.
-                line.completed();
-            }
-            clean(&mut parts.headers, credentialed);
-            parts.extensions.clear();
-            let searched = match shield {
-                Some(mut shield) => {
-                    shield.head(&mut parts.headers, line)?;
-                    if nothing {
-                        None
-                    } else {
-                        let mut searched = Box::new(shield.body(&mut parts)?);
-                        begin(&mut searched, &mut inner, settings.timeouts.idle, line).await?;
-                        Some(searched)
-                    }
-                }
-                None => None,
-            };
-            Kind::Stream {
-                parts,
-                flow: Flow {
-                    inner,
-                    watch,
-                    credentialed,
-                    searched,
-                },
-            }
+            let bodiless = *used.head.method() == Method::HEAD;
+            let flow = (watch, credentialed, settings.timeouts.idle);
+            stream(reply, bodiless, shield, flow, line).await?
         }
     };
     line.allowed(status);

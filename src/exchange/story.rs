@@ -34,6 +34,7 @@ use super::refusal::Refusal;
 use super::respond::{Form, last_words, respond};
 use super::settings::ResponseGuard;
 use super::shield::Alarm;
+use super::stepup::StepUps;
 use crate::agent::Agent;
 use crate::audit::{Audit, Event};
 use crate::credential::{self, Bench, Intent, Nonces, Seen, Source};
@@ -76,6 +77,7 @@ pub struct Deps {
 pub struct Exchange {
     pub(super) plan: ArcSwap<Plan>,
     pub(super) live: Live,
+    pub(super) step_ups: StepUps,
     pub(super) source: Arc<dyn Source>,
     pub(super) upstream: Upstream,
     audit: Audit,
@@ -101,6 +103,7 @@ impl Exchange {
         Self {
             plan: ArcSwap::from_pointee(deps.plan),
             live: Live::default(),
+            step_ups: StepUps::default(),
             source: deps.source,
             upstream: deps.upstream,
             audit: deps.audit,
@@ -384,11 +387,10 @@ impl Exchange {
             expects,
             may_wait: true,
             upgrade,
-            fill: interim.as_ref().and_then(|_| {
-                plan.placeholders
-                    .text(permit.agent(), permit.service())
-                    .cloned()
-            }),
+            fill: plan
+                .placeholders
+                .text(permit.agent(), permit.service())
+                .cloned(),
             interim,
         })
     }

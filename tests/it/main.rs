@@ -28,12 +28,18 @@ mod examples;
 #[cfg(test)]
 mod expect;
 #[cfg(test)]
+mod fapi;
+#[cfg(test)]
 mod frames;
 #[cfg(test)]
 mod grpc;
 #[cfg(test)]
 mod guard;
 mod heads;
+#[cfg(test)]
+mod health;
+#[cfg(test)]
+mod hygiene;
 #[cfg(test)]
 mod issuer;
 #[cfg(test)]
@@ -47,8 +53,12 @@ mod operator;
 #[cfg(test)]
 mod parent;
 #[cfg(test)]
+mod prompts;
+#[cfg(test)]
 mod refusals;
 mod reload;
+#[cfg(test)]
+mod scopes;
 #[cfg(test)]
 mod store;
 #[cfg(test)]

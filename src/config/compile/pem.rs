@@ -49,6 +49,7 @@ pub(super) fn private_key(
     reference: &SecretRef,
     it: &mut Context<'_>,
 ) -> Secret<Vec<u8>> {
+    one_line(key, reference, it);
     let Some(pem) = it.secret(key, reference) else {
         return Secret::new(Vec::new());
     };
@@ -60,6 +61,14 @@ pub(super) fn private_key(
         it.findings.error(key, what, remedy);
     }
     pem
+}
+
+/// A person types one line, and PEM has several.
+pub(super) fn one_line(key: &str, reference: &SecretRef, it: &mut Context<'_>) {
+    if matches!(reference, SecretRef::Prompt(_)) {
+        let what = "a key in PEM has several lines, which nobody can type";
+        it.findings.error(key, what, "give it with {file: PATH}");
+    }
 }
 
 /// The interception CA.
