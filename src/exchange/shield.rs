@@ -399,7 +399,9 @@ impl Searched {
 
     /// How much is still to come; nobody knows of a body that is in a coding.
     pub(super) fn size_hint(&self, inner: &ReplyBody) -> SizeHint {
-        if self.unpacker.is_some() && !self.is_end_stream(inner) {
+        // A known length would leave trailers no place on HTTP/1.1.
+        let trailers = self.ready.iter().any(Frame::is_trailers);
+        if trailers || (self.unpacker.is_some() && !self.is_end_stream(inner)) {
             return SizeHint::default();
         }
         let waiting = self.ready.iter().filter_map(Frame::data_ref);

@@ -223,7 +223,9 @@ fn every_form_at_every_split_of_a_body() {
         for (how, write) in WRITERS {
             let text = write(value);
             let body = body(&text, 1500, 4096);
-            for cut in 0..=body.len() {
+            // The second value adds letters that escaping changes, not places to cut at.
+            let step = if value == JWT { 1 } else { 17 };
+            for cut in (0..=body.len()).step_by(step) {
                 let (out, hits) = through(&watched, &body, &[cut]);
                 assert_eq!((out.len(), hits), (body.len(), 1), "{how} cut at {cut}");
                 let (same, end) = (&out[..1498], 1502 + text.len());
@@ -264,9 +266,9 @@ fn two_encodings_one_inside_the_other() {
                     continue;
                 }
                 let text = write_outer(&write_inner(value));
-                let body = body(&text, 700, 4096);
+                let body = body(&text, 700, 1024);
                 let end = body.len().min(750 + text.len());
-                let cuts: Vec<usize> = (650..end).step_by(37).collect();
+                let cuts: Vec<usize> = (650..end).step_by(211).collect();
                 for cuts in [&[][..], &cuts] {
                     let (out, hits) = through(&watched, &body, cuts);
                     assert!(hits > 0, "{inner} in {outer}");

@@ -159,15 +159,11 @@ async fn nothing_that_went_out_comes_back() {
             let text = answer.text();
             let what = format!("{place}, {form}: {text}");
             assert!([200, 103, 302].contains(&answer.status()), "{what}");
-            // Chunks are cut where the text was.
-            let joined: String = text.split("\r\n").collect();
             for form in FORMS {
                 let written = written(form, &key);
                 let written = written.trim_end_matches('=');
-                assert!(
-                    !text.contains(written) && !joined.contains(written),
-                    "{what}"
-                );
+                // Chunks are cut in the middle.
+                assert!(!text.contains(&written[..written.len() / 2]), "{what}");
             }
         }
     }
