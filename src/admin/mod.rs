@@ -5,14 +5,15 @@
 //! could change. Liveness says that the event loop turns. Readiness says that policy is loaded, the CA can sign and audit
 //! lines can be written; an issuer that is down does not make us unready, or one service would take all agents with it.
 //!
-//! The admin socket: how grants stand, logins, rotation. Invariant: no answer carries a token, a code or a key.
+//! The admin socket: how grants stand, logins, rotation, revocation, reload. Invariant: no answer carries a token, a code or a key.
 
 mod health;
 mod login;
 mod logins;
 mod redirect;
+mod revoke;
 mod socket;
 
 pub use health::{Health, Readiness, serve};
 pub use login::{Begun, Shown, log_in};
-pub use socket::{Desk, DeskFacts};
+pub use socket::{Desk, DeskFacts, Reload};

@@ -15,7 +15,7 @@ use super::descriptors;
 use super::environment::{Access, ProxyName, environment};
 use super::error::StartError;
 use super::operator::{self, AdminSocket};
-use super::reload::Reloader;
+use super::reload::{ReloadWishes, Reloader};
 use super::running::{Running, Seat};
 use crate::admin::{self, Desk, Health, Readiness};
 use crate::agent::Agents;
@@ -60,11 +60,10 @@ pub async fn start(plan: Plan, clock: Clock) -> Result<Running, StartError> {
         metrics: tools.metrics.clone(),
         audit: tools.audit.clone(),
     };
+    let (wishes, reload) = ReloadWishes::new();
     let desk = sockets.admin.map(|socket| {
-        (
-            socket,
-            operator::desk(&plan, &wing.door, wing.reloader.exchange.clone()),
-        )
+        let exchange = wing.reloader.exchange.clone();
+        (socket, operator::desk(&plan, &wing.door, exchange, reload))
     });
     let health_address = local_addresses(&sockets.health)?.first().copied();
     let stop = CancellationToken::new();
@@ -79,6 +78,7 @@ pub async fn start(plan: Plan, clock: Clock) -> Result<Running, StartError> {
     });
     Ok(Running {
         reloader: wing.reloader,
+        wishes,
         proxies: sockets.proxy_addresses,
         listening: sockets.shown,
         health: health_address,

@@ -1,4 +1,4 @@
-//! The operator's socket: made with care, for who can speak to it can log in and rotate.
+//! The operator's socket: made with care, for who can speak to it can log in, rotate and revoke.
 
 use std::fs;
 use std::io;
@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::error::StartError;
 use super::hygiene;
-use crate::admin::{Desk, DeskFacts};
+use crate::admin::{Desk, DeskFacts, Reload};
 use crate::config::{AdminPlan, Plan, StorePlan};
 use crate::exchange::Exchange;
 use crate::listen::{SocketFile, unix_socket};
@@ -32,7 +32,7 @@ pub(super) async fn bind(plan: Option<&AdminPlan>) -> Result<Option<AdminSocket>
     match make(&plan.path).await {
         Ok(socket) => Ok(Some(socket)),
         Err(error) if !plan.required => {
-            tracing::warn!(path = %plan.path.display(), %error, "there is no admin socket: `login`, `status` and `rotate` cannot reach this process");
+            tracing::warn!(path = %plan.path.display(), %error, "there is no admin socket: `login`, `status`, `rotate`, `revoke` and `reload` cannot reach this process");
             Ok(None)
         }
         Err(error) => Err(StartError::Admin {
@@ -59,14 +59,24 @@ async fn make(path: &Path) -> io::Result<AdminSocket> {
 }
 
 /// What is spoken about there.
-pub(super) fn desk(plan: &Plan, door: &Arc<Door>, exchange: Arc<Exchange>) -> Desk {
+pub(super) fn desk(plan: &Plan, door: &Arc<Door>, exchange: Arc<Exchange>, reload: Reload) -> Desk {
     let closed = hygiene::standing();
     let facts = DeskFacts {
         uid: rustix::process::geteuid().as_raw(),
-        knows: Box::new(move |agent| {
-            let plan = exchange.plan();
-            plan.snapshot().agents().any(|known| known == agent)
-        }),
+        agents: {
+            let exchange = exchange.clone();
+            Box::new(move || exchange.plan().snapshot().agents().cloned().collect())
+        },
+        sever: {
+            let door = Arc::clone(door);
+            Box::new(move |selection| {
+                let (door, selection) = (Arc::clone(&door), selection.clone());
+                exchange.sever(Arc::new(move |service, agent| {
+                    selection.covers(service, agent) && door.stopped(service, agent)
+                }))
+            })
+        },
+        reload,
         protections: vec![
             ("not_dumpable", closed.not_dumpable),
             ("no_core", closed.no_core),

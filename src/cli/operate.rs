@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::Failure;
 use super::args::Args;
-use super::serve::config_path;
+use super::serve::{config_path, plan_without_secrets};
 use crate::config::{self, AdminPlan, Plan};
 
 /// Largest answer.
@@ -26,11 +26,21 @@ pub(super) fn place(args: &Args, plan: &Plan) -> Result<Option<AdminPlan>, Failu
     if let Some(given) = &plan.admin {
         return Ok(Some(given.clone()));
     }
+    usual_place(args)
+}
+
+fn usual_place(args: &Args) -> Result<Option<AdminPlan>, Failure> {
     let Some(state) = config::environment().state_dir() else {
         return Ok(None);
     };
+    // The folder may be named in several ways. What the file itself is a link to may change while the proxy runs.
     let file = config_path(args)?;
-    let file = fs::canonicalize(&file).unwrap_or(file);
+    let name = file.file_name().unwrap_or_default().to_owned();
+    let folder = file
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty());
+    let folder = fs::canonicalize(folder.unwrap_or(Path::new(".")));
+    let file = folder.map_or(file, |folder| folder.join(name));
     let name = digest(&SHA256, file.as_os_str().as_encoded_bytes());
     let name: String = name
         .as_ref()
@@ -59,7 +69,11 @@ pub(super) struct Reply {
 impl Operator {
     /// The proxy that runs with this configuration; `None` where none does.
     pub(super) fn find(args: &Args, plan: &Plan) -> Result<Option<Self>, Failure> {
-        let Some(place) = place(args, plan)? else {
+        Self::at(place(args, plan)?)
+    }
+
+    fn at(place: Option<AdminPlan>) -> Result<Option<Self>, Failure> {
+        let Some(place) = place else {
             return Ok(None);
         };
         match connect(&place.path) {
@@ -83,6 +97,15 @@ impl Operator {
                 "no proxy runs with this configuration (`tokenward serve`), or it has another admin socket".into(),
             )
         })
+    }
+
+    /// The same, also where the file is broken just now: the proxy runs on with the one before, and an incident does not
+    /// wait. Found then where the socket is unless the file says otherwise.
+    pub(super) fn need_whatever_the_file(args: &Args) -> Result<Self, Failure> {
+        match plan_without_secrets(args) {
+            Ok(plan) => Self::need(args, &plan),
+            Err(broken) => Self::at(usual_place(args)?)?.ok_or(broken),
+        }
     }
 
     /// One call.

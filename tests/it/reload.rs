@@ -279,3 +279,46 @@ async fn serve_sees_a_changed_file_and_obeys_hangup() {
     eventually("the reload", || log(&served).contains("\"generation\":3")).await;
     assert!(served.terminate().await.success());
 }
+
+/// A ConfigMap of Kubernetes: the file is a link into `..data`, which is a link to a folder, and that one is swapped.
+#[tokio::test(flavor = "multi_thread")]
+async fn serve_follows_the_swap_of_a_config_map() {
+    let mut served = Served::start_with(Setup::usual(), "info", |folder| {
+        let file = folder.join("tokenward.yaml");
+        fs::create_dir(folder.join("..1")).unwrap();
+        fs::rename(&file, folder.join("..1/tokenward.yaml")).unwrap();
+        std::os::unix::fs::symlink("..1", folder.join("..data")).unwrap();
+        std::os::unix::fs::symlink("..data/tokenward.yaml", &file).unwrap();
+    })
+    .await;
+    let get = || Call::get("/v1/echo");
+    assert_eq!(ask(&served.agent(), API, true, get()).await.status, 200);
+    let folder = served.folder.path().to_owned();
+    let swap = |number: u32, text: &str| {
+        let name = format!("..{number}");
+        fs::create_dir(folder.join(&name)).unwrap();
+        fs::write(folder.join(&name).join("tokenward.yaml"), text).unwrap();
+        std::os::unix::fs::symlink(&name, folder.join("..data_tmp")).unwrap();
+        fs::rename(folder.join("..data_tmp"), folder.join("..data")).unwrap();
+        fs::remove_dir_all(folder.join(format!("..{}", number - 1))).unwrap();
+    };
+    let text = fs::read_to_string(&served.config).unwrap();
+    let closed = text.replace(
+        STREAM_RULE,
+        r#"{allow: "HEAD /v1/echo", scopes: ["items:read"]}"#,
+    );
+    let log = |served: &Served| served.file("stderr.txt");
+    swap(2, &closed);
+    eventually("the swap", || log(&served).contains("\"generation\":2")).await;
+    let answer = ask(&served.agent(), API, true, get()).await;
+    refused(&answer, 403, "policy-denied");
+    swap(3, &text.replace("services:", "servces:"));
+    eventually("the word about it", || log(&served).contains("is not used")).await;
+    swap(4, &text);
+    eventually("the next swap", || {
+        log(&served).contains("\"generation\":3")
+    })
+    .await;
+    assert_eq!(ask(&served.agent(), API, true, get()).await.status, 200);
+    assert!(served.terminate().await.success());
+}

@@ -80,12 +80,18 @@ pub(crate) struct Served {
 }
 
 impl Served {
-    pub(crate) async fn start(mut setup: Setup, log: &str) -> Self {
+    pub(crate) async fn start(setup: Setup, log: &str) -> Self {
+        Self::start_with(setup, log, |_| {}).await
+    }
+
+    /// With something more in its folder.
+    pub(crate) async fn start_with(mut setup: Setup, log: &str, more: impl Fn(&Path)) -> Self {
         let rehearsal = Rehearsal::start(setup.options.clone()).await.unwrap();
         let folder = TempDir::new().unwrap();
         let health = SocketAddr::from(([127, 0, 0, 1], free_port().await));
         setup.health = health.to_string();
         let config = setup.write(folder.path(), &rehearsal);
+        more(folder.path());
         let program = match setup.files {
             Some(files) => tokenward_with(files, folder.path()),
             None => tokenward(folder.path()),
