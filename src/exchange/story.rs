@@ -151,13 +151,16 @@ impl Exchange {
     /// Waits until what this agent does at this destination is severed.
     pub async fn severed(&self, agent: &AgentName, authority: &Authority) {
         let mut seen = self.severed.subscribe();
-        // An error: the exchange is gone, and this with it.
-        while seen.changed().await.is_ok() {
+        loop {
+            // Also what was severed a moment ago: the head may have begun just then.
             let who = seen.borrow_and_update().clone();
             let admitted = self.plan.load().snapshot.admits(agent, authority);
             if let (Some(who), Ok(Admission::Intercept(service))) = (who, admitted)
                 && who(&service, agent)
             {
+                return;
+            }
+            if seen.changed().await.is_err() {
                 return;
             }
         }

@@ -48,6 +48,8 @@ mod parent;
 mod refusals;
 mod reload;
 #[cfg(test)]
+mod revoke;
+#[cfg(test)]
 mod store;
 #[cfg(test)]
 mod story;

@@ -70,6 +70,8 @@ async fn rules_change_and_what_they_forbid_ends_at_once() {
     assert_eq!((done.generation.0, done.ended), (2, 3));
     let cut = async {
         while stream.read(&mut bytes).await.is_ok_and(|n| n > 0) {}
+        let (first, why) = socket.hear().await.unwrap();
+        assert_eq!((first, why), (0x88, 1008_u16.to_be_bytes().to_vec()));
         assert!(socket.hear().await.is_err());
         let mut answer = vec![0; 4096];
         let n = slow.read(&mut answer).await.unwrap();
