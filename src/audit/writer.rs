@@ -28,6 +28,8 @@ use crate::vocab::Clock;
 
 /// Most lines that are written in one go.
 const BATCH: usize = 256;
+/// Most rounds of the runtime that one wake serves.
+const ROUNDS: usize = 8;
 /// Room for an ordinary line.
 const LINE_ROOM: usize = 1024;
 /// Room that is kept from one batch to the next.
@@ -52,6 +54,8 @@ pub(super) struct Shared {
     lines: Notify,
     /// Whether a herald lives.
     heralded: AtomicBool,
+    /// Lines of requests so far, for the herald to see whether more are coming.
+    told: AtomicU64,
 }
 
 impl Shared {
@@ -63,6 +67,7 @@ impl Shared {
     /// A request's line is in the queue: the thread looks as soon as those tasks have had their turn that are ready now.
     pub(super) fn herald(&self) {
         if self.heralded.load(Ordering::Acquire) {
+            self.told.fetch_add(1, Ordering::Relaxed);
             self.lines.notify_one();
         } else {
             self.ring();
@@ -81,15 +86,24 @@ impl Drop for Herald {
     }
 }
 
-/// Rings once for all lines that come while the tasks of one round have their turn. Runs for as long as it is polled.
+/// Rings once for all lines that come while tasks have their turn. Runs for as long as it is polled.
 pub(super) async fn herald(shared: Arc<Shared>) {
     shared.heralded.store(true, Ordering::Release);
     let herald = Herald(shared);
     loop {
         herald.0.lines.notified().await;
         // Behind whatever is ready: first the answers go out, and those who finish now are written with the others. A
-        // runtime that is never idle comes back to us after some dozen tasks all the same.
-        tokio::task::yield_now().await;
+        // runtime that is never idle comes back to us after some dozen tasks all the same. As long as each round brings
+        // lines of its own, the next is looked at too; one that brings none is the last, so nobody waits for time to pass.
+        let mut told = 0;
+        for _ in 0..ROUNDS {
+            let so_far = herald.0.told.load(Ordering::Relaxed);
+            if so_far == told {
+                break;
+            }
+            told = so_far;
+            tokio::task::yield_now().await;
+        }
         herald.0.ring();
     }
 }

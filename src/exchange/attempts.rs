@@ -11,7 +11,7 @@ use std::time::Duration;
 use http::header::{self, HeaderMap};
 use http::{Method, StatusCode, Version};
 use hyper::upgrade::OnUpgrade;
-use tower::ServiceExt;
+use tower::Service as _;
 
 use super::body::Progress;
 use super::chance::random;
@@ -214,7 +214,8 @@ async fn attempt(
     };
 
     let waiting = Stopwatch::start();
-    let answer = Client.oneshot(armed);
+    // Always ready: what would be waited for is the connection, and that is in hand.
+    let answer = Client.call(armed);
     let answer = within(answer, settings.timeouts.first_byte, &progress);
     let outcome = cancel.run_until_cancelled(answer).await;
     line.upstream_took(waiting.elapsed());

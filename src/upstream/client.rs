@@ -97,15 +97,15 @@ impl Service<Armed<Connection>> for Client {
 
     fn call(&mut self, armed: Armed<Connection>) -> Self::Future {
         let (connection, request) = armed.into_parts();
-        Box::pin(send(connection, request))
+        send(connection, request)
     }
 }
 
 /// Sends a request on a connection. Dropping the future closes an HTTP/1.1 connection, and resets an HTTP/2 stream.
-pub(super) async fn send(
+pub(super) fn send(
     connection: Connection,
     mut request: Request<OutBody>,
-) -> Result<Reply, SendError> {
+) -> BoxFuture<'static, Result<Reply, SendError>> {
     let fate = Arc::new(Fate::default());
     let when_interim = request.extensions_mut().remove::<WhenInterim>();
     let mut request = request.map(|body| Outgoing {
@@ -118,20 +118,20 @@ pub(super) async fn send(
         });
     }
     match connection.into_line() {
-        Some(Line::Http1(line)) => send_http1(line, request, &fate).await,
-        Some(Line::Http2(line)) => send_http2(line, request, &fate).await,
-        None => Err(SendError {
+        Some(Line::Http1(line)) => Box::pin(send_http1(line, request, fate)),
+        Some(Line::Http2(line)) => Box::pin(send_http2(line, request, fate)),
+        None => Box::pin(std::future::ready(Err(SendError {
             failure: SendFailure::Internal,
             unprocessed: true,
             reused_idle_died: false,
-        }),
+        }))),
     }
 }
 
 async fn send_http1(
-    mut line: Http1Line,
+    mut line: Box<Http1Line>,
     request: Request<Outgoing>,
-    fate: &Fate,
+    fate: Arc<Fate>,
 ) -> Result<Reply, SendError> {
     let asked = Asked {
         head_only: *request.method() == Method::HEAD,
@@ -154,7 +154,7 @@ async fn send_http1(
             let unprocessed = recovered || meter.silent_since(mark);
             Err(judge(
                 error.error(),
-                fate,
+                &fate,
                 unprocessed,
                 line.reused,
                 meter,
@@ -167,7 +167,7 @@ async fn send_http1(
 async fn send_http2(
     line: Http2Line,
     request: Request<Outgoing>,
-    fate: &Fate,
+    fate: Arc<Fate>,
 ) -> Result<Reply, SendError> {
     let shared = line.shared.clone();
     let mark = shared.meter.mark();
@@ -184,7 +184,7 @@ async fn send_http2(
             let meter = &shared.meter;
             Err(judge(
                 error.error(),
-                fate,
+                &fate,
                 unprocessed,
                 line.was_idle,
                 meter,

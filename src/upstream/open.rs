@@ -171,14 +171,14 @@ impl Pool {
             // Whoever waits for the reply is told of the error; nobody else needs to be.
             connection.with_upgrades().await.is_ok()
         });
-        Ok(Line::Http1(Http1Line {
+        Ok(Line::Http1(Box::new(Http1Line {
             wire: Http1Wire { sender, meter },
             pool: self.clone(),
             key: key.clone(),
             shelf: place.shelf,
             reused: false,
             _busy: place.busy,
-        }))
+        })))
     }
 
     async fn start_http2(

@@ -95,29 +95,46 @@ impl Pool {
         if need == Protocol::Http2 && key.authority.scheme() == Scheme::Http {
             return Err(UpstreamError::NoHttp2);
         }
+        let taken = self.take(key, endpoint.id(), need, true)?;
+        if let Taken::Line(line) = taken {
+            return Ok(Connection::new(line, true));
+        }
+        // What a new connection needs is many times as large as what a kept one does, and the request carries it.
         let progress = Progress::default();
-        let found = timeout(deadline, async {
-            let (mut need, mut may_wait) = (need, true);
-            loop {
-                match self.take(key, endpoint.id(), need, may_wait)? {
-                    Taken::Line(line) => return Ok(Connection::new(line, true)),
-                    Taken::Open(place, settled) => {
-                        let shelf = place.shelf;
-                        let stream = self.dial(key, endpoint, &progress).await?;
-                        match self.open(key, endpoint, settled, place, stream).await {
-                            Ok(line) => return Ok(Connection::new(line, false)),
-                            Err(UpstreamError::NoHttp1) if need == Protocol::Http1First => {
-                                self.note_http2_only(key, shelf);
-                                need = Protocol::Any;
-                            }
-                            Err(error) => return Err(error),
+        let found = Box::pin(self.find(taken, key, endpoint, need, &progress));
+        let found = timeout(deadline, found).await;
+        found.unwrap_or_else(|_| Err(progress.timed_out()))
+    }
+
+    /// Opens a connection, or waits for one that another request opens.
+    async fn find(
+        self: &Arc<Self>,
+        mut taken: Taken,
+        key: &Key,
+        endpoint: &Arc<Endpoint>,
+        mut need: Protocol,
+        progress: &Progress,
+    ) -> Result<Connection, UpstreamError> {
+        let mut may_wait = true;
+        loop {
+            match taken {
+                Taken::Line(line) => return Ok(Connection::new(line, true)),
+                Taken::Open(place, settled) => {
+                    let shelf = place.shelf;
+                    let stream = self.dial(key, endpoint, progress).await?;
+                    match self.open(key, endpoint, settled, place, stream).await {
+                        Ok(line) => return Ok(Connection::new(line, false)),
+                        Err(UpstreamError::NoHttp1) if need == Protocol::Http1First => {
+                            self.note_http2_only(key, shelf);
+                            need = Protocol::Any;
                         }
+                        Err(error) => return Err(error),
                     }
-                    Taken::Wait(opened) => may_wait = timeout(SHARE_WAIT, opened).await.is_ok(),
                 }
+                Taken::Wait(opened) => may_wait = timeout(SHARE_WAIT, opened).await.is_ok(),
             }
-        });
-        found.await.unwrap_or_else(|_| Err(progress.timed_out()))
+            taken = self.take(key, endpoint.id(), need, may_wait)?;
+        }
     }
 
     /// Whether a kept connection may carry another request.
@@ -164,14 +181,14 @@ impl Pool {
         {
             kept.idle -= 1;
             if self.is_good(&idle, now) {
-                return Ok(Taken::Line(Line::Http1(Http1Line {
+                return Ok(Taken::Line(Line::Http1(Box::new(Http1Line {
                     wire: idle.wire,
                     pool: self.clone(),
                     key: key.clone(),
                     shelf: shelf.id,
                     reused: true,
                     _busy: shelf.busy(),
-                })));
+                }))));
             }
         }
         let shareable = multiplexed && shelf.known != Some(Version::HTTP_11);

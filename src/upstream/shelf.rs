@@ -12,8 +12,9 @@ use super::connection::{Http1Wire, Http2Line, Http2Shared, Protocol};
 use super::key::Key;
 use crate::vocab::Moment;
 
-/// So many requests at a time have HTTP/1.1 connections of their own ([`Protocol::Http1First`]). One socket for each costs
-/// less than HTTP/2 while there are few, and more when there are many: what many write goes out, and comes back, together.
+/// Up to so many requests at a time have HTTP/1.1 connections of their own ([`Protocol::Http1First`]). One socket for each
+/// costs less than HTTP/2 while there are few, and more when there are many: what many write goes out, and comes back,
+/// together. Of many, none has a socket of its own.
 pub(super) const HTTP1_AT_A_TIME: usize = 4;
 
 #[derive(Default)]
@@ -112,7 +113,12 @@ impl Kept {
 impl Shelf {
     /// What is to be had where this is needed.
     pub(super) fn settle(&self, need: Protocol) -> Protocol {
-        let crowded = self.busy.load(Ordering::Acquire) >= HTTP1_AT_A_TIME;
+        let shared = self
+            .http2
+            .iter()
+            .map(|line| line.streams.load(Ordering::Acquire));
+        let under_way = self.busy.load(Ordering::Acquire) + shared.sum::<usize>();
+        let crowded = under_way >= HTTP1_AT_A_TIME;
         match need {
             Protocol::Http1First if self.http2_only || crowded => Protocol::Any,
             Protocol::Http1First => Protocol::Http1,

@@ -164,6 +164,15 @@ async fn many_at_a_time_share_http2_although_http1_is_spoken() {
         held.push(found);
     }
     assert_eq!(server.connections(), HTTP1_AT_A_TIME + 1);
+    // What becomes free is left alone while many are under way.
+    held.remove(0);
+    settle().await;
+    let among_many = world
+        .connect_as("a", "https://api.test", &endpoint, Protocol::Http1First)
+        .await
+        .unwrap();
+    assert_eq!(among_many.version(), Version::HTTP_2);
+    held.push(among_many);
     // With room again, the next one is alone again.
     drop(held);
     settle().await;
