@@ -7,8 +7,10 @@ credential at its head.
 import base64
 import hashlib
 import os
+import time
 
 from agent import Closed
+from annex import Annex
 from cases import case, expect
 from cases_framing import H11, MAL, PATH, RW, Watch, hosts, raw, says, sent, then_next
 from house import fail_unless
@@ -238,9 +240,10 @@ def run(house, mark):
 
 # --- L08
 
-@case("L08", "a WebSocket whose agent is revoked", private=True)
+@case("L08", "a WebSocket whose agent is revoked", private=True, lines_wanted=None)
 def run(house, mark):
     host, secret = "l08.wild.test", "canary-l08-" + base64.urlsafe_b64encode(os.urandom(18)).decode()
+    house.credentialed.add(host)
     house.open_origin(host, behave=speaks(said=b"\x81\x02hi"))
     service = f"{{hosts: [{host}], upstream: {{<CA>}}, credential: {{bearer: {{env: L08}}}}, rules: [{{allow: \"* /**\"}}]}}"
     annex = Annex(house, {"ws": service}, who=("A", "B"), environment={"L08": secret}, owners=[(secret, host)], log="error")

@@ -17,6 +17,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -24,7 +25,7 @@ import threading
 import time
 from pathlib import Path
 
-from world import HOST, Agent, Api, certificates  # noqa: I001
+from world import HOST, Agent, Api, certificates
 
 MIB = 1 << 20
 TOKEN = "live-token-0123456789abcdef"
@@ -35,7 +36,6 @@ class Wrong(Exception):
 
 
 def free_port():
-    import socket
     with socket.create_server(("127.0.0.1", 0)) as probe:
         return probe.getsockname()[1]
 
@@ -86,7 +86,6 @@ limits: {{per_agent: {{requests_per_second: 5000}}}}
         log = open(self.dir / "log", "ab")
         self.process = subprocess.Popen([self.binary, "--log", "warn", "--config", self.config, "serve"],
                                         env=self.environment(), stderr=log, stdout=log)
-        import socket
         end = time.monotonic() + 30
         while time.monotonic() < end:
             if self.process.poll() is not None:
@@ -146,7 +145,7 @@ def work(house, plans, during):
 
 def reloads(house, seconds, rate):
     house.start()
-    seen = {"memory": [], "done": 0, "refused": 0}
+    seen = {"memory": [], "done": 0, "refused": 0, "closed": set()}
 
     def swap():
         generation = 1
@@ -162,6 +161,8 @@ def reloads(house, seconds, rate):
             if done["generation"] <= generation:
                 raise Wrong(f"generation {done['generation']} after {generation}")
             generation = done["generation"]
+            if second % 2 == 0:
+                seen["closed"].add(generation)
             seen["done"] += 1
             seen["memory"].append(house.memory())
 
@@ -177,7 +178,7 @@ def reloads(house, seconds, rate):
         raise Wrong(f"other refusals: {odd}")
     if refused.get(("403", "policy-denied"), 0) < seconds or good < seconds * rate / 4:
         raise Wrong(f"too little was asked: {good} answers, {refused}")
-    judge(house, refused)
+    judge(house, seen["closed"])
     half = seen["memory"][len(seen["memory"]) // 2]
     grown = seen["memory"][-1] - half
     if grown > 16 * MIB:
@@ -186,23 +187,15 @@ def reloads(house, seconds, rate):
           f"memory {half // MIB} MiB at half-time, {seen['memory'][-1] // MIB} MiB at the end")
 
 
-def judge(house, refused):
-    """Every line was judged by a generation that says so."""
-    allows = set()
-    for line in house.lines():
-        if line["event"] == "request" and line.get("path") == "/b" and line.get("status") == 200:
-            allows.add(line["generation"])
-    for line in house.lines():
-        if line["event"] == "request" and line.get("path") == "/a" and line.get("decision") == "refused":
-            if line["code"] != "config-changed":
-                raise Wrong(f"refused: {line}")
-    # A new generation comes with each reload, also with those that the program makes by itself: the ones that allowed /b
-    # and the ones that did not must take turns as the file did, so no two that follow one another in time may be one.
-    if len(allows) < 2:
-        raise Wrong(f"only {allows} allowed /b")
+def judge(house, closed):
+    """No request was let through by a generation that did not allow it."""
+    allowed = [line for line in house.lines() if line["event"] == "request" and line["path"] == "/b" and line.get("status") == 200]
+    wrong = [line for line in allowed if line["generation"] in closed]
+    if wrong or len({line["generation"] for line in allowed}) < 2:
+        raise Wrong(f"{len(wrong)} of {len(allowed)} were let through by {closed}: {wrong[:2]}")
 
 
-def restarts(house, count):
+def restarts(house, count, rate):
     house.start()
 
     def again():
@@ -212,7 +205,7 @@ def restarts(house, count):
             house.start()
         time.sleep(0.5)
 
-    plans = [quick(60, (("GET", "/a"),))] * 10
+    plans = [quick(max(60.0, rate / 5), (("GET", "/a"),))] * 10
     plans += [quick(5, (("POST", "/upload"),))] * 2 + [quick(2, (("GET", "/stream"),))] * 3 + [quick(2, (("GET", "/ws"),))] * 2
     house.policy(True)
     agents = work(house, plans, again)
@@ -224,7 +217,8 @@ def restarts(house, count):
     if odd:
         raise Wrong(f"refusals while it ended: {odd}")
     total = sum(a.count for a in agents)
-    early = [line for line in house.lines() if line["event"] == "request" and line.get("ended") == "early"]
+    early = [line for line in house.lines() if line["event"] == "request" and line.get("ended") == "early"
+             and line["path"] != "/ws"]  # a WebSocket's agent hangs up by itself, and counts what it got
     if early:
         raise Wrong(f"{len(early)} were cut: {early[:2]}")
     if house.api.authorizations != {f"Bearer {TOKEN}"}:
@@ -242,7 +236,7 @@ def main():
     parser.add_argument("--restarts", type=int, default=3)
     args = parser.parse_args()
     for name, part in (("reloads", lambda h: reloads(h, args.seconds, args.rate)),
-                       ("restarts", lambda h: restarts(h, args.restarts))):
+                       ("restarts", lambda h: restarts(h, args.restarts, args.rate))):
         if args.only not in (None, name):
             continue
         house = House(args.bin.resolve())
