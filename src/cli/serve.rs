@@ -43,8 +43,9 @@ pub(super) fn serve(args: &Args) -> Result<ExitCode, Failure> {
             tokio::select! {
                 _ = terminate.recv() => break,
                 _ = interrupt.recv() => break,
-                _ = hangup.recv() => reload(&running, &path).await,
-                () = changes.next() => reload(&running, &path).await,
+                _ = hangup.recv() => drop(reload(&running, &path).await),
+                () = changes.next() => drop(reload(&running, &path).await),
+                wish = running.reload_wish() => wish.answer(reload(&running, &path).await),
             }
         }
         tracing::info!("draining");
@@ -55,16 +56,22 @@ pub(super) fn serve(args: &Args) -> Result<ExitCode, Failure> {
 }
 
 /// Reads the file again and takes it into force. Whatever is wrong with it is said, and changes nothing.
-async fn reload(running: &Running, path: &Path) {
+async fn reload(running: &Running, path: &Path) -> Result<u64, Vec<String>> {
     let read = path.to_path_buf();
     let read = tokio::task::spawn_blocking(move || config::load(&read, SecretReading::Resolve));
     let plan = match read.await {
         Ok(Ok(plan)) => plan,
         Ok(Err(problems)) => {
             running.note_unreadable().await;
-            return tracing::error!(%problems, "the changed configuration is not used");
+            tracing::error!(%problems, "the changed configuration is not used");
+            return Err(problems.to_string().lines().map(str::to_owned).collect());
         }
-        Err(_) => return running.note_unreadable().await,
+        Err(_) => {
+            running.note_unreadable().await;
+            return Err(vec![
+                "reading the configuration ended in a panic".to_owned(),
+            ]);
+        }
     };
     for warning in &plan.warnings {
         tracing::warn!(warning = %warning, "the configuration works and deserves a second look");
@@ -81,8 +88,12 @@ async fn reload(running: &Running, path: &Path) {
                 ended = done.ended,
                 "the configuration was taken"
             );
+            Ok(generation)
         }
-        Err(error) => tracing::error!(%error, "the changed configuration is not used"),
+        Err(error) => {
+            tracing::error!(%error, "the changed configuration is not used");
+            Err(vec![error.to_string()])
+        }
     }
 }
 

@@ -2,10 +2,11 @@
 //! operator or silence ends them.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use bytes::BytesMut;
+use bytes::{Buf as _, BytesMut};
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{Response, StatusCode};
 use hyper::upgrade::OnUpgrade;
@@ -20,9 +21,15 @@ use super::refusal::Refusal;
 use crate::credential::BareHead;
 use crate::upstream::Reply;
 use crate::vocab::Code;
+use crate::wire::WebSocketFrames;
 
 /// Appended to the key before hashing (RFC 6455 §1.3).
 const GUID: &str = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
+/// Why a WebSocket is closed (RFC 6455 §7.4.1): the proxy ends, or silence does; the operator or a policy has ended it.
+const GOING_AWAY: u16 = 1001;
+const POLICY: u16 = 1008;
+/// How long the last frame may take.
+const LAST_FRAME: Duration = Duration::from_millis(250);
 /// Bytes in flight per direction.
 const BUFFER: usize = 16 * 1024;
 
@@ -94,7 +101,8 @@ impl Switch {
             let opened = cut.run_until_cancelled(both).await.flatten();
             if let Some((agent, upstream)) = opened {
                 let (agent, upstream) = (TokioIo::new(agent), TokioIo::new(upstream));
-                carry(agent, upstream, watch, &cut, &mut line).await;
+                let frames = Some(WebSocketFrames::default());
+                carry((agent, frames), upstream, watch, &cut, &mut line).await;
             }
         });
         let mut response = Response::new(AgentBody::empty());
@@ -128,9 +136,10 @@ fn accept(key: &[u8]) -> String {
     STANDARD.encode(hash.finish())
 }
 
-/// Copies both ways, each at its own pace, until both sides have ended, or the watch or `cut` ends both.
+/// Copies both ways, each at its own pace, until both sides have ended, or the watch or `cut` ends both. An agent whose
+/// WebSocket ends so is told, where what it got last was a whole frame.
 pub(super) async fn carry<A, U>(
-    agent: A,
+    (agent, mut frames): (A, Option<WebSocketFrames>),
     upstream: U,
     mut watch: Watch,
     cut: &CancellationToken,
@@ -139,35 +148,52 @@ pub(super) async fn carry<A, U>(
     A: AsyncRead + AsyncWrite,
     U: AsyncRead + AsyncWrite,
 {
-    let (agent_in, agent_out) = tokio::io::split(agent);
-    let (upstream_in, upstream_out) = tokio::io::split(upstream);
+    let (mut agent_in, mut agent_out) = tokio::io::split(agent);
+    let (mut upstream_in, mut upstream_out) = tokio::io::split(upstream);
     let (sent, received) = (AtomicU64::new(0), AtomicU64::new(0));
-    let flows = async {
-        tokio::try_join!(
-            copy(agent_in, upstream_out, &sent),
-            copy(upstream_in, agent_out, &received)
-        )
-    };
-    tokio::pin!(flows);
-    loop {
-        let before = sent.load(Ordering::Relaxed) + received.load(Ordering::Relaxed);
-        tokio::select! {
-            ended = &mut flows => {
-                if ended.is_ok() {
-                    line.completed();
+    let told = {
+        let mut unseen = None;
+        let flows = async {
+            tokio::try_join!(
+                copy(&mut agent_in, &mut upstream_out, &sent, &mut unseen),
+                copy(&mut upstream_in, &mut agent_out, &received, &mut frames)
+            )
+        };
+        tokio::pin!(flows);
+        loop {
+            let before = sent.load(Ordering::Relaxed) + received.load(Ordering::Relaxed);
+            tokio::select! {
+                ended = &mut flows => {
+                    if ended.is_ok() {
+                        line.completed();
+                    }
+                    break None;
                 }
-                break;
-            }
-            () = cut.cancelled() => break,
-            stop = watch.end() => {
-                let moved = sent.load(Ordering::Relaxed) + received.load(Ordering::Relaxed) != before;
-                if stop == Stop::Silent && moved {
-                    watch.moved();
-                } else {
-                    break;
+                () = cut.cancelled() => break Some(GOING_AWAY),
+                stop = watch.end() => {
+                    let moved = sent.load(Ordering::Relaxed) + received.load(Ordering::Relaxed) != before;
+                    if stop == Stop::Silent && moved {
+                        watch.moved();
+                    } else {
+                        break Some(if line.over().is_some() { POLICY } else { GOING_AWAY });
+                    }
                 }
             }
         }
+    };
+    if let (Some(why), Some(frames)) = (told, &frames)
+        && frames.is_between()
+    {
+        let last = async {
+            agent_out.write_all(&close(why)).await?;
+            agent_out.shutdown().await
+        };
+        // An agent that does not read is not waited for.
+        let written = tokio::time::timeout(LAST_FRAME, last).await;
+        tracing::debug!(
+            written = matches!(written, Ok(Ok(()))),
+            "a WebSocket was ended"
+        );
     }
     line.carried(
         sent.load(Ordering::Relaxed),
@@ -175,8 +201,19 @@ pub(super) async fn carry<A, U>(
     );
 }
 
+/// A close frame with this reason (RFC 6455 §5.5.1), from the server's side.
+fn close(why: u16) -> [u8; 4] {
+    let [high, low] = why.to_be_bytes();
+    [0x88, 2, high, low]
+}
+
 /// Copies one direction to its end, and passes the end on.
-async fn copy<R, W>(mut from: R, mut to: W, count: &AtomicU64) -> std::io::Result<()>
+async fn copy<R, W>(
+    from: &mut R,
+    to: &mut W,
+    count: &AtomicU64,
+    frames: &mut Option<WebSocketFrames>,
+) -> std::io::Result<()>
 where
     R: AsyncRead + Unpin,
     W: AsyncWrite + Unpin,
@@ -184,7 +221,16 @@ where
     let mut buffer = BytesMut::with_capacity(BUFFER);
     while from.read_buf(&mut buffer).await? > 0 {
         count.fetch_add(buffer.len() as u64, Ordering::Relaxed);
-        to.write_all_buf(&mut buffer).await?;
+        while !buffer.is_empty() {
+            let written = to.write(&buffer).await?;
+            if written == 0 {
+                return Err(std::io::ErrorKind::WriteZero.into());
+            }
+            if let Some(frames) = frames {
+                frames.feed(buffer.get(..written).unwrap_or_default());
+            }
+            buffer.advance(written);
+        }
         to.flush().await?;
         buffer.reserve(BUFFER);
     }

@@ -130,6 +130,8 @@ pub struct IssuerSettings {
     pub duplicate_members: bool,
     /// What is wrong with the metadata.
     pub metadata: Option<MetadataFault>,
+    /// There is an endpoint for revocation (RFC 7009).
+    pub revokes: bool,
 }
 
 impl Default for IssuerSettings {
@@ -148,6 +150,7 @@ impl Default for IssuerSettings {
             omit_scope: false,
             duplicate_members: false,
             metadata: None,
+            revokes: true,
         }
     }
 }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::failure::Failure;
 use super::keeper::Reason;
+use super::stops::Selection;
 use crate::vocab::{Binding, GrantId, ScopeSet, ServiceName};
 
 /// Takes notes. Must not block: it is called from the control runtime's only thread.
@@ -71,11 +72,28 @@ pub(super) enum Note<'a> {
         kind: &'static str,
         confirmed: bool,
     },
+    /// The issuer could not be told yet that a token is over; it is tried again.
+    RevocationPending {
+        grant: &'a GrantId,
+        kind: &'static str,
+    },
+    /// The operator has lifted a stop.
+    Restored { selection: &'a Selection },
     /// The issuer granted other scopes than asked for.
     ScopeChanged {
         grant: &'a GrantId,
         requested: &'a ScopeSet,
         granted: &'a ScopeSet,
+    },
+    /// The operator has stopped something.
+    Stopped {
+        selection: &'a Selection,
+        compromise: bool,
+    },
+    /// Something happened after which a grant gets a new key and new tokens (S-31).
+    Suspected {
+        grant: &'a GrantId,
+        reason: &'static str,
     },
     /// How the grants of a service stand.
     Standing {

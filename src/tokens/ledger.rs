@@ -62,6 +62,17 @@ impl Ledger {
             }
             Note::Proof { service } => metrics.dpop_proof(service.as_str()),
             Note::ScopeChanged { .. } => metrics.security_event("scope_changed"),
+            Note::Stopped { compromise, .. } => {
+                metrics.security_event(if *compromise {
+                    "compromised"
+                } else {
+                    "revoked"
+                });
+            }
+            Note::Suspected { grant, reason } => {
+                tracing::warn!(%grant, why = reason, "a grant gets a new key and new tokens");
+                metrics.security_event("grant_suspected");
+            }
             Note::Standing {
                 service,
                 binding,
@@ -72,6 +83,8 @@ impl Ledger {
             | Note::Failed { .. }
             | Note::Issued { .. }
             | Note::KeyRotated { .. }
+            | Note::Restored { .. }
+            | Note::RevocationPending { .. }
             | Note::Revoked { .. } => {}
         }
     }
@@ -107,6 +120,7 @@ fn life<'a>(note: &Note<'a>) -> Option<(&'a GrantId, &'static str)> {
             grant, confirmed, ..
         } if confirmed => (grant, "revoked"),
         Note::Revoked { grant, .. } => (grant, "revocation_failed"),
+        Note::RevocationPending { grant, .. } => (grant, "revocation_pending"),
         _ => return None,
     })
 }
@@ -141,15 +155,11 @@ fn event(note: &Note<'_>) -> Option<Event> {
         Note::NotRotated { grant } => Event::RefreshNotRotated {
             grant: grant.clone(),
         },
-        Note::Revoked {
-            grant,
-            kind,
-            confirmed,
-        } => Event::TokenRevoked {
-            grant: grant.clone(),
-            kind,
-            confirmed,
-        },
+        Note::Revoked { .. }
+        | Note::RevocationPending { .. }
+        | Note::Stopped { .. }
+        | Note::Restored { .. }
+        | Note::Suspected { .. } => return ended(note),
         Note::ScopeChanged {
             grant,
             requested,
@@ -166,6 +176,42 @@ fn event(note: &Note<'_>) -> Option<Event> {
         | Note::NonceChallenge { .. }
         | Note::Proof { .. }
         | Note::Standing { .. } => return None,
+    })
+}
+
+/// What the operator, or a suspicion, has ended.
+fn ended(note: &Note<'_>) -> Option<Event> {
+    Some(match *note {
+        Note::Revoked {
+            grant,
+            kind,
+            confirmed,
+        } => Event::TokenRevoked {
+            grant: grant.clone(),
+            kind,
+            confirmed,
+        },
+        Note::RevocationPending { grant, kind } => Event::RevocationPending {
+            grant: grant.clone(),
+            kind,
+        },
+        Note::Stopped {
+            selection,
+            compromise,
+        } => Event::AccessRevoked {
+            service: selection.service.clone(),
+            agent: selection.agent.clone(),
+            compromise,
+        },
+        Note::Restored { selection } => Event::AccessRestored {
+            service: selection.service.clone(),
+            agent: selection.agent.clone(),
+        },
+        Note::Suspected { grant, reason } => Event::GrantSuspected {
+            grant: grant.clone(),
+            reason,
+        },
+        _ => return None,
     })
 }
 

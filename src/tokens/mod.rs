@@ -18,8 +18,10 @@ mod keeper;
 mod ledger;
 mod lineage;
 mod retired;
+mod revoking;
 mod settings;
 mod shelf;
+mod stops;
 mod supply;
 #[cfg(feature = "demo")]
 #[cfg(test)]
@@ -36,13 +38,17 @@ use crate::upstream::Upstream;
 use crate::vocab::Clock;
 
 pub use catalogue::SetupError;
-pub use door::{Door, Expected, GrantStatus, KeyFate, LoginWay, Rotated, Standing};
+pub use door::{
+    Door, Expected, GrantStatus, KeyFate, LoginWay, Return, Revoked, Rotated, Standing,
+};
 pub use issuer::{Answered, Brought, Device, Login, LoginError, Verdict};
+pub use revoking::Fate;
 pub use settings::{
     AssertionAudience, AssertionSource, CertificateSettings, ClientAuth, CredentialSettings,
     ExchangeSettings, FirstRefresh, Grant, IssuerSettings, OauthSettings, Platform, Presented,
     Redirect, Settings, WorkloadSettings,
 };
+pub use stops::Selection;
 pub use supply::Supply;
 pub use worker::Worker;
 

@@ -54,6 +54,8 @@ mod pipes;
 mod refusals;
 mod reload;
 #[cfg(test)]
+mod revoke;
+#[cfg(test)]
 mod store;
 #[cfg(test)]
 mod story;

@@ -14,6 +14,8 @@ pub(in crate::tokens) enum Event<T> {
     Answered(Key),
     /// Somebody waits for a token.
     Asked(Key),
+    /// The token in use is given up although nothing has come in its place.
+    Distrusted(Key),
     /// A fetch failed.
     Failed {
         key: Key,
@@ -44,6 +46,11 @@ pub(in crate::tokens) enum Event<T> {
     },
     /// The credential of this edition is no longer configured.
     Retired { edition: u64 },
+    /// The operator has revoked what this edition has, or what it has for one owner.
+    Revoked {
+        edition: u64,
+        agent: Option<AgentName>,
+    },
     /// Time passed.
     Tick,
     /// A published token was used at this time.
@@ -89,6 +96,8 @@ pub(in crate::tokens) enum Action<T> {
 pub(in crate::tokens) enum Reason {
     /// A reload changed or removed the credential.
     ConfigChanged,
+    /// The grant may be in somebody else's hands.
+    Distrusted,
     /// The table is full.
     Evicted,
     /// Its time is over.
@@ -101,6 +110,8 @@ pub(in crate::tokens) enum Reason {
     Merged,
     /// Somebody logged in anew.
     Replaced,
+    /// The operator has revoked it.
+    Revoked,
 }
 
 impl Reason {
@@ -108,12 +119,14 @@ impl Reason {
     pub(in crate::tokens) fn as_str(self) -> &'static str {
         match self {
             Self::ConfigChanged => "config_changed",
+            Self::Distrusted => "distrusted",
             Self::Evicted => "evicted",
             Self::Expired => "expired",
             Self::Idle => "idle",
             Self::InvalidToken => "invalid_token",
             Self::Merged => "merged",
             Self::Replaced => "replaced",
+            Self::Revoked => "revoked",
         }
     }
 }
