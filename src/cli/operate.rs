@@ -32,7 +32,7 @@ fn usual_place(args: &Args) -> Result<Option<AdminPlan>, Failure> {
     let folder = file
         .parent()
         .filter(|folder| !folder.as_os_str().is_empty());
-    let folder = fs::canonicalize(folder.unwrap_or(Path::new(".")));
+    let folder = fs::canonicalize(folder.unwrap_or_else(|| Path::new(".")));
     let file = folder.map_or(file, |folder| folder.join(name));
     let name = digest(&SHA256, file.as_os_str().as_encoded_bytes());
     let name: String = name

@@ -31,6 +31,8 @@ pub enum Feedback {
     InvalidToken,
     /// The token that replaced a refused one was refused as well: rest for a while before asking for a third.
     InvalidTokenAgain,
+    /// Its answer held the token: whoever has read that may have it, so the grant needs a new key and a new token.
+    Reflected,
 }
 
 /// Why no credential can be lent.

@@ -225,12 +225,13 @@ async fn attempt(
 
 /// Why an exchange was ended before it was answered: its credential is gone, or its permit.
 fn ended(lease: &Lease, line: &Line) -> Code {
-    line.over()
-        .unwrap_or(if lease.facts().cancel.is_cancelled() {
-            Code::ServiceRevoked
-        } else {
-            Code::ConfigChanged
-        })
+    let gone = lease.facts().cancel.is_cancelled();
+    let otherwise = if gone {
+        Code::ServiceRevoked
+    } else {
+        Code::ConfigChanged
+    };
+    line.over().unwrap_or(otherwise)
 }
 
 /// What becomes of interim answers: a 100 asks for a body that waits, others are the agent's.

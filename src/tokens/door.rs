@@ -697,6 +697,10 @@ impl Source for Door {
     }
 
     fn report(&self, lease: &Lease, feedback: Feedback) {
+        if feedback == Feedback::Reflected {
+            let GrantId { service, agent } = &lease.facts().grant;
+            return self.suspect(service, agent, "credential_reflected");
+        }
         let again = feedback == Feedback::InvalidTokenAgain;
         if self.shelf.reject(lease, again) {
             // A full channel means that the worker is about to look anyway.

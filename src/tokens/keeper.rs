@@ -108,6 +108,7 @@ impl Keeper {
     }
 
     /// Takes one event. The two clocks are those of this moment.
+    #[expect(clippy::too_many_lines, reason = "a table: one arm an event")]
     pub(super) fn handle<T>(
         &mut self,
         now: Moment,

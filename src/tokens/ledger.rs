@@ -22,6 +22,7 @@ impl Journal for Ledger {
 }
 
 impl Ledger {
+    #[expect(clippy::too_many_lines, reason = "a table: one arm a note")]
     fn count(&self, note: &Note<'_>) {
         let metrics = &self.metrics;
         if let Some((grant, event)) = life(note) {

@@ -119,28 +119,7 @@ impl Door {
             );
         }
         let selected = self.selected(selection);
-        let mut targets = Vec::new();
-        let mut stored = BTreeSet::new();
-        for (service, kind) in &selected {
-            // One agent's compromise is not that of what the configuration gives to all.
-            if compromise && selection.agent.is_none() {
-                self.burn(kind).await;
-            }
-            let Kind::Oauth { edition, client } = kind else {
-                continue;
-            };
-            let (refresh, removed) = client.seize(selection.agent.as_ref()).await;
-            if !removed {
-                stored.insert(service.clone());
-            }
-            targets.push(Target {
-                service: service.clone(),
-                edition: *edition,
-                client: Arc::clone(client),
-                owner: selection.agent.clone(),
-                refresh,
-            });
-        }
+        let (targets, stored) = self.seize(&selected, selection, compromise).await;
         let (answer, ended) = oneshot::channel();
         let order = Order {
             selection: selection.clone(),
@@ -175,6 +154,38 @@ impl Door {
             }
         }
         report
+    }
+
+    /// Takes everything that outlives access tokens from memory and disk. And the services of which the disk has still some.
+    async fn seize(
+        &self,
+        selected: &[(ServiceName, Kind)],
+        selection: &Selection,
+        compromise: bool,
+    ) -> (Vec<Target>, BTreeSet<ServiceName>) {
+        let mut targets = Vec::new();
+        let mut stored = BTreeSet::new();
+        for (service, kind) in selected {
+            // One agent's compromise is not that of what the configuration gives to all.
+            if compromise && selection.agent.is_none() {
+                self.burn(kind).await;
+            }
+            let Kind::Oauth { edition, client } = kind else {
+                continue;
+            };
+            let (refresh, removed) = client.seize(selection.agent.as_ref()).await;
+            if !removed {
+                stored.insert(service.clone());
+            }
+            targets.push(Target {
+                service: service.clone(),
+                edition: *edition,
+                client: Arc::clone(client),
+                owner: selection.agent.clone(),
+                refresh,
+            });
+        }
+        (targets, stored)
     }
 
     /// The operator's `reload`: what was revoked without a compromise may be lent again. How many stops that ended.
@@ -285,17 +296,20 @@ impl Door {
     }
 }
 
+/// An owner's tokens by kind, and whether the disk has still something of them.
+type Owned = (AgentName, Vec<(&'static str, Fate)>, bool);
+
 /// What is said of a service that has, or had, such tokens of these owners.
 fn told(
     service: &ServiceName,
     client: &Client,
     selection: &Selection,
-    owners: Vec<(AgentName, Vec<(&'static str, Fate)>, bool)>,
+    owners: Vec<Owned>,
     compromise: bool,
 ) -> Vec<Revoked> {
     let how = client.settings().grant.word();
     let back = way_back(&client.settings().grant, compromise);
-    let row = |(agent, tokens, still_stored): (AgentName, _, bool)| Revoked {
+    let row = |(agent, tokens, still_stored): Owned| Revoked {
         grant: GrantId {
             service: service.clone(),
             agent,
