@@ -384,13 +384,8 @@ impl Exchange {
         };
         let reading = (!arrival.body.is_end_stream()).then(Stopwatch::start);
         let progress = line.progress();
-        let kept = Kept::of(
-            arrival.body,
-            settings.replay_buffer,
-            &self.budget,
-            patience,
-            &progress,
-        );
+        let (limit, budget) = (settings.replay_buffer, &self.budget);
+        let kept = Kept::of(arrival.body, limit, budget, patience, &progress);
         let body = if reading.is_some() {
             // What is being kept for a second attempt may come slowly, and must end with its permit all the same.
             let kept = line.cancel().run_until_cancelled_owned(kept).await;
