@@ -248,10 +248,10 @@ impl Drop for Line {
         let overhead = self
             .overhead
             .unwrap_or_else(|| took.saturating_sub(self.waited));
-        let over = self.over();
+        let ticket = self.ticket.as_ref();
         let facts = self.record.facts();
         if facts.code.is_none() && !facts.complete {
-            facts.code = over;
+            facts.code = ticket.and_then(Ticket::over);
         }
         facts.bytes_in = bytes_in;
         facts.duration_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);

@@ -290,11 +290,10 @@ impl Exchange {
             plan.share(permit.agent())
                 .map_err(|code| about(code.into()))?,
         );
-        let cancel = line.cancel();
-        let bare = cancel.run_until_cancelled(self.bare(&plan, service, arrival, &permit, line));
-        let bare = bare.await;
-        let bare = bare.unwrap_or_else(|| Err(line.over().unwrap_or(Code::ConfigChanged).into()));
-        let bare = bare.map_err(about)?;
+        let bare = self
+            .bare(&plan, service, arrival, &permit, line)
+            .await
+            .map_err(about)?;
         let crossing = Crossing {
             permit: &permit,
             service,
@@ -400,14 +399,16 @@ impl Exchange {
             unhurried: arrival.parts.version == Version::HTTP_2 && media.speaks_both_ways(),
         };
         let reading = (!arrival.body.is_end_stream()).then(Stopwatch::start);
-        let body = Kept::of(
-            arrival.body,
-            settings.replay_buffer,
-            &self.budget,
-            patience,
-            &line.progress(),
-        )
-        .await?;
+        let progress = line.progress();
+        let (limit, budget) = (settings.replay_buffer, &self.budget);
+        let kept = Kept::of(arrival.body, limit, budget, patience, &progress);
+        let body = if reading.is_some() {
+            // What is being kept for a second attempt may come slowly, and must end with its permit all the same.
+            let kept = line.cancel().run_until_cancelled_owned(kept).await;
+            kept.unwrap_or_else(|| Err(line.over().unwrap_or(Code::ConfigChanged).into()))
+        } else {
+            kept.await
+        }?;
         line.waited(reading.map_or(Duration::ZERO, |reading| reading.elapsed()));
         Ok(Bare {
             head: stripped.head,
