@@ -196,7 +196,7 @@ async fn carried<T>(
     }
 }
 
-/// What the API is told to have done, in a frame of its own: it said what may not pass (RFC 6455 §7.4.1).
+/// The last frame that an agent gets where what the API says may not pass or cannot be searched (RFC 6455 §7.4.1).
 const POLICY_VIOLATION: [u8; 4] = [0x88, 2, 0x03, 0xf0];
 
 /// Copies the API's messages to their end, searched.
@@ -214,18 +214,22 @@ where
     let mut messages = Messages::new(shield.watched().clone());
     let mut buffer = BytesMut::with_capacity(BUFFER);
     while from.read_buf(&mut buffer).await? > 0 {
-        let clear = messages.pass(&buffer);
+        let mut clear = BytesMut::new();
+        let sound = messages.pass(&buffer, &mut clear).is_ok();
         buffer.clear();
-        let allowed = shield.found(messages.hits(), line);
-        let (Ok(mut clear), Ok(())) = (clear, allowed) else {
-            to.write_all(&POLICY_VIOLATION).await?;
-            to.shutdown().await?;
-            return Err(std::io::ErrorKind::InvalidData.into());
-        };
+        let allowed = shield.found(messages.hits(), line).is_ok();
+        if !allowed {
+            clear.clear();
+        }
         count.fetch_add(clear.len() as u64, Ordering::Relaxed);
         if !clear.is_empty() {
             to.write_all_buf(&mut clear).await?;
             to.flush().await?;
+        }
+        if !sound || !allowed {
+            to.write_all(&POLICY_VIOLATION).await?;
+            to.shutdown().await?;
+            return Err(std::io::ErrorKind::InvalidData.into());
         }
         buffer.reserve(BUFFER);
     }
