@@ -248,7 +248,8 @@ async fn carried<T>(
     }
 }
 
-/// Copies the API's messages to their end, searched. An API that says what may not pass has its WebSocket ended.
+/// Copies the API's messages to their end, searched. An API that says what may not pass, or what cannot be searched, has its
+/// WebSocket ended.
 async fn searched<R, W>(
     (from, to): (&mut R, &mut W),
     count: &AtomicU64,
@@ -262,17 +263,21 @@ where
     let mut messages = Messages::new(shield.watched().clone());
     let mut buffer = BytesMut::with_capacity(BUFFER);
     while from.read_buf(&mut buffer).await? > 0 {
-        let clear = messages.pass(&buffer);
+        let mut clear = BytesMut::new();
+        let sound = messages.pass(&buffer, &mut clear).is_ok();
         buffer.clear();
-        let allowed = shield.found(messages.hits(), line);
-        let (Ok(mut clear), Ok(())) = (clear, allowed) else {
-            to.write_all(&close(POLICY)).await?;
-            to.shutdown().await?;
-            return Err(std::io::ErrorKind::InvalidData.into());
-        };
+        let allowed = shield.found(messages.hits(), line).is_ok();
+        if !allowed {
+            clear.clear();
+        }
         count.fetch_add(clear.len() as u64, Ordering::Relaxed);
         if !clear.is_empty() {
             hand_on(&mut clear, to, frames).await?;
+        }
+        if !sound || !allowed {
+            to.write_all(&close(POLICY)).await?;
+            to.shutdown().await?;
+            return Err(std::io::ErrorKind::InvalidData.into());
         }
         buffer.reserve(BUFFER);
     }
