@@ -16,6 +16,7 @@ from pathlib import Path
 import checks
 import configuration
 import grants  # noqa: F401, its checks
+import guard
 import health
 import logins
 from stage import Agent, Proxy, World, perform, python_with_clients
@@ -28,7 +29,7 @@ def main():
     options.add_argument("--bin", type=Path, help="the tokenward to judge [default: target/release/tokenward, built if missing]")
     options.add_argument("--keep", action="store_true", help="leave the folder with all logs")
     options.add_argument("--load", type=int, default=1000, help="requests of the load check [default: 1000]")
-    options.add_argument("--minutes", type=float, default=0, help="go on with load and faults for so long [default: not]")
+    options.add_argument("--minutes", type=float, default=0, help="go on with load and faults for so long, and cut answers at every place [default: not]")
     options = options.parse_args()
     perform("world", options, judge)
 
@@ -67,7 +68,8 @@ def judge(binary, source, dir, started, options):
     proxy.stop()
     failed += logins.play(binary, source, dir / "logins", started, world.copy / "node_modules")
     failed += health.play(binary, source, dir / "health", started, world.copy / "node_modules")
-    total = len(wanted) + len(logins.ALL) + len(health.ALL)
+    failed += guard.play(binary, source, dir / "guard", started, world.copy / "node_modules", long=bool(options.minutes))
+    total = len(wanted) + len(logins.ALL) + len(health.ALL) + len(guard.ALL)
     print(f"{total - failed} passed, {failed} failed", flush=True)
     return failed == 0
 
