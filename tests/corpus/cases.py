@@ -17,7 +17,6 @@ class Case:
     run: object
     private: bool = False  # needs the namespace: DNS, or production address rules
     silent: bool = False  # I5: refused by host or address, so nobody may be asked or dialled
-    reflects: bool = False  # the origin tells its own token, and what guards answers is not built yet
     unheard: bool = False  # I3: some request was sent that the origin did not (fully) understand, by intent
     lines_wanted: int | None = 0  # I6: audit lines beside those of the answers; None: any number, one for each answer
     patience: float = 0.0  # I4: seconds more for the benign request

@@ -20,7 +20,7 @@ import time
 import agent as agents
 from agent import CONTINUATION, DATA, END_HEADERS, END_STREAM, HEADERS, PING, RST, SETTINGS, WINDOW, Http2
 from annex import Annex, oauth, realm
-from cases import ARGUED, case, expect, head, waits
+from cases import ARGUED, case, expect, head
 from house import MIB, fail_unless, wait_until
 
 FULL = bool(os.environ.get("TOKENWARD_CORPUS_FULL"))
@@ -32,7 +32,6 @@ STREAMS = 256
 # Bytes of a nonce that is believed.
 NONCE_MAX = 1024
 
-waits("R05", "the response guard")
 ARGUED["R07"] = "a nonce may be 1 KiB long, as requirements.md part F has it, and not 256 bytes; there is one place for it all the same"
 
 

@@ -1,4 +1,4 @@
-"""Class K, as far as it is built: where an API points is told to the agent and never followed."""
+"""Of class K, redirects: where an API points is told to the agent and never followed. The rest is in cases_reflection.py."""
 
 from agent import Refused
 from cases import case, expect, head

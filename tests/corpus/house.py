@@ -328,8 +328,6 @@ class Oracles:
             text += b"\n" + annex.written()
         text += h.metrics().encode()
         for secret, owner in self.owned():
-            if owner == "echo.test" and case.reflects:
-                continue  # the origin itself told it: what guards answers is not built yet
             for form in forms(secret.encode()):
                 fail_unless(len(form) < 16 or form not in text, "a secret of", owner or "an agent's login", "came out")
         for header in (b"\r\ndpop:", b"\r\nDPoP:"):

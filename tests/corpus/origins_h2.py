@@ -63,6 +63,11 @@ def answer(connection, origin, conversation, record, stream, waiting):
     if said is None:
         return
     status, fields, body = said
+    if isinstance(body, list):  # each piece is a DATA frame; for little that fits any window
+        connection.send_headers(stream, [(":status", str(status)), *fields])
+        for number, piece in enumerate(body, 1):
+            connection.send_data(stream, piece, end_stream=number == len(body))
+        return
     body = body if isinstance(body, bytes) else body.encode()
     head = [(":status", str(status)), *((n.lower(), v) for n, v in fields if n.lower() not in FORBIDDEN)]
     if record.method == "HEAD" or not body:

@@ -23,7 +23,7 @@ import net  # noqa: E402
 from cases import ARGUED, OPEN, TABLE, WAITING  # noqa: E402
 from house import House, Oracles  # noqa: E402
 
-CLASSES = "names addresses fronting framing http2 headers paths redirects upgrades tls oauth identity operators settings exhaustion"
+CLASSES = "names addresses fronting framing http2 headers paths redirects reflection upgrades tls oauth identity operators settings exhaustion"
 
 
 def load(only):
