@@ -8,7 +8,7 @@ default:
     @just --list --unsorted
 
 # What CI runs
-check: test kills demo fmt lint doc deny corpus variants conformance issuers differential fuzz interop-quick world verifiers
+check: test kills demo fmt lint doc deny alerts corpus variants leaks conformance issuers differential fuzz interop-quick world verifiers
 
 # All tests
 test:
@@ -43,6 +43,11 @@ doc:
 deny:
     cargo deny --locked check bans licenses sources
 
+# Alert rules and their cases; needs promtool, which comes with Prometheus
+alerts:
+    promtool check rules deploy/prometheus/alerts.yaml
+    promtool test rules deploy/prometheus/alerts_test.yaml
+
 # Attacks, case by case, in a private network; needs root or `unshare -r`, and the packages of tests/corpus/requirements.txt
 corpus *FLAGS:
     cargo build --locked --release
@@ -73,6 +78,12 @@ issuers *FLAGS:
     cargo build --locked --release
     tests/issuers/run.py {{ FLAGS }}
 
+# A run at trace level with secrets planted everywhere, searched by `leakcheck`
+leaks *FLAGS:
+    cargo build --locked --release
+    cargo build --locked --features variants
+    tests/leaks/run.py --bin target/release/tokenward --broken target/debug/tokenward {{ FLAGS }}
+
 # The authorization scenarios of the MCP conformance suite; a debug build, for its servers speak plain HTTP
 conformance *FLAGS:
     cargo build --locked --features danger-plain-http
@@ -82,7 +93,7 @@ conformance *FLAGS:
 # in real time, and 100,000 seeded lives of a login
 soak MINUTES="60" DIR="../shared/world":
     cargo build --locked --release
-    tests/kills/run.py --bin target/release/tokenward --rounds 200 --seconds 60 --only kills terminated outage storm crowd
+    tests/kills/run.py --bin target/release/tokenward --rounds 200 --seconds 60 --only kills rekey terminated outage storm crowd
     TOKENWARD_SEEDS=100000 cargo test --locked --release --lib -- --nocapture tokens::door::sim
     TOKENWARD_WORLD="{{ DIR }}" tests/world/run.py --minutes {{ MINUTES }}
 

@@ -5,14 +5,26 @@
 //! could change. Liveness says that the event loop turns. Readiness says that policy is loaded, the CA can sign and audit
 //! lines can be written; an issuer that is down does not make us unready, or one service would take all agents with it.
 //!
-//! The admin socket: how grants stand, logins, rotation. Invariant: no answer carries a token, a code or a key.
+//! The admin API: how grants stand, logins, rotation, over a unix socket or TCP. Invariant: no answer carries a token, a
+//! code or a key.
 
+mod answer;
+mod caller;
+mod desk;
+mod entrance;
+mod guard;
 mod health;
 mod login;
 mod logins;
 mod redirect;
-mod socket;
+mod routes;
+mod tail;
+mod watcher;
 
+pub use caller::{Answered, Caller, Reach};
+pub use desk::{Desk, DeskFacts};
+pub use entrance::{Entrance, EntranceDoor};
+pub use guard::Guard;
 pub use health::{Health, Readiness, serve};
 pub use login::{Begun, Shown, log_in};
-pub use socket::{Desk, DeskFacts};
+pub use watcher::Watcher;

@@ -1,5 +1,6 @@
 //! Maps a proxy credential to an agent, in time that does not depend on how near a guess was.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use aws_lc_rs::{constant_time, digest};
@@ -7,6 +8,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::HeaderValue;
 
+use super::watch::WatchSettings;
 use crate::vocab::AgentName;
 
 /// The agents of an installation. Empty: the one agent `default`, for callers on this machine.
@@ -14,6 +16,8 @@ use crate::vocab::AgentName;
 pub struct Settings {
     /// Agents with a proxy token.
     pub agents: Vec<AgentCredential>,
+    /// What is usual for those who are watched.
+    pub watches: BTreeMap<AgentName, WatchSettings>,
 }
 
 /// One agent and the SHA-256 of its proxy token; the token itself is not kept.
@@ -68,6 +72,12 @@ impl Agents {
     #[must_use]
     pub fn new(settings: Settings) -> Self {
         Self(settings)
+    }
+
+    /// What is usual for those who are watched.
+    #[must_use]
+    pub fn watches(&self) -> &BTreeMap<AgentName, WatchSettings> {
+        &self.0.watches
     }
 
     /// Names the caller by its `Proxy-Authorization` value, or as `default` where no agent is named and the caller
@@ -135,6 +145,7 @@ mod tests {
             |name: &str, token: &str| AgentCredential::of(AgentName::new(name).unwrap(), token);
         Agents::new(Settings {
             agents: vec![of("coder", "t0ken"), of("writer", "o:ther")],
+            ..Settings::default()
         })
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::TcpListener;
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
@@ -60,12 +60,11 @@ pub async fn start(plan: Plan, clock: Clock) -> Result<Running, StartError> {
         metrics: tools.metrics.clone(),
         audit: tools.audit.clone(),
     };
-    let desk = sockets.admin.map(|socket| {
-        (
-            socket,
-            operator::desk(&plan, &wing.door, wing.reloader.exchange.clone()),
-        )
-    });
+    let admin_address = sockets.admin.as_ref().and_then(|admin| admin.address);
+    let (door, exchange) = (&wing.door, wing.reloader.exchange.clone());
+    let noted = (&tools.audit, &tools.metrics, &tools.clock);
+    let desk = operator::desk(&plan, door, exchange, noted);
+    let desk = sockets.admin.map(|socket| (socket, desk));
     let health_address = local_addresses(&sockets.health)?.first().copied();
     let stop = CancellationToken::new();
     let control = control_wing(wing.worker, sockets.health, &health, desk, stop.clone())?;
@@ -82,6 +81,7 @@ pub async fn start(plan: Plan, clock: Clock) -> Result<Running, StartError> {
         proxies: sockets.proxy_addresses,
         listening: sockets.shown,
         health: health_address,
+        admin: admin_address,
         trust: wing.trust,
         seats: wing.seats,
         doors: wing.doors,
@@ -128,11 +128,13 @@ impl Sockets {
         let proxy_name = named.clone().find_map(|(bound, proxy)| name(bound, proxy));
         let shown = named.map(|(bound, proxy)| shown(bound, proxy)).collect();
         let health = bind_all("health", plan.health.as_slice()).await?;
+        let admin = operator::bind(plan.admin.as_ref()).await?;
         let proxy_addresses: Vec<_> = proxies.iter().filter_map(Listener::address).collect();
         let own = proxy_addresses
             .iter()
             .copied()
             .chain(local_addresses(&health)?)
+            .chain(admin.as_ref().and_then(|admin| admin.address))
             .collect();
         Ok(Self {
             proxies,
@@ -140,7 +142,7 @@ impl Sockets {
             proxy_name,
             shown,
             health,
-            admin: operator::bind(plan.admin.as_ref()).await?,
+            admin,
             own,
         })
     }
@@ -247,6 +249,7 @@ fn open_store(plan: &StorePlan) -> Result<Option<(Store, Lost)>, StartError> {
     let StorePlan::File {
         path,
         key: Some(key),
+        previous,
     } = plan
     else {
         return Ok(None);
@@ -254,9 +257,16 @@ fn open_store(plan: &StorePlan) -> Result<Option<(Store, Lost)>, StartError> {
     let (store, lost) = Store::open(store::Settings {
         path: path.clone(),
         key: key.clone(),
+        previous: previous.clone(),
     })?;
     let sequence = store.sequence();
     tracing::info!(path = %path.display(), sequence, "the store is open");
+    if store.was_rekeyed() {
+        tracing::warn!(
+            path = %path.display(),
+            "the store is sealed with the new key now; remove `previous_key` and destroy that key"
+        );
+    }
     if !lost.is_empty() {
         tracing::error!(
             path = %path.display(),
@@ -331,11 +341,10 @@ fn control_wing(
         }));
     }
     if let Some((socket, desk)) = desk {
-        let (listener, file) = (socket.listener.into_std()?, socket.file);
         work.push(Box::pin(async move {
-            let _file = file;
-            if let Ok(listener) = UnixListener::from_std(listener) {
-                desk.serve(listener).await;
+            let _file = socket.file;
+            if let Err(error) = desk.serve(socket.entrance).await {
+                tracing::error!(%error, "the admin API cannot be served");
             }
         }));
     }

@@ -19,6 +19,9 @@ pub enum StartError {
         /// The system's word.
         why: io::ErrorKind,
     },
+    /// The admin API's certificate, which the configuration's check had accepted.
+    #[error("admin: {0}")]
+    AdminTls(crate::listen::ListenerTlsError),
     /// The audit file.
     #[error("audit: {0}")]
     Audit(#[from] crate::audit::AuditError),

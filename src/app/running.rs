@@ -34,6 +34,7 @@ pub struct Running {
     pub(super) proxies: Vec<SocketAddr>,
     pub(super) listening: Vec<String>,
     pub(super) health: Option<SocketAddr>,
+    pub(super) admin: Option<SocketAddr>,
     pub(super) trust: TrustFiles,
     pub(super) seats: Vec<Seat>,
     pub(super) doors: Arc<Doors>,
@@ -64,6 +65,12 @@ impl Running {
     #[must_use]
     pub fn health(&self) -> Option<SocketAddr> {
         self.health
+    }
+
+    /// Where the admin API is, where that is a TCP address.
+    #[must_use]
+    pub fn admin(&self) -> Option<SocketAddr> {
+        self.admin
     }
 
     /// The public trust files.

@@ -1,17 +1,20 @@
 //! What happens outside requests: the life of tokens, and things an operator must learn of.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::line::{HOST_MAX, Members, is_host, scrub};
 use crate::vocab::{
-    AgentName, Binding, Code, Generation, GrantId, RequestId, ScopeSet, ServiceName,
+    AgentName, Binding, Code, Generation, GrantId, RequestId, RuleName, ScopeSet, ServiceName,
 };
 
 /// An event of the audit file. `token_id` is the number that request lines call `lease`, and is written under that
 /// name, so that a token's whole life can be found by it.
 #[derive(Debug, Clone)]
 pub enum Event {
+    /// Somebody asked the admin API for something without its token.
+    AdminAuthFailed,
     /// A destination resolved to an address that is never dialled.
     AddressProhibited {
         /// Who asked.
@@ -19,10 +22,30 @@ pub enum Event {
         /// Of which service.
         service: ServiceName,
     },
+    /// An API did not accept what it was shown, and that stands.
+    ApiRejected {
+        /// Who asked.
+        agent: AgentName,
+        /// Of which service.
+        service: ServiceName,
+        /// The problem that the agent was told.
+        code: Code,
+    },
     /// Somebody failed to prove which agent it is.
     AgentAuthFailed {
         /// The door.
         listener: &'static str,
+    },
+    /// An agent does what is not usual for it. The same is told once a minute.
+    Anomaly {
+        /// Who.
+        agent: AgentName,
+        /// The event's name: what is not usual.
+        what: &'static str,
+        /// Whether the request was refused for it: `deny` or `log`.
+        action: &'static str,
+        /// The address that it called from; none at a unix socket.
+        source: Option<IpAddr>,
     },
     /// A new policy is in force.
     ConfigReloaded {
@@ -65,12 +88,39 @@ pub enum Event {
         /// The grant.
         grant: GrantId,
     },
+    /// The issuer refused us or our grant.
+    IssuerAuthFailed {
+        /// The grant.
+        grant: GrantId,
+        /// The issuer's error, from the closed list of known ones.
+        error: &'static str,
+    },
+    /// An API wants a stronger or fresher login (RFC 9470).
+    LoginWanted {
+        /// Whose login.
+        grant: GrantId,
+        /// The rule of the request.
+        rule: RuleName,
+        /// Which kinds of login would do.
+        acr_values: Vec<String>,
+        /// How old it may be, in seconds.
+        max_age: Option<u64>,
+    },
     /// A placeholder was found where it does not belong.
     PlaceholderMisused {
         /// Who sent it.
         agent: AgentName,
         /// Where to.
         service: ServiceName,
+    },
+    /// Tokens came faster than their lives explain: so many in ten minutes.
+    RefreshRate {
+        /// The grant.
+        grant: GrantId,
+        /// How many there were.
+        had: u32,
+        /// How many their lives explain.
+        expected: u32,
     },
     /// A refresh left the refresh token as it was.
     RefreshNotRotated {
@@ -85,6 +135,41 @@ pub enum Event {
         requested: ScopeSet,
         /// What was granted.
         granted: ScopeSet,
+        /// The token is used all the same, as configured.
+        taken: bool,
+    },
+    /// An API asked for scope that it does not get.
+    ScopeEscalated {
+        /// Who asked.
+        agent: AgentName,
+        /// Of which service.
+        service: ServiceName,
+        /// The rule of the request.
+        rule: RuleName,
+        /// What it asked for.
+        scopes: ScopeSet,
+        /// Why not, in a word.
+        reason: &'static str,
+    },
+    /// A token with the scope that an API asked for was had.
+    ScopeGranted {
+        /// The grant.
+        grant: GrantId,
+        /// The token.
+        token_id: u64,
+        /// Its scopes.
+        scopes: ScopeSet,
+    },
+    /// An API asked for scope that the rule lets it ask for.
+    ScopeRequested {
+        /// Who asked.
+        agent: AgentName,
+        /// Of which service.
+        service: ServiceName,
+        /// The rule of the request.
+        rule: RuleName,
+        /// What it asked for.
+        scopes: ScopeSet,
     },
     /// A destination turned out to be one of our own listeners.
     SelfConnect {
@@ -114,6 +199,15 @@ pub enum Event {
     },
     /// The process has drained.
     Stopped,
+    /// Events of one kind were only counted, because there were so many.
+    Suppressed {
+        /// Which.
+        event: &'static str,
+        /// Whose: words that name the party.
+        about: String,
+        /// How many.
+        count: u64,
+    },
     /// A response that does not end by itself was begun.
     StreamOpened {
         /// The request; its own line comes when the stream ends.
@@ -131,6 +225,26 @@ pub enum Event {
         token_id: u64,
         /// Why, in a word.
         reason: &'static str,
+    },
+    /// A token came to its end.
+    TokenExpired {
+        /// The grant.
+        grant: GrantId,
+        /// The token.
+        token_id: u64,
+    },
+    /// Somebody was asked after a token in use.
+    TokenHealth {
+        /// The grant.
+        grant: GrantId,
+        /// The token.
+        token_id: u64,
+        /// `introspection` (the issuer) or `probe` (the API).
+        by: &'static str,
+        /// `active`, `inactive` or `unknown`.
+        outcome: &'static str,
+        /// The `jti` of each proof that was signed for it.
+        proofs: Vec<String>,
     },
     /// A token was exchanged for another one.
     TokenExchanged {
@@ -194,26 +308,38 @@ impl Event {
     #[must_use]
     pub fn name(&self) -> &'static str {
         match self {
+            Self::AdminAuthFailed => "auth.admin_failed",
             Self::AddressProhibited { .. } => "connect.address_prohibited",
             Self::AgentAuthFailed { .. } => "auth.agent_failed",
+            Self::Anomaly { what, .. } => what,
+            Self::ApiRejected { .. } => "auth.rs_rejected",
             Self::ConfigReloaded { .. } => "config.reloaded",
             Self::ConfigRefused { .. } => "config.refused",
             Self::CredentialReflected { .. } => "credential.reflected",
             Self::DowngradeRefused { .. } => "downgrade.refused",
             Self::GrantDead { .. } => "grant.dead",
             Self::GrantInDoubt { .. } => "grant.in_doubt",
+            Self::IssuerAuthFailed { .. } => "auth.as_failed",
             Self::KeyRotated { .. } => "key.rotated",
+            Self::LoginWanted { .. } => "scope.step_up",
             Self::PlaceholderMisused { .. } => "placeholder.misused",
             Self::RefreshNotRotated { .. } => "grant.refresh_not_rotated",
+            Self::RefreshRate { .. } => "token.refresh_rate",
             Self::ScopeChanged { .. } => "scope.changed",
+            Self::ScopeEscalated { .. } => "scope.escalated",
+            Self::ScopeGranted { .. } => "scope.granted",
+            Self::ScopeRequested { .. } => "scope.requested",
             Self::SelfConnect { .. } => "connect.self_refused",
             Self::ServiceTokenRejected { .. } => "token.rejected",
             Self::SniMismatch { .. } => "tls.name_mismatch",
             Self::Started { .. } => "process.started",
             Self::Stopped => "process.stopped",
             Self::StreamOpened { .. } => "stream.opened",
+            Self::Suppressed { .. } => "audit.suppressed",
             Self::TokenDropped { .. } => "token.dropped",
             Self::TokenExchanged { .. } => "token.exchanged",
+            Self::TokenExpired { .. } => "token.expired",
+            Self::TokenHealth { .. } => "token.health",
             Self::TokenIssued { .. } => "token.issued",
             Self::TokenRefreshed { .. } => "token.refreshed",
             Self::TokenRevoked { .. } => "token.revoked",
@@ -226,6 +352,18 @@ impl Event {
         let mut line = Members::default();
         match self {
             Self::AgentAuthFailed { listener } => line.text("listener", listener),
+            Self::Anomaly {
+                agent,
+                action,
+                source,
+                ..
+            } => {
+                line.text("agent", agent.as_str());
+                line.text("action", action);
+                if let Some(source) = source {
+                    line.shown("source", source.to_canonical());
+                }
+            }
             Self::ConfigReloaded { generation } | Self::ConfigRefused { generation } => {
                 line.number("generation", generation.0);
             }
@@ -255,20 +393,91 @@ impl Event {
             Self::AddressProhibited { agent, service }
             | Self::PlaceholderMisused { agent, service } => parties(&mut line, agent, service),
             Self::SniMismatch { agent } => line.text("agent", agent.as_str()),
+            Self::ApiRejected {
+                agent,
+                service,
+                code,
+            } => {
+                parties(&mut line, agent, service);
+                line.text("code", code.as_str());
+            }
+            Self::IssuerAuthFailed { grant, error } => {
+                of_grant(&mut line, grant);
+                line.text("oauth_error", error);
+            }
+            Self::LoginWanted {
+                grant,
+                rule,
+                acr_values,
+                max_age,
+            } => {
+                of_grant(&mut line, grant);
+                line.text("rule", rule.as_str());
+                line.list("acr_values", acr_values.iter().map(String::as_str));
+                if let Some(age) = max_age {
+                    line.number("max_age", *age);
+                }
+            }
+            Self::RefreshRate {
+                grant,
+                had,
+                expected,
+            } => {
+                of_grant(&mut line, grant);
+                line.number("had", *had);
+                line.number("expected", *expected);
+            }
             Self::ScopeChanged {
                 grant,
                 requested,
                 granted,
+                taken,
             } => {
                 of_grant(&mut line, grant);
                 line.list("requested", requested.iter().map(|s| s.as_str()));
                 line.list("granted", granted.iter().map(|s| s.as_str()));
+                line.text("outcome", if *taken { "passed" } else { "refused" });
+            }
+            Self::ScopeEscalated {
+                agent,
+                service,
+                rule,
+                scopes,
+                reason,
+            } => {
+                asked(&mut line, (agent, service, rule), scopes);
+                line.text("reason", reason);
+            }
+            Self::ScopeGranted {
+                grant,
+                token_id,
+                scopes,
+            } => {
+                of_grant(&mut line, grant);
+                line.number("lease", *token_id);
+                line.list("scopes", scopes.iter().map(|s| s.as_str()));
+            }
+            Self::ScopeRequested {
+                agent,
+                service,
+                rule,
+                scopes,
+            } => asked(&mut line, (agent, service, rule), scopes),
+            Self::Suppressed {
+                event,
+                about,
+                count,
+            } => {
+                line.text("suppressed", event);
+                line.text("about", about);
+                line.number("count", *count);
             }
             Self::SelfConnect { agent, host } => {
                 line.text("agent", agent.as_str());
                 line.text("host", &scrub(host, HOST_MAX, is_host));
             }
-            Self::ServiceTokenRejected { grant, token_id } => {
+            Self::ServiceTokenRejected { grant, token_id }
+            | Self::TokenExpired { grant, token_id } => {
                 of_grant(&mut line, grant);
                 line.number("lease", *token_id);
             }
@@ -279,7 +488,7 @@ impl Event {
                 line.text("version", version);
                 line.number("generation", generation.0);
             }
-            Self::Stopped => {}
+            Self::AdminAuthFailed | Self::Stopped => {}
             Self::TokenDropped {
                 grant,
                 token_id,
@@ -288,6 +497,19 @@ impl Event {
                 of_grant(&mut line, grant);
                 line.number("lease", *token_id);
                 line.text("reason", reason);
+            }
+            Self::TokenHealth {
+                grant,
+                token_id,
+                by,
+                outcome,
+                proofs,
+            } => {
+                of_grant(&mut line, grant);
+                line.number("lease", *token_id);
+                line.text("by", by);
+                line.text("outcome", outcome);
+                line.list("proofs", proofs.iter().map(String::as_str));
             }
             Self::TokenExchanged { grant, chain } => {
                 of_grant(&mut line, grant);
@@ -345,6 +567,16 @@ impl Event {
         }
         line
     }
+}
+
+/// Most scopes of a challenge that are written down.
+const ASKED_MAX: usize = 32;
+
+/// What an API asked for. The words are its own, of the alphabet of scopes, and their number is bounded here.
+fn asked(line: &mut Members, of: (&AgentName, &ServiceName, &RuleName), scopes: &ScopeSet) {
+    parties(line, of.0, of.1);
+    line.text("rule", of.2.as_str());
+    line.list("scopes", scopes.iter().take(ASKED_MAX).map(|s| s.as_str()));
 }
 
 fn of_grant(line: &mut Members, grant: &GrantId) {

@@ -12,6 +12,7 @@
 //! is under the hash; `prev` is the `hash` of the line before, 64 zeros in the first. It shows edits, deletions and
 //! reordering to whoever keeps the last hash elsewhere; it is no signature.
 
+mod calm;
 mod chain;
 mod event;
 mod facts;
@@ -20,6 +21,7 @@ pub mod fuzzing;
 mod line;
 mod record;
 mod sink;
+mod tail;
 mod verify;
 mod writer;
 
@@ -27,5 +29,6 @@ pub use event::Event;
 pub use facts::{RequestFacts, Verdict};
 pub use record::{Audit, AuditUnavailable, Record};
 pub use sink::{AuditError, Settings, SinkSettings, WhenFull};
+pub use tail::{Piece, Tail};
 pub use verify::{Broken, Damage, Mark, Verified, verify};
 pub use writer::Writer;

@@ -2,13 +2,18 @@
 
 use std::fmt;
 use std::ops::Deref;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::mpsc::{self, OwnedPermit, Sender};
+use tokio::sync::oneshot;
+use tokio::time::timeout;
 
-use super::line::Members;
+use super::calm::{self, Calm};
+use super::chain::Chain;
 use super::sink::{AuditError, Outlet, Settings, WhenFull, outlet};
+use super::tail::Tail;
 use super::writer::{self, Shared, Writer};
 use super::{Event, RequestFacts, Verdict};
 use crate::vocab::variant::{Variant, broken};
@@ -25,6 +30,8 @@ pub struct Audit {
     shared: Arc<Ringing>,
     when_full: WhenFull,
     clock: Clock,
+    /// Held for the look at one number, never while a line is written.
+    calm: Arc<Mutex<Calm>>,
 }
 
 /// There is no place for a line, or the sink takes none: the request must not use a credential.
@@ -54,7 +61,7 @@ impl Audit {
         outlet: Box<dyn Outlet>,
         settings: &Settings,
         clock: Clock,
-        retry: Option<std::time::Duration>,
+        retry: Option<Duration>,
     ) -> Result<(Self, Writer), AuditError> {
         let (queue, entries) = mpsc::channel(settings.capacity.clamp(1, CAPACITY_MAX));
         let shared = Arc::new(Shared::default());
@@ -64,6 +71,7 @@ impl Audit {
             shared: Arc::new(Ringing(shared)),
             when_full: settings.when_full,
             clock,
+            calm: Arc::default(),
         };
         Ok((audit, writer))
     }
@@ -91,8 +99,34 @@ impl Audit {
         })
     }
 
-    /// Writes an event. Never waits: one that finds no place is counted.
+    /// Writes an event. Never waits: one that finds no place is counted. Of what anybody can cause (failed
+    /// authentication), ten lines a minute are written for each party; how many were not, is said with the next one.
     pub fn event(&self, event: Event) {
+        if let Some(about) = calm::about(&event) {
+            let mut calm = self.calm.lock().unwrap_or_else(PoisonError::into_inner);
+            let (admitted, held) = calm.admit(self.clock.now(), &about);
+            drop(calm);
+            if let Some(count) = held {
+                let (event, who, of) = about;
+                let about = if of.is_empty() {
+                    who
+                } else {
+                    format!("{who} {of}")
+                };
+                self.write(Event::Suppressed {
+                    event,
+                    about,
+                    count,
+                });
+            }
+            if !admitted {
+                return;
+            }
+        }
+        self.write(event);
+    }
+
+    fn write(&self, event: Event) {
         let entry = Entry::Event(self.clock.wall(), Box::new(event));
         if self.queue.try_send(entry).is_err() {
             self.shared.dropped.fetch_add(1, Ordering::AcqRel);
@@ -100,10 +134,27 @@ impl Audit {
         self.shared.ring();
     }
 
+    /// Waits until every line that came before this call is written (not synced: it outlives the process, and a power cut
+    /// perhaps not). Not longer than `most`, and not at all where the queue is full.
+    pub async fn written(&self, most: Duration) {
+        let (done, written) = oneshot::channel();
+        if self.queue.try_send(Entry::Mark(done)).is_ok() {
+            self.shared.ring();
+            // An error means that the thread is gone; then nothing more will be written.
+            drop(timeout(most, written).await);
+        }
+    }
+
     /// Wakes the audit thread for the lines of requests, many at a time. To be run on the runtime that carries requests,
     /// for as long as that lives; without it each line wakes the thread.
     pub fn herald(&self) -> impl Future<Output = ()> + Send + use<> {
         writer::herald(Arc::clone(&self.shared.0))
+    }
+
+    /// Follows the lines that are written from now on. `None`: too many do.
+    #[must_use]
+    pub fn follow(&self) -> Option<Tail> {
+        self.shared.followers.enter()
     }
 
     /// How many lines were never written. Noted in the file as well, once it takes lines again.
@@ -196,26 +247,19 @@ impl fmt::Debug for Record {
 pub(super) enum Entry {
     Event(WallTime, Box<Event>),
     Request(WallTime, RequestId, Box<RequestFacts>),
+    /// No line: somebody waits for those before it.
+    Mark(oneshot::Sender<()>),
 }
 
 impl Entry {
-    pub(super) fn time(&self) -> WallTime {
-        match self {
-            Self::Event(time, _) | Self::Request(time, ..) => *time,
-        }
-    }
-
-    pub(super) fn name(&self) -> &'static str {
-        match self {
-            Self::Event(_, event) => event.name(),
-            Self::Request(..) => "request",
-        }
-    }
-
-    pub(super) fn members(&self) -> Members {
-        match self {
-            Self::Event(_, event) => event.members(),
-            Self::Request(_, id, facts) => facts.members(*id),
-        }
+    /// Puts its line behind the text, or gives back who waits for that.
+    pub(super) fn seal(self, chain: &mut Chain, text: &mut String) -> Option<oneshot::Sender<()>> {
+        let (time, name, members) = match self {
+            Self::Event(time, event) => (time, event.name(), event.members()),
+            Self::Request(time, id, facts) => (time, "request", facts.members(id)),
+            Self::Mark(done) => return Some(done),
+        };
+        chain.seal(text, time, name, &members);
+        None
     }
 }

@@ -24,6 +24,7 @@ use super::chain::{Chain, Torn};
 use super::line::Members;
 use super::record::Entry;
 use super::sink::{AuditError, Outlet, Resume};
+use super::tail::Followers;
 use crate::vocab::Clock;
 
 /// Most lines that are written in one go.
@@ -48,6 +49,8 @@ pub(super) struct Shared {
     pub(super) failed: AtomicBool,
     /// Lines that nobody will read.
     pub(super) dropped: AtomicU64,
+    /// Who is told of what was written.
+    pub(super) followers: Followers,
     /// Wakes the thread; rung behind what was put into the queue.
     bell: Notify,
     /// Wakes the herald.
@@ -156,6 +159,7 @@ pub(super) fn start(
         waiting: Vec::with_capacity(BATCH),
         batch: Vec::new(),
         written: 0,
+        marks: Vec::new(),
         noted: 0,
     };
     thread::Builder::new()
@@ -192,6 +196,8 @@ struct Pen {
     /// Numbered and on its way out; written up to `written`.
     batch: Vec<u8>,
     written: usize,
+    /// Who waits for this batch; fewer than it has entries.
+    marks: Vec<oneshot::Sender<()>>,
     /// How many dropped lines the file knows of.
     noted: u64,
 }
@@ -278,10 +284,15 @@ impl Pen {
                 Err(e) => return Err(e),
             }
         }
+        self.shared.followers.tell(&self.batch);
         self.batch.clear();
         self.batch.shrink_to(BATCH_ROOM);
         self.written = 0;
         self.outlet.release();
+        for mark in self.marks.drain(..) {
+            // Whoever waited may have gone.
+            let _told = mark.send(());
+        }
         Ok(())
     }
 
@@ -311,8 +322,7 @@ impl Pen {
             self.noted = dropped;
         }
         for entry in self.waiting.drain(..) {
-            self.chain
-                .seal(&mut text, entry.time(), entry.name(), &entry.members());
+            self.marks.extend(entry.seal(&mut self.chain, &mut text));
         }
         self.batch = text.into_bytes();
     }

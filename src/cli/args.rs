@@ -49,7 +49,7 @@ pub(super) struct Args {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Verb {
-    /// Check an audit file
+    /// Check an audit file, or follow what is written
     Audit {
         #[command(subcommand)]
         verb: AuditVerb,
@@ -149,11 +149,34 @@ pub(super) struct LoginWish {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum AuditVerb {
+    /// Follow decisions and events of the running proxy, from now on
+    Tail {
+        /// Only of this agent
+        #[arg(long)]
+        agent: Option<String>,
+        /// Only of this service
+        #[arg(long)]
+        service: Option<String>,
+        /// Only requests that ended so
+        #[arg(long, value_enum)]
+        decision: Option<Decided>,
+    },
     /// Check the hash chain of an audit file
     Verify {
         /// The file
         file: PathBuf,
     },
+}
+
+/// How requests ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Decided {
+    /// They were carried
+    Allow,
+    /// They were refused
+    Deny,
+    /// Nobody waited for their end
+    Abandoned,
 }
 
 #[derive(Debug, Subcommand)]

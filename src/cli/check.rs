@@ -8,12 +8,12 @@ use serde_json::{Value, json};
 use super::args::Args;
 use super::serve::config_path;
 use super::{Failure, out};
-use crate::config::{self, Plan, SecretReading};
+use crate::config::{self, Plan};
 use crate::policy::{ServiceSettings, Snapshot};
 
 pub(super) fn check(args: &Args) -> Result<ExitCode, Failure> {
     let path = config_path(args)?;
-    let plan = match config::load(&path, SecretReading::Resolve) {
+    let plan = match config::inspect(&path) {
         Ok(plan) => plan,
         Err(problems) => {
             if args.json {
@@ -31,6 +31,13 @@ pub(super) fn check(args: &Args) -> Result<ExitCode, Failure> {
             out::say(&format!("warning: {warning}"));
         }
         out::data(&for_people(&plan, &snapshot));
+        for question in &plan.questions {
+            out::say(&format!(
+                "{}: not tried; `serve` and `run` ask for it on the terminal, with the words {:?}",
+                question.keys.join(", "),
+                question.text
+            ));
+        }
         out::say(
             "tokenward run: without isolation the command can read what you can read, secret files included",
         );
@@ -125,6 +132,7 @@ fn as_json(plan: &Plan, snapshot: &Snapshot) -> Value {
         "ok": true,
         "agents": snapshot.agents().map(agent).collect::<Vec<_>>(),
         "tunnel": plan.policy.tunnel.iter().map(|a| format!("{}:{}", a.host(), a.port())).collect::<Vec<_>>(),
+        "prompts": plan.questions.iter().map(|q| json!({ "text": q.text, "keys": q.keys })).collect::<Vec<_>>(),
         "warnings": plan.warnings.iter().map(ToString::to_string).collect::<Vec<_>>(),
     })
 }

@@ -8,10 +8,10 @@ use super::args::{Args, LoginWish};
 use super::operate::Operator;
 use super::run::{PrivateDir, make_private};
 use super::serve::{close_process, config_path, data_runtime, plan_without_secrets};
-use super::{Failure, out};
+use super::{Failure, out, terminal};
 use crate::admin::Shown;
 use crate::app;
-use crate::config::{self, CaPlan, Plan, SecretReading, StorePlan};
+use crate::config::{self, CaPlan, Plan, StorePlan};
 use crate::tokens::{CredentialSettings, Settings};
 use crate::vocab::{AgentName, Clock, GrantId, ServiceName};
 
@@ -99,7 +99,7 @@ fn through(
 fn into_store(args: &Args, wish: &LoginWish, grant: GrantId) -> Result<ExitCode, Failure> {
     close_process();
     let mut plan =
-        config::load(&config_path(args)?, SecretReading::Resolve).map_err(Failure::of)?;
+        config::load_asking(&config_path(args)?, &mut terminal::ask).map_err(Failure::of)?;
     let private = PrivateDir::new()?;
     make_private(&mut plan, &private.0)?;
     plan.listen.proxy.clear();

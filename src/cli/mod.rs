@@ -21,7 +21,9 @@ mod run;
 mod schema;
 mod serve;
 mod status;
+mod terminal;
 
+use std::panic::PanicHookInfo;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -68,14 +70,31 @@ fn usage(error: &clap::Error) -> ExitCode {
     }
 }
 
+/// What a panic says: where, and nothing of what it was about, for its message may quote a request or a secret.
+fn say_where(panic: &PanicHookInfo<'_>) {
+    let place = panic.location().map(ToString::to_string);
+    out::say(&format!(
+        "tokenward: PANIC at {}; what it was about is not told, it may be a secret",
+        place.as_deref().unwrap_or("a place unknown")
+    ));
+}
+
 /// Parses the command line and does what it says.
 #[must_use]
 pub fn run() -> ExitCode {
+    std::panic::set_hook(Box::new(say_where));
     let args = match Args::try_parse() {
         Ok(args) => args,
         Err(error) => return usage(&error),
     };
-    log::start(&args);
+    let log = log::start(&args);
+    let code = act(&args);
+    log.end();
+    code
+}
+
+/// Does what the command line says.
+fn act(args: &Args) -> ExitCode {
     if danger::PLAIN_HTTP {
         out::say(
             "tokenward: WARNING: built with danger-plain-http, for tests only; credentials may cross loopback in clear text",
@@ -89,31 +108,39 @@ pub fn run() -> ExitCode {
     let outcome = match &args.verb {
         Verb::Audit {
             verb: AuditVerb::Verify { file },
-        } => audit::verify(&args, file),
+        } => audit::verify(args, file),
+        Verb::Audit {
+            verb:
+                AuditVerb::Tail {
+                    agent,
+                    service,
+                    decision,
+                },
+        } => audit::tail(args, agent.as_deref(), service.as_deref(), *decision),
         Verb::Ca {
             verb: CaVerb::Init(wish),
-        } => authority::init(&args, wish),
-        Verb::Ca { verb: CaVerb::Show } => authority::show(&args),
+        } => authority::init(args, wish),
+        Verb::Ca { verb: CaVerb::Show } => authority::show(args),
         Verb::Ca {
             verb: CaVerb::Bundle,
-        } => authority::bundle(&args),
-        Verb::Check => check::check(&args),
+        } => authority::bundle(args),
+        Verb::Check => check::check(args),
         #[cfg(feature = "demo")]
-        Verb::Demo { sabotage } => demo::demo(&args, *sabotage),
-        Verb::Env { agent, format } => env::env(&args, agent.as_deref(), *format),
+        Verb::Demo { sabotage } => demo::demo(args, *sabotage),
+        Verb::Env { agent, format } => env::env(args, agent.as_deref(), *format),
         Verb::Explain { method, url, agent } => {
-            explain::explain(&args, method, url, agent.as_deref())
+            explain::explain(args, method, url, agent.as_deref())
         }
-        Verb::Healthcheck => healthcheck::healthcheck(&args),
-        Verb::Leakcheck(wish) => leakcheck::leakcheck(&args, wish),
-        Verb::Login(wish) => login::login(&args, wish),
+        Verb::Healthcheck => healthcheck::healthcheck(args),
+        Verb::Leakcheck(wish) => leakcheck::leakcheck(args, wish),
+        Verb::Login(wish) => login::login(args, wish),
         Verb::Rotate { service, agent } => {
-            status::rotate(&args, service.as_deref(), agent.as_deref())
+            status::rotate(args, service.as_deref(), agent.as_deref())
         }
-        Verb::Run { agent, command } => return run::run(&args, agent.as_deref(), command),
+        Verb::Run { agent, command } => return run::run(args, agent.as_deref(), command),
         Verb::Schema => schema::schema(),
-        Verb::Serve => serve::serve(&args),
-        Verb::Status => status::status(&args),
+        Verb::Serve => serve::serve(args),
+        Verb::Status => status::status(args),
     };
     match outcome {
         Ok(code) => code,

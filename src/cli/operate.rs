@@ -1,11 +1,7 @@
-//! Speaks to the running proxy over its admin socket: one call, one answer.
+//! Finds the running proxy's admin API and speaks to it: one call, one answer.
 
 use std::fs;
-use std::io::{self, Read, Write};
-use std::os::unix::fs::MetadataExt as _;
-use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::io;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use serde_json::Value;
@@ -13,14 +9,10 @@ use serde_json::Value;
 use super::Failure;
 use super::args::Args;
 use super::serve::config_path;
-use crate::config::{self, AdminPlan, Plan};
+use crate::admin::{Caller, Reach};
+use crate::config::{self, AdminAt, AdminPlan, Plan, SecretReading};
 
-/// Largest answer.
-const ANSWER_MAX: u64 = 4 * 1024 * 1024;
-/// Longest wait for an answer: a little more than a login may take.
-const TIMEOUT: Duration = Duration::from_secs(660);
-
-/// Where the operator's socket of this configuration is: what the file says, else a place in the state directory that
+/// Where the admin API of this configuration is: what the file says, else a place in the state directory that
 /// belongs to this file, so that two proxies of one user do not meet. `None` where there is no state directory.
 pub(super) fn place(args: &Args, plan: &Plan) -> Result<Option<AdminPlan>, Failure> {
     if let Some(given) = &plan.admin {
@@ -39,19 +31,22 @@ pub(super) fn place(args: &Args, plan: &Plan) -> Result<Option<AdminPlan>, Failu
         .map(|b| format!("{b:02x}"))
         .collect();
     Ok(Some(AdminPlan {
-        path: state.join("admin").join(format!("{name}.sock")),
+        at: AdminAt::Unix(state.join("admin").join(format!("{name}.sock"))),
+        token: None,
+        tls: None,
         required: false,
     }))
 }
 
-/// The socket of a running proxy.
+/// The admin API of a running proxy.
 pub(super) struct Operator {
-    path: PathBuf,
+    caller: Caller,
+    /// Where it is, for people.
+    place: String,
 }
 
 /// An answer of the proxy.
 pub(super) struct Reply {
-    status: u16,
     /// What it says.
     pub(super) body: Value,
 }
@@ -59,20 +54,30 @@ pub(super) struct Reply {
 impl Operator {
     /// The proxy that runs with this configuration; `None` where none does.
     pub(super) fn find(args: &Args, plan: &Plan) -> Result<Option<Self>, Failure> {
-        let Some(place) = place(args, plan)? else {
+        let Some(mut found) = place(args, plan)? else {
             return Ok(None);
         };
-        match connect(&place.path) {
-            Ok(_) => Ok(Some(Self { path: place.path })),
-            Err(error)
-                if matches!(
-                    error.kind(),
-                    io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
-                ) =>
-            {
-                Ok(None)
-            }
-            Err(error) => Err(Failure(format!("{}: {error}", place.path.display()))),
+        if found.token.is_some() || found.tls.is_some() {
+            let path = config_path(args)?;
+            let again = config::load(&path, SecretReading::Operator).map_err(Failure::of)?;
+            found = place(args, &again)?.unwrap_or(found);
+        }
+        let place = match &found.at {
+            AdminAt::Tcp(address) => address.to_string(),
+            AdminAt::Unix(path) => path.display().to_string(),
+        };
+        let to = match found.at {
+            AdminAt::Tcp(address) => Reach::Tcp(address, found.tls.map(|tls| tls.cert_pem)),
+            AdminAt::Unix(path) => Reach::Unix(path),
+        };
+        let token = found.token;
+        let it = Self {
+            caller: Caller { to, token },
+            place,
+        };
+        match it.caller.is_there() {
+            Ok(there) => Ok(there.then_some(it)),
+            Err(error) => Err(it.failed(&error)),
         }
     }
 
@@ -92,48 +97,41 @@ impl Operator {
         target: &str,
         body: Option<&Value>,
     ) -> Result<Reply, Failure> {
-        let asked = self.ask(method, target, body);
-        let text = asked.map_err(|e| Failure(format!("{}: {e}", self.path.display())))?;
-        let odd = || {
-            Failure(format!(
-                "{}: not the answer of a proxy",
-                self.path.display()
-            ))
-        };
-        let (head, body) = text.split_once("\r\n\r\n").ok_or_else(odd)?;
-        let status = head.split_ascii_whitespace().nth(1);
-        let status = status.and_then(|s| s.parse().ok()).ok_or_else(odd)?;
-        let body = serde_json::from_str(body).map_err(|_| odd())?;
-        let reply = Reply { status, body };
-        if reply.status >= 400 {
-            let what = reply.body["error"]["message"].as_str();
-            return Err(Failure(what.unwrap_or("the proxy refused").to_owned()));
+        let answered = self.caller.call(method, target, body);
+        let answered = answered.map_err(|error| self.failed(&error))?;
+        if answered.status >= 400 {
+            return Err(refused(&answered.body));
         }
-        Ok(reply)
+        Ok(Reply {
+            body: answered.body,
+        })
     }
 
-    fn ask(&self, method: &str, target: &str, body: Option<&Value>) -> io::Result<String> {
-        let mut stream = connect(&self.path)?;
-        stream.set_read_timeout(Some(TIMEOUT))?;
-        stream.set_write_timeout(Some(TIMEOUT))?;
-        let body = body.map(ToString::to_string).unwrap_or_default();
-        let head = format!(
-            "{method} {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
-            body.len()
-        );
-        stream.write_all(head.as_bytes())?;
-        stream.write_all(body.as_bytes())?;
-        let mut text = String::new();
-        stream.take(ANSWER_MAX).read_to_string(&mut text)?;
-        Ok(text)
+    /// Follows a stream of events until `each` says no or the proxy ends.
+    pub(super) fn follow(
+        &self,
+        target: &str,
+        each: impl FnMut(&str, &str) -> bool,
+    ) -> Result<(), Failure> {
+        match self.caller.follow(target, each) {
+            Ok(None) => Ok(()),
+            Ok(Some(answered)) => Err(refused(&answered.body)),
+            Err(error) => Err(self.failed(&error)),
+        }
+    }
+
+    fn failed(&self, error: &io::Error) -> Failure {
+        let place = &self.place;
+        if error.kind() == io::ErrorKind::InvalidData {
+            Failure(format!("{place}: not the answer of a proxy ({error})"))
+        } else {
+            Failure(format!("{place}: {error}"))
+        }
     }
 }
 
-/// A socket that somebody else made would be told what we want, and could show us a URL of theirs.
-fn connect(path: &Path) -> io::Result<UnixStream> {
-    let found = fs::symlink_metadata(path)?;
-    if found.uid() != 0 && found.uid() != rustix::process::geteuid().as_raw() {
-        return Err(io::ErrorKind::PermissionDenied.into());
-    }
-    UnixStream::connect(path)
+/// What the proxy said instead of doing it.
+fn refused(problem: &Value) -> Failure {
+    let what = problem["detail"].as_str();
+    Failure(what.unwrap_or("the proxy refused").to_owned())
 }

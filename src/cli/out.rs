@@ -4,14 +4,18 @@ use std::io::{self, IsTerminal, Write};
 
 /// Writes data. A reader that went away (`| head`) is not an error.
 pub(super) fn data(text: &str) {
-    let mut stdout = io::stdout().lock();
-    if stdout
-        .write_all(text.as_bytes())
-        .and_then(|()| stdout.flush())
-        .is_err()
-    {
+    if !data_read(text) {
         tracing::debug!("standard output is closed");
     }
+}
+
+/// Writes data, and tells whether somebody may still read it.
+pub(super) fn data_read(text: &str) -> bool {
+    let mut stdout = io::stdout().lock();
+    let written = stdout
+        .write_all(text.as_bytes())
+        .and_then(|()| stdout.flush());
+    written.is_ok()
 }
 
 /// Writes one line for a person.

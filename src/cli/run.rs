@@ -12,11 +12,11 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::args::Args;
 use super::serve::{close_process, config_path, data_runtime};
-use super::{Failure, env, out};
+use super::{Failure, env, out, terminal};
 use crate::admin::Shown;
 use crate::app::{self, Running};
 use crate::audit::SinkSettings;
-use crate::config::{self, Plan, ProxyAddress, ProxyAt, SecretReading};
+use crate::config::{self, Plan, ProxyAddress, ProxyAt};
 use crate::vocab::{AgentName, Clock, ServiceName};
 
 /// We ourselves failed.
@@ -39,7 +39,7 @@ pub(super) fn run(args: &Args, agent: Option<&str>, command: &[OsString]) -> Exi
 fn attempt(args: &Args, agent: Option<&str>, command: &[OsString]) -> Result<u8, Failure> {
     close_process();
     let mut plan =
-        config::load(&config_path(args)?, SecretReading::Resolve).map_err(Failure::of)?;
+        config::load_asking(&config_path(args)?, &mut terminal::ask).map_err(Failure::of)?;
     let agent = env::chosen(&plan, agent)?;
     if out::person_reads() {
         out::say(

@@ -10,10 +10,10 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::args::Args;
-use super::{Failure, env, operate};
+use super::{Failure, env, operate, terminal};
 use crate::app::{self, Changes, Running, Seat};
 use crate::ca;
-use crate::config::{self, Plan, SecretReading};
+use crate::config::{self, Answers, Plan, SecretReading};
 use crate::vocab::Clock;
 
 pub(super) fn serve(args: &Args) -> Result<ExitCode, Failure> {
@@ -21,7 +21,7 @@ pub(super) fn serve(args: &Args) -> Result<ExitCode, Failure> {
     app::raise_descriptors();
     let path = config_path(args)?;
     let mut changes = Changes::of(path.clone());
-    let mut plan = config::load(&path, SecretReading::Resolve).map_err(Failure::of)?;
+    let mut plan = config::load_asking(&path, &mut terminal::ask).map_err(Failure::of)?;
     plan.admin = operate::place(args, &plan)?;
     if let (None, Some(service)) = (&plan.admin, plan.tokens.needs_login()) {
         tracing::warn!(%service, "nobody can log in while this runs: neither XDG_STATE_HOME nor HOME is set, and there is no `admin`");
@@ -30,7 +30,7 @@ pub(super) fn serve(args: &Args) -> Result<ExitCode, Failure> {
         tracing::warn!(warning = %warning, "the configuration works and deserves a second look");
     }
     data_runtime()?.block_on(async {
-        let runtime_dir = plan.runtime_dir.clone();
+        let (runtime_dir, answers) = (plan.runtime_dir.clone(), plan.answers.clone());
         let mut terminate = signal(SignalKind::terminate()).map_err(Failure::of)?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(Failure::of)?;
         let mut hangup = signal(SignalKind::hangup()).map_err(Failure::of)?;
@@ -43,8 +43,8 @@ pub(super) fn serve(args: &Args) -> Result<ExitCode, Failure> {
             tokio::select! {
                 _ = terminate.recv() => break,
                 _ = interrupt.recv() => break,
-                _ = hangup.recv() => reload(&running, &path).await,
-                () = changes.next() => reload(&running, &path).await,
+                _ = hangup.recv() => reload(&running, &path, &answers).await,
+                () = changes.next() => reload(&running, &path, &answers).await,
             }
         }
         tracing::info!("draining");
@@ -55,9 +55,9 @@ pub(super) fn serve(args: &Args) -> Result<ExitCode, Failure> {
 }
 
 /// Reads the file again and takes it into force. Whatever is wrong with it is said, and changes nothing.
-async fn reload(running: &Running, path: &Path) {
-    let read = path.to_path_buf();
-    let read = tokio::task::spawn_blocking(move || config::load(&read, SecretReading::Resolve));
+async fn reload(running: &Running, path: &Path, answers: &Answers) {
+    let (read, answers) = (path.to_path_buf(), answers.clone());
+    let read = tokio::task::spawn_blocking(move || config::load_again(&read, &answers));
     let plan = match read.await {
         Ok(Ok(plan)) => plan,
         Ok(Err(problems)) => {

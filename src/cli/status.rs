@@ -129,6 +129,13 @@ fn token_for_people(token: &Value) -> String {
     if let Some(left) = token["expires_in"].as_u64() {
         words.push(format!("expires in {left} s"));
     }
+    if let Some(ago) = token["checked"]["ago"].as_u64() {
+        let word = |name: &str| token["checked"][name].as_str().unwrap_or_default();
+        words.push(match (word("by"), word("outcome")) {
+            ("", outcome) => format!("checked {ago} s ago: {outcome}"),
+            (by, outcome) => format!("checked {ago} s ago by {by}: {outcome}"),
+        });
+    }
     if let Some(code) = token["code"].as_str() {
         words.push(format!("trouble: {code}"));
     }

@@ -1,12 +1,14 @@
 //! From the file to the plan: values are read, references resolved, defaults filled in, and what contradicts itself
 //! is found. Every mistake is reported, not the first one.
 
+mod admin;
 mod agents;
 mod authentication;
 mod authority;
 mod carriage;
 mod credentials;
 mod grants;
+mod health;
 mod issuers;
 mod listeners;
 mod parent;
@@ -14,15 +16,16 @@ mod pem;
 mod profile;
 mod rules;
 mod services;
+mod watch;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::SecretReading;
-use super::env::Environment;
 use super::plan::{DrainPlan, LimitsPlan, Plan, StorePlan};
 use super::problem::Findings;
+use super::prompts::Answers;
 use super::raw::{
     List, RawAgentLimits, RawAudit, RawDrain, RawDuration, RawFile, RawLimits, RawRate, RawSize,
     RawStore, RawWhenFull, SecretRef,
@@ -53,21 +56,20 @@ struct Context<'a> {
 /// Compiles a file. The plan is worth something only if no problem was found.
 pub(super) fn compile(
     raw: RawFile,
-    base: &Path,
-    environment: &Environment,
+    references: References<'_>,
     reading: SecretReading,
     findings: &mut Findings,
 ) -> Plan {
     let mut context = Context {
         findings,
-        references: References::new(base, environment),
+        references,
         reading,
         variables: BTreeSet::new(),
     };
     let it = &mut context;
     let store = store(raw.store, it);
-    let (listen, health) = listeners::compile(raw.listen, raw.health.as_deref(), it);
-    let admin = listeners::admin(raw.admin, it);
+    let (listen, health, admin) =
+        listeners::compile(raw.listen, raw.health.as_deref(), raw.admin, it);
     listeners::check_reach(&listen, raw.agents.is_some(), it);
     let ca = pem::ca(raw.ca.as_ref(), it);
     let audit = audit_settings(raw.audit, it);
@@ -91,14 +93,7 @@ pub(super) fn compile(
     let parent = parent::compile(raw.parent_proxy, it);
     let limits = limits(raw.limits, it);
     let drain = drain(raw.drain, it);
-    let runtime_dir = match raw.runtime_dir {
-        // Agents are told paths in it, and look from folders of their own.
-        Some(dir) => {
-            let dir = it.path("runtime_dir", &dir);
-            std::path::absolute(&dir).unwrap_or(dir)
-        }
-        None => environment.runtime_dir(),
-    };
+    let runtime_dir = runtime_dir(raw.runtime_dir.as_deref(), it);
     Plan {
         listen,
         health,
@@ -116,7 +111,20 @@ pub(super) fn compile(
         limits,
         drain,
         secret_variables: context.variables.into_iter().collect(),
+        questions: Vec::new(),
+        answers: Answers::default(),
         warnings: Vec::new(),
+    }
+}
+
+fn runtime_dir(raw: Option<&str>, it: &mut Context<'_>) -> PathBuf {
+    match raw {
+        // Agents are told paths in it, and look from folders of their own.
+        Some(dir) => {
+            let dir = it.path("runtime_dir", dir);
+            std::path::absolute(&dir).unwrap_or(dir)
+        }
+        None => it.references.environment.runtime_dir(),
     }
 }
 
@@ -128,6 +136,10 @@ impl Context<'_> {
         }
         if self.reading != SecretReading::Resolve {
             return None;
+        }
+        if let SecretRef::Prompt(text) = reference {
+            // Where there is none, nobody was asked, or a finding says why there is no answer.
+            return self.references.answers.get(text);
         }
         let read = self.references.secret(reference);
         self.or_report(key, read)
@@ -301,19 +313,23 @@ fn store(raw: Option<RawStore>, it: &mut Context<'_>) -> StorePlan {
         return StorePlan::Memory;
     };
     let path = raw.path.map(|path| it.path("store.file.path", &path));
-    let read = raw.key.and_then(|key| it.secret("store.file.key", &key));
-    let key = read.and_then(|text| {
-        let parsed = StoreKey::parse(&text);
-        let remedy = "make one with `openssl rand -hex 32`; a passphrase is not one";
-        parsed
-            .map_err(|what| {
-                it.findings
-                    .error("store.file.key", &what.to_string(), remedy)
-            })
-            .ok()
-    });
+    let key = store_key("store.file.key", raw.key.as_ref(), it);
+    let previous = store_key("store.file.previous_key", raw.previous_key.as_ref(), it);
     // Where a key of the file is missing, a finding says so.
-    path.map_or(StorePlan::Memory, |path| StorePlan::File { path, key })
+    path.map_or(StorePlan::Memory, |path| StorePlan::File {
+        path,
+        key,
+        previous,
+    })
+}
+
+fn store_key(key: &str, reference: Option<&SecretRef>, it: &mut Context<'_>) -> Option<StoreKey> {
+    let text = it.secret(key, reference?)?;
+    let parsed = StoreKey::parse(&text).map_err(|what| {
+        let remedy = "make one with `openssl rand -hex 32`; a passphrase is not one";
+        it.findings.error(key, &what.to_string(), remedy);
+    });
+    parsed.ok()
 }
 
 fn audit_settings(raw: Option<RawAudit>, it: &mut Context<'_>) -> audit::Settings {

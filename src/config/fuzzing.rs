@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use super::problem::{Findings, Problem};
+use super::prompts::Prompts;
 use super::{Environment, SecretReading, plan};
 
 /// All that is wrong with a file of this text, no other file being there; `None` where it can be run.
@@ -14,7 +15,7 @@ pub fn problems(text: &str) -> Option<Vec<Problem>> {
     let plan = plan(
         text,
         nowhere,
-        SecretReading::Skip,
+        (SecretReading::Skip, Prompts::Leave),
         &environment,
         &mut findings,
     );

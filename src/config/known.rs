@@ -5,12 +5,12 @@ use super::problem::KeyPath;
 /// Paths of keys and words of the product's contract that are not built yet; `*` stands for a name that the user
 /// chose. A path moves from here into `raw` when its feature works.
 const NOT_YET: &[&str] = &[
-    "admin.token",
     "agents.*.auth.kubernetes",
     "agents.*.auth.mtls",
     "agents.*.auth.peer_uid",
     "agents.*.auth.spiffe",
     "agents.*.uid",
+    "agents.*.watch.action.revoke",
     "listen.gateway",
     "listen.transparent",
     "services.*.body_inspection",
@@ -28,7 +28,7 @@ const NOT_YET: &[&str] = &[
 ];
 
 /// Ways to refer to a secret that are not built yet.
-const SECRETS_NOT_YET: &[&str] = &["keyring", "prompt", "vault"];
+const SECRETS_NOT_YET: &[&str] = &["keyring", "vault"];
 
 /// Whether this key, or this word as the value of the key around it, belongs to a feature that is not built yet.
 pub(super) fn not_yet(path: &KeyPath) -> bool {

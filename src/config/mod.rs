@@ -17,6 +17,7 @@ pub mod fuzzing;
 mod known;
 mod plan;
 mod problem;
+mod prompts;
 mod raw;
 mod same;
 mod schema;
@@ -35,14 +36,17 @@ use serde::Deserialize;
 
 pub use env::{Environment, environment};
 pub use plan::{
-    AdminPlan, CaPlan, DrainPlan, LimitsPlan, ListenPlan, ListenerTls, Plan, ProxyAddress, ProxyAt,
-    StorePlan,
+    AdminAt, AdminPlan, CaPlan, DrainPlan, LimitsPlan, ListenPlan, ListenerTls, Plan, ProxyAddress,
+    ProxyAt, StorePlan,
 };
 pub use problem::{Problem, Problems};
+pub use prompts::{Answers, Ask, Question, Unanswered};
 pub use schema::schema;
 
 use problem::{Findings, Place};
+use prompts::Prompts;
 use raw::RawFile;
+use secrets::References;
 
 /// Largest configuration file.
 const FILE_MAX: u64 = 1 << 20;
@@ -52,17 +56,47 @@ const FILE_MAX: u64 = 1 << 20;
 pub enum SecretReading {
     /// All of them, and every other file that the configuration names: for `serve`, `run` and `check`.
     Resolve,
+    /// The admin API's token and certificate alone: for verbs that speak to the running proxy. The plan cannot be served.
+    Operator,
     /// None: nothing but the file itself and the public certificate of `ca.cert` is read, for verbs that only look at
     /// rules or certificates. The plan cannot be served.
     Skip,
 }
 
 /// Reads and compiles a configuration file. Blocks: it reads files and may run commands for up to ten seconds each.
+/// Nobody is asked for anything: `{prompt: TEXT}` is refused.
 ///
 /// # Errors
 /// [`Problems`], every one of them with its line, its key, what is wrong and what to do.
 pub fn load(path: &Path, secrets: SecretReading) -> Result<Plan, Problems> {
     load_in(path, secrets, &environment())
+}
+
+/// [`load`] with every secret; a person is asked where the file wants it, once the file was found to be well-formed.
+///
+/// # Errors
+/// [`Problems`], as [`load`].
+pub fn load_asking(path: &Path, ask: Ask<'_>) -> Result<Plan, Problems> {
+    let prompts = Prompts::Ask(ask);
+    read_plan(path, SecretReading::Resolve, prompts, &environment())
+}
+
+/// [`load`] with every secret, for a process that was started with these answers. A question that is new is refused.
+///
+/// # Errors
+/// [`Problems`], as [`load`].
+pub fn load_again(path: &Path, answers: &Answers) -> Result<Plan, Problems> {
+    let prompts = Prompts::Kept(answers);
+    read_plan(path, SecretReading::Resolve, prompts, &environment())
+}
+
+/// [`load`] with every secret but those that a person would be asked for. Not for serving: those places are empty.
+///
+/// # Errors
+/// [`Problems`], as [`load`].
+pub fn inspect(path: &Path) -> Result<Plan, Problems> {
+    let (prompts, environment) = (Prompts::Leave, environment());
+    read_plan(path, SecretReading::Resolve, prompts, &environment)
 }
 
 /// [`load`] in a given environment.
@@ -74,10 +108,27 @@ pub fn load_in(
     secrets: SecretReading,
     environment: &Environment,
 ) -> Result<Plan, Problems> {
+    let nobody = Answers::default();
+    let prompts = match secrets {
+        SecretReading::Resolve => Prompts::Kept(&nobody),
+        SecretReading::Operator | SecretReading::Skip => Prompts::Leave,
+    };
+    read_plan(path, secrets, prompts, environment)
+}
+
+fn read_plan(
+    path: &Path,
+    secrets: SecretReading,
+    prompts: Prompts<'_>,
+    environment: &Environment,
+) -> Result<Plan, Problems> {
     let mut findings = Findings::new(&path.display().to_string());
     let text = read(path, &mut findings);
     let base = path.parent().unwrap_or_else(|| Path::new(""));
-    let plan = text.and_then(|text| plan(&text, base, secrets, environment, &mut findings));
+    let plan = text.and_then(|text| {
+        let reading = (secrets, prompts);
+        plan(&text, base, reading, environment, &mut findings)
+    });
     let warnings = findings.finish()?;
     // Without a plan there is a finding, so this never takes the default.
     let plan = plan.ok_or_else(|| Problems(Vec::new()))?;
@@ -87,13 +138,13 @@ pub fn load_in(
 fn plan(
     text: &str,
     base: &Path,
-    secrets: SecretReading,
+    (secrets, prompts): (SecretReading, Prompts<'_>),
     environment: &Environment,
     findings: &mut Findings,
 ) -> Option<Plan> {
     let root = document::parse(text, findings)?;
     let schema = schema::root();
-    let checked = shape::check(&root, &schema, findings);
+    let (checked, questions) = shape::check(&root, &schema, findings);
     let Ok(raw) = RawFile::deserialize(checked) else {
         // `shape` lets nothing through that serde refuses; its message could quote the file, so it is not shown.
         let what = "the file does not fit the schema";
@@ -101,7 +152,14 @@ fn plan(
         findings.error_at(Place::START, "(file)", what, remedy);
         return None;
     };
-    Some(compile::compile(raw, base, environment, secrets, findings))
+    let answers = prompts::answers(&questions, prompts, findings);
+    let references = References::new(base, environment, &answers);
+    let plan = compile::compile(raw, references, secrets, findings);
+    Some(Plan {
+        questions,
+        answers: answers.clone(),
+        ..plan
+    })
 }
 
 fn read(path: &Path, findings: &mut Findings) -> Option<String> {

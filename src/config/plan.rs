@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::Problem;
+use super::{Answers, Problem, Question};
 use crate::vocab::{AgentName, Host, Secret};
 use crate::{agent, audit, exchange, policy, store, tokens, upstream};
 
@@ -16,7 +16,7 @@ pub struct Plan {
     pub listen: ListenPlan,
     /// Address of health and metrics; `None`: off.
     pub health: Option<SocketAddr>,
-    /// The operator's socket; `None`: the configuration leaves it to the verb.
+    /// Where operators speak to the proxy; `None`: the configuration leaves it to the verb.
     pub admin: Option<AdminPlan>,
     /// Directory of what is public.
     pub runtime_dir: PathBuf,
@@ -44,6 +44,10 @@ pub struct Plan {
     pub drain: DrainPlan,
     /// Every environment variable from which the file reads a secret, sorted, each once.
     pub secret_variables: Vec<String>,
+    /// What a person is asked at the start, in the order of the file.
+    pub questions: Vec<Question>,
+    /// What was answered, for the reloads to come.
+    pub answers: Answers,
     /// What is worth a second thought.
     pub warnings: Vec<Problem>,
 }
@@ -57,18 +61,33 @@ pub enum StorePlan {
         path: PathBuf,
         /// What it is sealed with.
         key: Option<store::StoreKey>,
+        /// What it was sealed with before.
+        previous: Option<store::StoreKey>,
     },
     /// Nowhere: they end with the process.
     Memory,
 }
 
-/// The operator's socket.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Where operators speak to the running proxy.
+#[derive(Debug, Clone)]
 pub struct AdminPlan {
-    /// Its path.
-    pub path: PathBuf,
+    /// Where it listens.
+    pub at: AdminAt,
+    /// What a caller must show; on TCP there is one. Empty where secrets were not read.
+    pub token: Option<Secret<String>>,
+    /// What it speaks TLS with, on TCP.
+    pub tls: Option<ListenerTls>,
     /// Without it nothing is started.
     pub required: bool,
+}
+
+/// Where the admin API listens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AdminAt {
+    /// A TCP address.
+    Tcp(SocketAddr),
+    /// A unix socket, by its path.
+    Unix(PathBuf),
 }
 
 /// Addresses on which agents reach the proxy.

@@ -199,6 +199,11 @@ impl Findings {
         })
     }
 
+    /// Whether nothing is wrong so far.
+    pub(super) fn is_clean(&self) -> bool {
+        self.problems.is_empty()
+    }
+
     /// The warnings, or the problems where there are any.
     pub(super) fn finish(self) -> Result<Vec<Problem>, Problems> {
         let mut problems = self.problems;

@@ -58,9 +58,14 @@ pub(super) struct RawFile {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawAdmin {
-    /// `unix:PATH`, in a folder of its own that is this user's with mode 0700.
+    /// `unix:PATH`, in a folder of its own that is this user's with mode 0700; or `host:port` with an IP address, which needs
+    /// `token`, and `tls` where it is not loopback.
     #[schemars(with = "String")]
     pub(super) listen: Option<String>,
+    /// What callers must show in `Authorization: Bearer`.
+    pub(super) token: Option<SecretRef>,
+    /// Speaks TLS with this certificate. The verbs know the proxy by it, whoever signed it.
+    pub(super) tls: Option<RawListenerTls>,
 }
 
 /// The proxy through which everything leaves, by CONNECT.
@@ -178,6 +183,8 @@ pub(super) struct RawFileStore {
     /// What it is sealed with: 32 random bytes in hexadecimal or base64.
     #[schemars(with = "SecretRef")]
     pub(super) key: Option<SecretRef>,
+    /// What it was sealed with before: at the next start it is opened with this key and sealed anew with `key`.
+    pub(super) previous_key: Option<SecretRef>,
 }
 
 /// The audit file.
@@ -209,6 +216,40 @@ pub(super) struct RawAgent {
     pub(super) auth: Option<RawAgentAuth>,
     /// Names of the services it may use; absent: all.
     pub(super) services: Option<List<String>>,
+    /// What is usual for it; absent: anything is.
+    pub(super) watch: Option<RawWatch>,
+}
+
+/// What is usual for an agent.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawWatch {
+    /// Networks or addresses that it calls from, such as 10.0.0.0/8; absent: any. Unix sockets are always among them.
+    pub(super) sources: Option<List<String>>,
+    /// When it calls, such as `Mon-Fri 08:00-18:00`; one or a list; absent: at any time.
+    pub(super) hours: Option<OneOrMany<String>>,
+    /// Where `hours` are: `UTC`, or an offset such as `+02:00`. Default: UTC.
+    pub(super) timezone: Option<String>,
+    /// How many times its own usual rate is too much, such as `5x`; absent: any rate is usual.
+    pub(super) rate: Option<RawFactor>,
+    /// What is done about what is not usual. Default: log.
+    pub(super) action: Option<RawWatchAction>,
+}
+
+/// A number of times: `5x`.
+#[derive(Debug, Deserialize, JsonSchema)]
+pub(super) struct RawFactor(
+    #[schemars(regex(pattern = "^[0-9]+(\\.[0-9]+)?x$"))] pub(super) String,
+);
+
+/// What is done about what is not usual.
+#[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum RawWatchAction {
+    /// The request is refused, and noted.
+    Deny,
+    /// It is noted.
+    Log,
 }
 
 /// How an agent proves its name.
@@ -276,6 +317,20 @@ pub(super) struct RawService {
     pub(super) max_stream_age: Option<RawDuration>,
     /// Largest request body that is kept for a second attempt. Default: 64KiB.
     pub(super) replay_buffer: Option<RawSize>,
+    /// How its tokens are asked after while they are in use.
+    pub(super) health: Option<RawHealth>,
+}
+
+/// How tokens in use are asked after.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawHealth {
+    /// How often at most, each token; from 5s to 1h. Default: 5m.
+    pub(super) interval: Option<RawDuration>,
+    /// Whether the issuer is asked (RFC 7662), where it offers that and answers this client. Default: true.
+    pub(super) introspection: Option<bool>,
+    /// `GET PATH` or `HEAD PATH` of a cheap request to the API, whose answer tells whether a token is good.
+    pub(super) probe: Option<String>,
 }
 
 /// What becomes of paths with `%2F`.
@@ -365,6 +420,18 @@ pub(super) struct RawOauth {
     /// Tokens are revoked at the issuer when nobody used them for ten minutes and at the end of the process (RFC 7009),
     /// and so is a login, at the end of the process. Default: false.
     pub(super) revoke_on_exit: Option<bool>,
+    /// What becomes of a token with other scopes than were asked for. Default: refuse.
+    pub(super) scope_changes: Option<RawScopeChanges>,
+}
+
+/// What becomes of a token with other scopes than were asked for.
+#[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum RawScopeChanges {
+    /// It is used, and an event says so.
+    Pass,
+    /// It is handed back, and an event says so.
+    Refuse,
 }
 
 /// How the client proves its name.
@@ -551,6 +618,9 @@ pub(super) struct RawRule {
     pub(super) deny: Option<String>,
     /// Scopes of the token for these requests.
     pub(super) scopes: Option<List<String>>,
+    /// Further scopes that the API may ask for when it refuses such a request for want of scope (RFC 6750 §3.1); at most
+    /// twice an hour. Default: none.
+    pub(super) step_up: Option<List<String>>,
 }
 
 /// How a service compares `htu`.
@@ -649,4 +719,6 @@ pub(super) enum SecretRef {
     Exec(Vec<String>),
     /// A file, relative to the configuration file.
     File(String),
+    /// A person, who is asked with this text on the terminal when tokenward starts.
+    Prompt(String),
 }

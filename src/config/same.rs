@@ -2,7 +2,7 @@
 
 use zeroize::Zeroize;
 
-use super::plan::{AdminPlan, CaPlan, ListenPlan, Plan, StorePlan};
+use super::plan::{AdminPlan, CaPlan, ListenPlan, ListenerTls, Plan, StorePlan};
 use crate::upstream;
 use crate::vocab::Secret;
 
@@ -13,7 +13,7 @@ impl Plan {
         let same = [
             ("listen", self.listen.same(&next.listen)),
             ("health", self.health == next.health),
-            ("admin", self.given_admin() == next.given_admin()),
+            ("admin", same_admin(self.given_admin(), next.given_admin())),
             ("runtime_dir", self.runtime_dir == next.runtime_dir),
             ("ca", self.ca.same(&next.ca)),
             ("store", self.store.same(&next.store)),
@@ -40,16 +40,9 @@ impl ListenPlan {
     fn same(&self, other: &Self) -> bool {
         let pairs = self.proxy.iter().zip(&other.proxy);
         self.proxy.len() == other.proxy.len()
-            && pairs.into_iter().all(|(a, b)| {
-                a.at == b.at
-                    && match (&a.tls, &b.tls) {
-                        (None, None) => true,
-                        (Some(a), Some(b)) => {
-                            a.cert_pem == b.cert_pem && same_secret(&a.key_pem, &b.key_pem)
-                        }
-                        _ => false,
-                    }
-            })
+            && pairs
+                .into_iter()
+                .all(|(a, b)| a.at == b.at && same_tls(a.tls.as_ref(), b.tls.as_ref()))
     }
 }
 
@@ -73,10 +66,47 @@ impl CaPlan {
 impl StorePlan {
     fn same(&self, other: &Self) -> bool {
         match (self, other) {
-            (Self::File { path, .. }, Self::File { path: other, .. }) => path == other,
+            // The key before this one was of use at the start only.
+            (
+                Self::File { path, key, .. },
+                Self::File {
+                    path: other_path,
+                    key: other_key,
+                    ..
+                },
+            ) => {
+                path == other_path
+                    && match (key, other_key) {
+                        (Some(key), Some(other)) => key.same(other),
+                        (key, other) => key.is_none() && other.is_none(),
+                    }
+            }
             (Self::Memory, Self::Memory) => true,
             _ => false,
         }
+    }
+}
+
+fn same_admin(a: Option<&AdminPlan>, b: Option<&AdminPlan>) -> bool {
+    match (a, b) {
+        (None, None) => true,
+        (Some(a), Some(b)) => {
+            let token = match (&a.token, &b.token) {
+                (None, None) => true,
+                (Some(a), Some(b)) => same_secret(a, b),
+                _ => false,
+            };
+            token && a.at == b.at && same_tls(a.tls.as_ref(), b.tls.as_ref())
+        }
+        _ => false,
+    }
+}
+
+fn same_tls(a: Option<&ListenerTls>, b: Option<&ListenerTls>) -> bool {
+    match (a, b) {
+        (None, None) => true,
+        (Some(a), Some(b)) => a.cert_pem == b.cert_pem && same_secret(&a.key_pem, &b.key_pem),
+        _ => false,
     }
 }
 

@@ -1,4 +1,4 @@
-//! From a reference to the secret: an environment variable, a file or a command.
+//! From a reference to the secret: an environment variable, a file, a command, or what a person has typed.
 //!
 //! Errors name the variable or the file, never what was found there, and not how long it was. Every read is bounded.
 
@@ -16,6 +16,7 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use zeroize::Zeroize;
 
 use super::env::Environment;
+use super::prompts::Answers;
 use super::raw::SecretRef;
 use crate::tokens::Supply;
 use crate::vocab::{Clock, Moment, Secret};
@@ -46,31 +47,37 @@ pub(super) struct References<'a> {
     /// The directory of the configuration file, which relative paths start from.
     pub(super) base: &'a Path,
     pub(super) environment: &'a Environment,
+    /// What was asked for at the start.
+    pub(super) answers: &'a Answers,
     pub(super) exec_limit: Duration,
 }
 
 impl<'a> References<'a> {
-    pub(super) fn new(base: &'a Path, environment: &'a Environment) -> Self {
+    pub(super) fn new(base: &'a Path, environment: &'a Environment, answers: &'a Answers) -> Self {
         Self {
             base,
             environment,
+            answers,
             exec_limit: EXEC_LIMIT,
         }
     }
 
-    /// The same secret, to be read while we run. A variable does not change any more; files and commands do.
+    /// The same secret, to be read while we run. A variable and an answer do not change any more; files and commands do.
     pub(super) fn supply(&self, reference: &SecretRef) -> Supply {
         let (base, environment) = (self.base.to_owned(), self.environment.clone());
         let (limit, reference) = (self.exec_limit, reference.clone());
+        let answers = self.answers.clone();
         let name = match &reference {
             SecretRef::Env(name) => format!("env {name}"),
             SecretRef::Exec(words) => format!("exec {words:?}"),
             SecretRef::File(path) => format!("file {}", self.path(path).display()),
+            SecretRef::Prompt(text) => format!("prompt {text}"),
         };
         Supply::new(&name, move || {
             let again = References {
                 base: &base,
                 environment: &environment,
+                answers: &answers,
                 exec_limit: limit,
             };
             again.secret(&reference).ok()
@@ -88,6 +95,11 @@ impl<'a> References<'a> {
             SecretRef::Env(name) => self.variable(name)?,
             SecretRef::Exec(command) => self.output(command)?,
             SecretRef::File(path) => self.file(path, SECRET_MAX)?,
+            SecretRef::Prompt(text) => {
+                return self.answers.get(text).ok_or_else(|| {
+                    Unreadable::new("nobody was asked for it", "restart tokenward, which asks")
+                });
+            }
         };
         if found.last() == Some(&b'\n') {
             found.pop();
@@ -97,7 +109,7 @@ impl<'a> References<'a> {
         }
         if found.is_empty() {
             let what = match reference {
-                SecretRef::Env(_) => "the variable is empty".to_owned(),
+                SecretRef::Env(_) | SecretRef::Prompt(_) => "the value is empty".to_owned(),
                 SecretRef::Exec(_) => "the command printed nothing".to_owned(),
                 SecretRef::File(path) => format!("{} is empty", self.named(path)),
             };

@@ -11,24 +11,33 @@ use serde_json::{Map, Number, Value};
 use super::document::{Entry, Kind, Node};
 use super::known;
 use super::problem::{Findings, KeyPath, Place, printable};
+use super::prompts::{self, Question};
 
 const SECRET: &str = "#/$defs/SecretRef";
-const SECRET_REMEDY: &str = "write {env: NAME}, {file: PATH} or {exec: [CMD, ARG]}";
+const SECRET_REMEDY: &str = "write {env: NAME}, {file: PATH}, {exec: [CMD, ARG]} or {prompt: TEXT}";
 
-/// Reads a tree by a schema. What comes out has the shape that the schema describes, with `null` for holes.
-pub(super) fn check(node: &Node, schema: &Value, findings: &mut Findings) -> Value {
+/// Reads a tree by a schema. What comes out has the shape that the schema describes, with `null` for holes; with it come
+/// the questions to a person, in the order of the file.
+pub(super) fn check(
+    node: &Node,
+    schema: &Value,
+    findings: &mut Findings,
+) -> (Value, Vec<Question>) {
     let mut shape = Shape {
         root: schema,
         findings,
+        questions: Vec::new(),
     };
-    shape
+    let read = shape
         .read(node, schema, &KeyPath::default(), node.place)
-        .unwrap_or_else(|| Value::Object(Map::new()))
+        .unwrap_or_else(|| Value::Object(Map::new()));
+    (read, shape.questions)
 }
 
 struct Shape<'a> {
     root: &'a Value,
     findings: &'a mut Findings,
+    questions: Vec<Question>,
 }
 
 /// What may stand somewhere, by the kind of node.
@@ -262,18 +271,21 @@ impl<'a> Shape<'a> {
             "env" => "not the name of a variable",
             "file" => "not the path of a file",
             "exec" => "not a command and its arguments",
+            "prompt" => "not a text to ask with: one line of at most 200 characters",
             _ => return self.refuse(place, path, LITERAL, SECRET_REMEDY),
         };
         let forms = self.root.pointer("/$defs/SecretRef/oneOf")?.as_array()?;
         let form = forms
             .iter()
             .find_map(|form| form.get("properties")?.get(key))?;
+        let around = path;
         let path = path.key(key);
         self.findings.place(&path, place);
-        let fits = matches!(
-            (&value.kind, form.get("type").and_then(Value::as_str)),
-            (Kind::List(_), Some("array")) | (Kind::Scalar { .. }, Some("string"))
-        );
+        let fits = match (&value.kind, form.get("type").and_then(Value::as_str)) {
+            (Kind::List(_), Some("array")) => true,
+            (Kind::Scalar { text, .. }, Some("string")) => key != "prompt" || prompts::fits(text),
+            _ => false,
+        };
         if !fits || value.is_null() {
             return self.refuse(place, &path, what, SECRET_REMEDY);
         }
@@ -281,6 +293,9 @@ impl<'a> Shape<'a> {
         let whole = read
             .as_array()
             .is_none_or(|items| items.iter().all(Value::is_string));
+        if let (Kind::Scalar { text, .. }, "prompt") = (&value.kind, key.as_str()) {
+            prompts::note(&mut self.questions, text, around.to_string());
+        }
         whole.then(|| Value::Object(Map::from_iter([(key.clone(), read)])))
     }
 

@@ -22,6 +22,7 @@ use super::media::Media;
 use super::plan::Service;
 use super::record::Line;
 use super::refusal::Refusal;
+use super::stepup::{self, Useless};
 use super::story::Exchange;
 use crate::audit::Event;
 use crate::credential::{self, BareHead, Feedback, Intent, Lease, LeaseFacts, Slot, Stamp, Wire};
@@ -30,7 +31,7 @@ use crate::policy::Permit;
 use crate::proof::{self, Challenge, Jti, Nonce};
 use crate::upstream::{Client, Connection, Protocol, Reply, SendError, UpstreamError, WhenInterim};
 use crate::vocab::variant::{Variant, broken, overhear};
-use crate::vocab::{Code, Stopwatch};
+use crate::vocab::{Code, ScopeSet, Stopwatch};
 
 /// Most times that one request goes out.
 const ROUNDS: usize = 3;
@@ -78,6 +79,7 @@ struct Spent {
     nonce: bool,
     lease: bool,
     proof: bool,
+    scope: bool,
     unprocessed: bool,
 }
 
@@ -89,6 +91,8 @@ enum Next {
     Done(Box<Reply>),
     FreshLease,
     FreshNonce(Nonce),
+    /// A token with these scopes as well, which this permit allows.
+    MoreScope(Box<Permit>, ScopeSet),
 }
 
 /// Sends a request until an answer stands.
@@ -102,7 +106,9 @@ pub(super) async fn run(
     line: &mut Line,
 ) -> Result<(Reply, Used), Refusal> {
     let mut spent = Spent::default();
-    let mut lease = lend(exchange, crossing, line).await?;
+    let now = exchange.clock.now();
+    let mut raised = exchange.step_ups.remembered(crossing.permit, now);
+    let mut lease = lend(exchange, raised.as_ref().unwrap_or(crossing.permit), line).await?;
     let mut demanded = None;
     let rounds = if broken(Variant::NonceUncapped) {
         ROUNDS_UNCAPPED
@@ -136,7 +142,12 @@ pub(super) async fn run(
             Next::AgainWithoutWaiting => bare.may_wait = false,
             Next::FreshLease => {
                 last = Code::UpstreamRejectedCredential;
-                lease = lend(exchange, crossing, line).await?;
+                lease = lend(exchange, raised.as_ref().unwrap_or(crossing.permit), line).await?;
+            }
+            Next::MoreScope(permit, asked) => {
+                last = Code::ScopeDenied;
+                lease = stepped_up(exchange, (crossing.permit, &permit), &asked, line).await?;
+                raised = Some(*permit);
             }
             Next::FreshNonce(nonce) => {
                 // The agent's own retry will carry it.
@@ -149,14 +160,49 @@ pub(super) async fn run(
     Err(last.into())
 }
 
-async fn lend(
+/// A lease with more scope. What the issuer did not give is not asked for again soon.
+async fn stepped_up(
     exchange: &Exchange,
-    crossing: &Crossing<'_>,
+    (before, permit): (&Permit, &Permit),
+    asked: &ScopeSet,
     line: &mut Line,
 ) -> Result<Lease, Refusal> {
+    let rule = (before.agent(), before.service(), before.rule());
+    exchange.event(Event::ScopeRequested {
+        agent: rule.0.clone(),
+        service: rule.1.clone(),
+        rule: rule.2.clone(),
+        scopes: asked.clone(),
+    });
+    let lease = lend(exchange, permit, line).await;
+    let granted = lease
+        .as_ref()
+        .is_ok_and(|lease| asked.is_within(&lease.facts().scopes));
+    if !granted {
+        exchange.step_ups.forget(before);
+        exchange.event(Event::ScopeEscalated {
+            agent: rule.0.clone(),
+            service: rule.1.clone(),
+            rule: rule.2.clone(),
+            scopes: asked.clone(),
+            reason: Useless::NotGranted.as_str(),
+        });
+        lease?;
+        return Err(Code::ScopeDenied.into());
+    }
+    let lease = lease?;
+    exchange.event(Event::ScopeGranted {
+        grant: lease.facts().grant.clone(),
+        token_id: lease.facts().id,
+        scopes: lease.facts().scopes.clone(),
+    });
+    Ok(lease)
+}
+
+async fn lend(exchange: &Exchange, permit: &Permit, line: &mut Line) -> Result<Lease, Refusal> {
     let waiting = Stopwatch::start();
-    let lease = exchange.source.lease(crossing.permit).await;
-    let lease = if broken(Variant::PassThrough) && !crossing.permit.credentialed() {
+    let lease = exchange.source.lease(permit).await;
+    let lease = if broken(Variant::PassThrough) && !permit.credentialed() {
         lease.map(|lease| Lease::nothing(lease.facts().clone()))
     } else {
         lease
@@ -377,7 +423,8 @@ impl Round<'_> {
             StatusCode::UNAUTHORIZED | StatusCode::BAD_REQUEST | StatusCode::FORBIDDEN => {
                 overhear(|| format!("{headers:?}"));
                 let challenges = challenges(headers);
-                self.after_challenge(reply, &challenges, fresh, spent)
+                let next = self.after_challenge(reply, &challenges, fresh, spent);
+                next.inspect_err(|refusal| self.note_rejection(refusal.code))
             }
             _ => Ok(Next::Done(Box::new(reply))),
         }
@@ -411,7 +458,8 @@ impl Round<'_> {
         let can_be_sent = self.bare.body.can_be_sent();
         if status == StatusCode::FORBIDDEN {
             return if says("insufficient_scope") {
-                refuse(Code::ScopeDenied)
+                self.after_scope_challenge(challenges, spent)
+                    .map_err(|code| Refusal::from(code).answered(status))
             } else {
                 Ok(Next::Done(Box::new(reply)))
             };
@@ -435,6 +483,13 @@ impl Round<'_> {
             return Ok(Next::Done(Box::new(reply)));
         }
         if says("insufficient_user_authentication") {
+            let (acr_values, max_age) = stepup::wanted_login(challenges);
+            self.exchange.event(Event::LoginWanted {
+                grant: self.lease.facts().grant.clone(),
+                rule: self.crossing.permit.rule().clone(),
+                acr_values,
+                max_age,
+            });
             return refuse(Code::StepupRequired);
         }
         if says("invalid_token") && self.lease.facts().expires.is_some() {
@@ -448,6 +503,60 @@ impl Round<'_> {
             };
         }
         refuse(Code::UpstreamUnauthorized)
+    }
+
+    /// The API wants more scope (RFC 6750 §3.1). It gets what the rule allows, once a request; a body that is gone cannot be
+    /// sent with it, but the agent's next request begins with what was granted.
+    fn after_scope_challenge(
+        &self,
+        challenges: &[Challenge],
+        spent: &mut Spent,
+    ) -> Result<Next, Code> {
+        let permit = self.crossing.permit;
+        let asked = stepup::asked(challenges, permit);
+        let held = &self.lease.facts().scopes;
+        let now = self.exchange.clock.now();
+        let raised = match &asked {
+            Ok(_) if spent.scope => Err(Useless::NotGranted),
+            Ok(asked) => self.exchange.step_ups.raise(permit, held, asked, now),
+            Err(why) => Err(*why),
+        };
+        let asked = asked.unwrap_or_default();
+        match raised {
+            Ok(raised) if self.bare.body.can_be_sent() => {
+                spent.scope = true;
+                Ok(Next::MoreScope(Box::new(raised), asked))
+            }
+            Ok(_) => Err(Code::ScopeDenied),
+            Err(why) => {
+                self.exchange.event(Event::ScopeEscalated {
+                    agent: permit.agent().clone(),
+                    service: permit.service().clone(),
+                    rule: permit.rule().clone(),
+                    scopes: asked,
+                    reason: why.as_str(),
+                });
+                Err(Code::ScopeDenied)
+            }
+        }
+    }
+
+    /// The API does not accept what we showed, and that stands.
+    fn note_rejection(&self, code: Code) {
+        let rejected = matches!(
+            code,
+            Code::DpopNonceLoop
+                | Code::DpopProofRejected
+                | Code::UpstreamRejectedCredential
+                | Code::UpstreamUnauthorized
+        );
+        if rejected {
+            self.exchange.event(Event::ApiRejected {
+                agent: self.crossing.permit.agent().clone(),
+                service: self.crossing.permit.service().clone(),
+                code,
+            });
+        }
     }
 
     /// The API wants another nonce (RFC 9449 §9). The same nonce again, or none, would be refused again.

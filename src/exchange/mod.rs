@@ -29,6 +29,7 @@ mod record;
 mod refusal;
 mod respond;
 mod settings;
+mod stepup;
 mod story;
 mod taking;
 mod upgrade;

@@ -158,6 +158,10 @@ impl Line {
         facts.binding = Some(lease.facts().binding);
         facts.lease = Some(lease.facts().id);
         facts.jkt = lease.thumbprint().map(Into::into);
+        // A token that was stepped up has more than the rule begins with, and one that serves a whole login too.
+        if facts.scopes != lease.facts().scopes {
+            facts.scopes = lease.facts().scopes.clone();
+        }
     }
 
     /// One attempt is about to be written.

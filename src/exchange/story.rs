@@ -32,6 +32,7 @@ use super::plan::{Plan, Service};
 use super::record::Line;
 use super::refusal::Refusal;
 use super::respond::{Form, last_words, respond};
+use super::stepup::StepUps;
 use crate::agent::Agent;
 use crate::audit::{Audit, Event};
 use crate::credential::{self, Bench, Intent, Nonces, Seen, Source};
@@ -74,6 +75,7 @@ pub struct Deps {
 pub struct Exchange {
     pub(super) plan: ArcSwap<Plan>,
     pub(super) live: Live,
+    pub(super) step_ups: StepUps,
     pub(super) source: Arc<dyn Source>,
     pub(super) upstream: Upstream,
     audit: Audit,
@@ -93,6 +95,7 @@ impl Exchange {
         Self {
             plan: ArcSwap::from_pointee(deps.plan),
             live: Live::default(),
+            step_ups: StepUps::default(),
             source: deps.source,
             upstream: deps.upstream,
             audit: deps.audit,

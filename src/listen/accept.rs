@@ -103,6 +103,8 @@ impl Doors {
             limits,
         } = setup;
         let Ending { tasks, cut } = exchange.ending().clone();
+        let quotas = Quotas::new(limits);
+        quotas.watch(agents.watches());
         Ok(Arc::new(Self {
             exchange,
             agents: ArcSwap::from_pointee(agents),
@@ -111,7 +113,7 @@ impl Doors {
             limits,
             interception: Interception::new()?,
             clock,
-            quotas: Quotas::new(limits),
+            quotas,
             strangers: Strangers::new(),
             connections: Arc::new(Semaphore::new(limits.connections)),
             crowd: Crowd::new(limits.per_agent),
@@ -123,6 +125,7 @@ impl Doors {
 
     /// Replaces who may call; open tunnels stay with the agent that opened them.
     pub fn replace_agents(&self, agents: Agents) {
+        self.quotas.watch(agents.watches());
         self.agents.store(Arc::new(agents));
     }
 
@@ -177,7 +180,7 @@ impl Doors {
             }
             let (cut, number) = (ticket.cut(), ticket.number());
             let stream = Stall::new(link, self.limits.write_stall);
-            let guest = Arc::new(Guest::new(peer.source, place, ticket));
+            let guest = Arc::new(Guest::new((peer.source, peer.address), place, ticket));
             tokio::select! {
                 () = self.clone().greet(stream, tls, peer.local, guest) => {}
                 () = cut.notified() => {}

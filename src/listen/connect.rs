@@ -83,6 +83,7 @@ impl Doors {
         authority: Result<&Authority, &Refusal>,
     ) -> Result<(Caller, Authority, Admission), Refusal> {
         let caller = caller?;
+        self.usual(&caller, false)?;
         let authority = authority.map_err(Clone::clone)?;
         match self.exchange.admits(&caller.agent, authority) {
             Ok(admission) => Ok((caller, authority.clone(), admission)),

@@ -268,7 +268,7 @@ impl Doors {
     ) -> Response<AgentBody> {
         let named = broken(Variant::HostTrusting).then(|| told(&request));
         let authority = named.as_ref().and_then(Option::as_ref).unwrap_or(authority);
-        let Caller { agent, quota } = caller;
+        let Caller { agent, quota, .. } = caller;
         let counted = self.paced(quota.request(self.clock.now())).await;
         let mut line = match self.exchange.open(&request) {
             Ok(line) => line,
@@ -276,6 +276,7 @@ impl Doors {
         };
         line.at(Door::Connect, Some(agent.name()), Some(authority));
         let arrival = counted
+            .and_then(|()| self.usual(caller, true))
             .and_then(|()| self.head_holds(&request))
             .and_then(|()| Arrival::new(agent.clone(), authority.clone(), Door::Connect, request));
         match arrival {

@@ -5,7 +5,7 @@
 
 use std::fs;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -71,20 +71,7 @@ impl Listener {
     /// # Errors
     /// [`ListenerTlsError`].
     pub fn in_tls(mut self, cert: &[u8], key: &Secret<Vec<u8>>) -> Result<Self, ListenerTlsError> {
-        let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(cert).collect();
-        let chain = chain.map_err(|_| ListenerTlsError)?;
-        let key = PrivateKeyDer::from_pem_slice(key.expose()).map_err(|_| ListenerTlsError)?;
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        // TLS 1.3 and 1.2, and nothing before (RFC 8996).
-        let mut config = ServerConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .map_err(|_| ListenerTlsError)?
-            .with_no_client_auth()
-            .with_single_cert(chain, key)
-            .map_err(|_| ListenerTlsError)?;
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        config.max_early_data_size = 0;
-        self.tls = Some(Arc::new(config));
+        self.tls = Some(server_tls(cert, key)?);
         Ok(self)
     }
 
@@ -107,6 +94,7 @@ impl Listener {
                 }
                 let peer = Peer {
                     source: Source::of(peer.ip()),
+                    address: Some(peer.ip()),
                     local: peer.ip().to_canonical().is_loopback(),
                 };
                 Ok((Link::Left(stream), peer))
@@ -117,6 +105,7 @@ impl Listener {
                 let user = stream.peer_cred().map_or(u32::MAX, |who| who.uid());
                 let peer = Peer {
                     source: Source::user(user),
+                    address: None,
                     local: true,
                 };
                 Ok((Link::Right(stream), peer))
@@ -125,10 +114,36 @@ impl Listener {
     }
 }
 
+/// How TLS is spoken by a listener of ours, whoever it is for: with HTTP/1.1 and nothing else.
+///
+/// # Errors
+/// [`ListenerTlsError`].
+pub fn server_tls(
+    cert: &[u8],
+    key: &Secret<Vec<u8>>,
+) -> Result<Arc<ServerConfig>, ListenerTlsError> {
+    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(cert).collect();
+    let chain = chain.map_err(|_| ListenerTlsError)?;
+    let key = PrivateKeyDer::from_pem_slice(key.expose()).map_err(|_| ListenerTlsError)?;
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    // TLS 1.3 and 1.2, and nothing before (RFC 8996).
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|_| ListenerTlsError)?
+        .with_no_client_auth()
+        .with_single_cert(chain, key)
+        .map_err(|_| ListenerTlsError)?;
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    config.max_early_data_size = 0;
+    Ok(Arc::new(config))
+}
+
 /// Who is at the other end.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Peer {
     pub(super) source: Source,
+    /// Its address; none at a unix socket.
+    pub(super) address: Option<IpAddr>,
     /// Whether it is on this machine, so that it may be the agent without a name.
     pub(super) local: bool,
 }

@@ -22,7 +22,8 @@ mod proxy;
 mod quota;
 mod stall;
 mod tls;
+mod unusual;
 mod watched;
 
 pub use accept::{Doors, DoorsSetup, Limits};
-pub use listener::{Listener, ListenerTlsError, SocketFile, unix_socket};
+pub use listener::{Listener, ListenerTlsError, SocketFile, server_tls, unix_socket};

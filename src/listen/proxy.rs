@@ -1,6 +1,7 @@
 //! The explicit proxy: one HTTP/1.1 port for CONNECT and absolute form.
 
 use std::convert::Infallible;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -48,6 +49,8 @@ impl Whose {
 pub(super) struct Caller {
     pub(super) agent: Agent,
     pub(super) quota: Arc<Quota>,
+    /// From where; none at a unix socket.
+    pub(super) from: Option<IpAddr>,
 }
 
 impl Doors {
@@ -215,7 +218,11 @@ impl Doors {
             quota.request(now)
         };
         self.paced(counted).await?;
-        Ok(Caller { agent, quota })
+        Ok(Caller {
+            agent,
+            quota,
+            from: guest.address,
+        })
     }
 
     /// A refusal for haste, held back to the pace that is allowed.
@@ -245,7 +252,9 @@ impl Doors {
             authority.as_ref().ok(),
         );
         let holds = self.head_holds(&request);
-        let arrival = holds.and(caller).and_then(|Caller { agent, .. }| {
+        let arrival = holds.and(caller).and_then(|caller| {
+            self.usual(&caller, true)?;
+            let agent = caller.agent;
             let authority = authority?;
             match self.exchange.admits(&agent, &authority)? {
                 Admission::Intercept(_) => Arrival::new(agent, authority, Door::Absolute, request),

@@ -1,16 +1,19 @@
 //! What one agent may use up, and what a source may try before it is an agent. None of it is shared, so what one uses
 //! up is missing to nobody else.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use arc_swap::ArcSwapOption;
 use quick_cache::sync::Cache;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::accept::Limits;
 use super::bucket::{Bucket, Rate};
 use super::crowd::{Source, Ticket};
+use crate::agent::{Watch, WatchSettings};
 use crate::exchange::Refusal;
 use crate::vocab::{AgentName, Code, Moment};
 
@@ -37,10 +40,12 @@ pub(super) struct Quota {
     tunnels: Paced,
     /// Leaf certificates.
     pub(super) mints: Bucket,
+    /// Looks whether what it does is usual, where the configuration says what is.
+    pub(super) watch: ArcSwapOption<Watch>,
 }
 
 impl Quota {
-    fn new(limits: &Limits) -> Self {
+    fn new(limits: &Limits, watch: Option<Arc<Watch>>) -> Self {
         let rate = |per_second| Rate {
             per_second,
             burst: per_second,
@@ -50,6 +55,7 @@ impl Quota {
             requests: Paced::new(rate(limits.requests_per_second)),
             tunnels: Paced::new(rate(limits.requests_per_second)),
             mints: Bucket::new(rate(limits.certificates_per_second)),
+            watch: ArcSwapOption::new(watch),
         }
     }
 
@@ -68,6 +74,7 @@ impl Quota {
 pub(super) struct Quotas {
     limits: Limits,
     of: Mutex<HashMap<AgentName, Arc<Quota>>>,
+    watches: Mutex<HashMap<AgentName, Arc<Watch>>>,
 }
 
 impl Quotas {
@@ -75,6 +82,25 @@ impl Quotas {
         Self {
             limits,
             of: Mutex::default(),
+            watches: Mutex::default(),
+        }
+    }
+
+    /// Watches these agents from now on, open tunnels included. What was learned of one stays.
+    pub(super) fn watch(&self, settings: &BTreeMap<AgentName, WatchSettings>) {
+        let quotas = self.of.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut watches = self.watches.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = std::mem::take(&mut *watches);
+        for (agent, settings) in settings {
+            let watch = match before.get(agent) {
+                Some(watch) if watch.settings() == settings => Arc::clone(watch),
+                Some(watch) => Arc::new(watch.succeed(settings.clone())),
+                None => Arc::new(Watch::new(settings.clone())),
+            };
+            watches.insert(agent.clone(), watch);
+        }
+        for (agent, quota) in quotas.iter() {
+            quota.watch.store(watches.get(agent).cloned());
         }
     }
 
@@ -85,7 +111,9 @@ impl Quotas {
         if let Some(quota) = quotas.get(agent) {
             return quota.clone();
         }
-        let quota = Arc::new(Quota::new(&self.limits));
+        let watches = self.watches.lock().unwrap_or_else(PoisonError::into_inner);
+        let watch = watches.get(agent).cloned();
+        let quota = Arc::new(Quota::new(&self.limits, watch));
         quotas.insert(agent.clone(), quota.clone());
         quota
     }
@@ -170,6 +198,8 @@ impl Strangers {
 pub(super) struct Guest {
     /// Where it comes from.
     pub(super) source: Source,
+    /// Its address; none at a unix socket.
+    pub(super) address: Option<IpAddr>,
     _place: OwnedSemaphorePermit,
     standing: Mutex<Standing>,
 }
@@ -186,9 +216,14 @@ enum Standing {
 }
 
 impl Guest {
-    pub(super) fn new(source: Source, place: OwnedSemaphorePermit, ticket: Ticket) -> Self {
+    pub(super) fn new(
+        (source, address): (Source, Option<IpAddr>),
+        place: OwnedSemaphorePermit,
+        ticket: Ticket,
+    ) -> Self {
         Self {
             source,
+            address,
             _place: place,
             standing: Mutex::new(Standing::Silent { _ticket: ticket }),
         }
@@ -245,7 +280,7 @@ mod tests {
 
     #[test]
     fn refusals_come_at_the_same_pace() {
-        let quota = Quota::new(&limits());
+        let quota = Quota::new(&limits(), None);
         let now = Moment(0);
         let holds: Vec<_> = (0..20)
             .filter_map(|_| Some(quota.request(now).err()?.hold))
@@ -284,7 +319,7 @@ mod tests {
         let source = Source::of([10, 0, 0, 1].into());
         let guest = || {
             let place = places.clone().try_acquire_owned().unwrap();
-            Guest::new(source, place, crowd.enter(source).0)
+            Guest::new((source, None), place, crowd.enter(source).0)
         };
         let (a, b) = (agent("a"), agent("b"));
         let (of_a, of_b) = (quotas.of(&a), quotas.of(&b));

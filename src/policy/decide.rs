@@ -65,6 +65,8 @@ pub struct Permit {
     authority: Authority,
     rule: RuleName,
     scopes: ScopeSet,
+    /// None where the rule allows no more than `scopes`.
+    ceiling: Option<ScopeSet>,
     generation: Generation,
     credentialed: bool,
 }
@@ -108,6 +110,23 @@ impl Permit {
     #[must_use]
     pub fn scopes(&self) -> &ScopeSet {
         &self.scopes
+    }
+
+    /// Everything that the rule lets an API ask for; none where that is no more than [`Self::scopes`].
+    #[must_use]
+    pub fn ceiling(&self) -> Option<&ScopeSet> {
+        self.ceiling.as_ref()
+    }
+
+    /// The same permit for a token with these scopes as well. `None` where the rule does not allow them: what an API asks
+    /// for never widens what the configuration says.
+    #[must_use]
+    pub fn raised(&self, more: &ScopeSet) -> Option<Self> {
+        let most = self.ceiling.as_ref().unwrap_or(&self.scopes);
+        more.is_within(most).then(|| Self {
+            scopes: self.scopes.union(more),
+            ..self.clone()
+        })
     }
 
     /// The snapshot that decided.
@@ -225,6 +244,7 @@ impl Snapshot {
             authority: facts.authority.clone(),
             rule: rule.name().clone(),
             scopes: rule.scopes().clone(),
+            ceiling: rule.ceiling().cloned(),
             generation: self.generation(),
             credentialed: service.settings.credentialed,
         }

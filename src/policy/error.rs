@@ -109,7 +109,7 @@ pub enum PolicyError {
     },
     /// Scopes where no token is asked for.
     #[error(
-        "rule {} of service {service} (`{text}`) has scopes, but the service's credential is not OAuth; remove `scopes`", .rule + 1
+        "rule {} of service {service} (`{text}`) has scopes, but the service's credential is not OAuth; remove `scopes` and `step_up`", .rule + 1
     )]
     ScopesWithoutOauth {
         /// The service.

@@ -30,4 +30,5 @@ pub use decide::{Admission, Decision, Denial, Facts, Pending, Permit};
 pub use error::{Place, PolicyError};
 pub use explain::{Explanation, Fix, Outcome, PolicyWarning};
 pub use rule::{Effect, Rule, RuleError};
+pub use ruleset::scopes_of;
 pub use snapshot::{AgentSettings, ServiceSettings, Settings, Snapshot};

@@ -169,6 +169,8 @@ pub struct Rule {
     methods: Methods,
     path: PathPattern,
     scopes: ScopeSet,
+    /// The scopes and what an API may ask for beyond them; none where it may not.
+    ceiling: Option<ScopeSet>,
 }
 
 impl Rule {
@@ -192,7 +194,23 @@ impl Rule {
             methods: Methods::parse(methods)?,
             path: read_path(path)?,
             scopes,
+            ceiling: None,
         })
+    }
+
+    /// The same rule, under which an API may ask for these scopes beyond its own.
+    #[must_use]
+    pub fn stepping_up_to(mut self, more: ScopeSet) -> Self {
+        if self.effect == Effect::Allow && !more.is_within(&self.scopes) {
+            self.ceiling = Some(self.scopes.union(&more));
+        }
+        self
+    }
+
+    /// Everything that a token for this route may ever have; none where that is [`Self::scopes`].
+    #[must_use]
+    pub fn ceiling(&self) -> Option<&ScopeSet> {
+        self.ceiling.as_ref()
     }
 
     /// The text behind `allow:` or `deny:`, with a single space.

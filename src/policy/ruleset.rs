@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use super::pattern::{Effort, Outline, atoms};
 use super::rule::{Effect, Mention, Rule};
-use crate::vocab::RequestPath;
+use crate::vocab::{RequestPath, ScopeSet};
 
 /// What the rules say; the numbers are places in the list of rules.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,6 +79,16 @@ impl Order {
             return Judgement::Unfinished;
         }
         allow.map_or(Judgement::Silent, |&(_, at)| Judgement::Allowed(at))
+    }
+}
+
+/// The scopes of the rule that allows such a request; `None` where none does. For requests of our own, which are not
+/// decided about; where they may go is the caller's business.
+#[must_use]
+pub fn scopes_of(rules: &[Rule], method: &str, path: &RequestPath) -> Option<ScopeSet> {
+    match Order::of(rules).judge(rules, method, path) {
+        Judgement::Allowed(at) => Some(rules[at].scopes().clone()),
+        Judgement::Denied(_) | Judgement::Silent | Judgement::Unfinished => None,
     }
 }
 

@@ -377,7 +377,8 @@ fn check_rules(settings: &ServiceSettings, errors: &mut Vec<PolicyError>) {
     let text = |at: usize| settings.rules[at].name().to_string();
     for (at, rule) in settings.rules.iter().enumerate() {
         // Scopes that nobody asks for would read like a limit that does not exist.
-        if !settings.oauth && !rule.scopes().is_empty() {
+        let asks = rule.ceiling().is_some() || !rule.scopes().is_empty();
+        if asks && !settings.oauth {
             errors.push(PolicyError::ScopesWithoutOauth {
                 service: settings.name.clone(),
                 rule: at,

@@ -90,6 +90,17 @@ pub enum MetadataFault {
     WrongIssuer,
 }
 
+/// What the issuer says when it is asked after a token (RFC 7662).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Introspection {
+    /// No of every token: an issuer that cannot look its own tokens up.
+    AlwaysNo,
+    /// The truth.
+    Honest,
+    /// Its metadata has the endpoint, and the endpoint refuses every client.
+    Refused,
+}
+
 /// What the issuer says in `expires_in`.
 #[derive(Debug, Clone, PartialEq)]
 pub enum ExpiresIn {
@@ -130,6 +141,8 @@ pub struct IssuerSettings {
     pub duplicate_members: bool,
     /// What is wrong with the metadata.
     pub metadata: Option<MetadataFault>,
+    /// How it answers who asks after a token; not at all and not in its metadata at the start.
+    pub introspection: Option<Introspection>,
 }
 
 impl Default for IssuerSettings {
@@ -148,6 +161,7 @@ impl Default for IssuerSettings {
             omit_scope: false,
             duplicate_members: false,
             metadata: None,
+            introspection: None,
         }
     }
 }

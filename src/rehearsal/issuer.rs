@@ -8,7 +8,7 @@ use hyper::body::Incoming;
 use serde_json::{Map, Value, json};
 
 use super::clients::{Client, TokenKind, authenticate};
-use super::controls::{ExpiresIn, IssuerSettings, MetadataFault, Service};
+use super::controls::{ExpiresIn, Introspection, IssuerSettings, MetadataFault, Service};
 use super::form;
 use super::jose::random_text;
 use super::reply::{self, Body, Cut};
@@ -66,14 +66,19 @@ pub(super) async fn answer(
     if head.method == Method::GET && path == stage.issuer_path("/jwks") {
         return Ok(reply::json(200, &json!({"keys": [stage.issuer_key.jwk()]})));
     }
-    if path != stage.issuer_path("/token") {
+    let asked_after = path == stage.issuer_path("/introspect");
+    if path != stage.issuer_path("/token") && !asked_after {
         return Ok(reply::empty(404));
     }
     if head.method != Method::POST {
         return Ok(reply::empty(405));
     }
     let (bytes, _) = reply::read(body, 64 * 1024).await?;
-    let answer = token(stage, &settings, visit, &head.headers, &bytes);
+    let answer = if asked_after {
+        introspect(stage, &settings, visit, &head.headers, &bytes)
+    } else {
+        token(stage, &settings, visit, &head.headers, &bytes)
+    };
     let mut response = answer.unwrap_or_else(|refused| {
         visit.note(&refused.note);
         refusal(&refused)
@@ -107,6 +112,9 @@ fn metadata(stage: &Stage, settings: &IssuerSettings) -> Response<Body> {
         "token_endpoint_auth_signing_alg_values_supported": ["ES256"],
         "dpop_signing_alg_values_supported": ["ES256"],
     });
+    if settings.introspection.is_some() {
+        document["introspection_endpoint"] = json!(format!("{issuer}/introspect"));
+    }
     const ALGORITHMS: &str = "dpop_signing_alg_values_supported";
     match &settings.metadata {
         None => {}
@@ -138,6 +146,35 @@ fn doubled(name: &str, value: &str, document: &Value) -> String {
     let text = document.to_string();
     let rest = text.strip_prefix('{').unwrap_or_default();
     format!("{{{}:{},{rest}", json!(name), json!(value))
+}
+
+/// RFC 7662, for clients of ours only.
+fn introspect(
+    stage: &Stage,
+    settings: &IssuerSettings,
+    visit: &Visit,
+    headers: &HeaderMap,
+    body: &[u8],
+) -> Result<Response<Body>, Refused> {
+    let form = read_form(headers, body)?;
+    visit.form(&form);
+    let client = authenticate(stage, settings, headers, &form)?;
+    visit.client(&client.registration.id);
+    let token = form::value(&form, "token").ok_or_else(|| Refused::request("no token"))?;
+    let audiences: Vec<String> = [&stage.api_origins, &stage.static_origins]
+        .into_iter()
+        .flatten()
+        .cloned()
+        .collect();
+    let key = stage.issuer_key.public();
+    let now = stage.now(Service::Issuer);
+    let claims = verify::token(token, &key, &stage.issuer_url, &audiences, now);
+    let living = claims.is_ok_and(|claims| stage.living_tokens.contains(&claims.jti));
+    match settings.introspection {
+        None | Some(Introspection::Refused) => Err(Refused::client("not for this client")),
+        Some(Introspection::AlwaysNo) => Ok(reply::json(200, &json!({"active": false}))),
+        Some(Introspection::Honest) => Ok(reply::json(200, &json!({"active": living}))),
+    }
 }
 
 fn token(

@@ -2,7 +2,7 @@
 //!
 //! Real TLS sockets (a CA made at start), HTTP/1.1 and HTTP/2. Proofs and tokens are verified with p256 and a reading
 //! of RFC 9449 of its own, never with `crate::proof`: what tokenward signs is judged by other code than its own. The
-//! issuer speaks RFC 6749 client credentials, RFC 7523 and RFC 10070 assertions, RFC 8414, RFC 8707 and RFC 9449. The
+//! issuer speaks RFC 6749 client credentials, RFC 7523 and RFC 10070 assertions, RFC 7662, RFC 8414, RFC 8707 and RFC 9449. The
 //! [`Controls`] make the servers fail as servers do.
 //!
 //! Does not know the proxy, its configuration or its rooms; imports `vocab` only. Nothing here protects anything: the
@@ -39,7 +39,7 @@ pub use caller::{Answer, Call, CallBody, Caller, CallerError, Session};
 pub use clients::{ClientMethod, Registration, TokenKind};
 pub use controls::{
     Alpn, ApiSettings, ChallengeForm, ChallengeNonce, Controls, ExpiresIn, Failure, HtuRule,
-    IssuerSettings, MetadataFault, NonceMode, Service, SiteSettings,
+    Introspection, IssuerSettings, MetadataFault, NonceMode, Service, SiteSettings,
 };
 pub use seen::Seen;
 

@@ -64,7 +64,9 @@ pub enum Why {
     #[error("a bound of the store was reached")]
     TooLarge,
     /// The key opens nothing here.
-    #[error("the key is not the one that this store was sealed with")]
+    #[error(
+        "the key is not the one that this store was sealed with; if you changed it, give the one before as `previous_key`"
+    )]
     WrongKey,
 }
 

@@ -30,6 +30,40 @@ pub struct Store {
     identity: Option<Identity>,
     /// Room for a write that must not fail because the disk is full.
     room: Option<Room>,
+    rekeyed: bool,
+}
+
+/// What was read, and with which of two keys.
+enum Found {
+    Current((Image, Sealer, Lost)),
+    Stale((Image, Sealer, Lost)),
+}
+
+/// Whether the note of the last write could be read, and fits what was found.
+///
+/// The keys are that of the file and the other one, `stale` says that the former is the previous one. A file is sealed
+/// anew first and then the note, so a note by the previous key beside a file by the present one is what a crash in
+/// between leaves. The other way round there was a newer file, and somebody put this one back.
+fn witnessed(
+    lock: &mut File,
+    (key, other): (&StoreKey, Option<&StoreKey>),
+    stale: bool,
+    (image, sealer): (&Image, &Sealer),
+) -> Result<bool, Why> {
+    match (witness::read(lock, key)?, other) {
+        (Witness::Seen { salt, sequence }, _) => {
+            if salt != *sealer.salt() || sequence > image.sequence {
+                return Err(Why::RolledBack);
+            }
+            Ok(true)
+        }
+        (Witness::Illegible, Some(other)) => match witness::read(lock, other)? {
+            Witness::Seen { sequence, .. } if !stale && sequence < image.sequence => Ok(true),
+            Witness::Seen { .. } => Err(Why::RolledBack),
+            Witness::Illegible | Witness::Nothing => Ok(false),
+        },
+        (Witness::Illegible | Witness::Nothing, _) => Ok(false),
+    }
 }
 
 /// Room that was set aside, and how many bytes.
@@ -51,32 +85,61 @@ impl Store {
     }
 
     fn opened(settings: Settings) -> Result<(Self, Lost), Why> {
-        let Settings { path, key } = settings;
+        let Settings {
+            path,
+            key,
+            previous,
+        } = settings;
         let folder = Folder::of(&path)?;
         let mut lock = folder.lock()?;
-        let witness = witness::read(&mut lock, &key)?;
-        let found = folder.read()?;
-        let (image, sealer, mut lost, identity) = match found {
-            Some((bytes, identity)) => {
-                let (image, sealer, lost) = Image::read(&bytes, &key)?;
-                (image, sealer, lost, Some(identity))
+        let Some((bytes, identity)) = folder.read()? else {
+            if witness::read(&mut lock, &key)? != Witness::Nothing {
+                return Err(Why::Gone);
             }
-            None if witness != Witness::Nothing => return Err(Why::Gone),
-            None => {
-                let sealer = Sealer::new(&key, random()?)?;
-                (Image::empty(), sealer, Lost::default(), None)
-            }
+            let sealer = Sealer::new(&key, random()?)?;
+            let image = Image::empty();
+            let mut store = Self::new(path, folder, lock, key, (image, sealer), None);
+            // Whether this disk takes a file is found out now, not at the first login.
+            store.commit(Image::empty(), true)?;
+            return Ok((store, Lost::default()));
         };
-        match witness {
-            Witness::Seen { salt, sequence } => {
-                if salt != *sealer.salt() || sequence > image.sequence {
-                    return Err(Why::RolledBack);
-                }
+        let read = match (Image::read(&bytes, &key), &previous) {
+            (Err(Why::WrongKey), Some(previous)) => Image::read(&bytes, previous).map(Found::Stale),
+            (read, _) => read.map(Found::Current),
+        };
+        let read = read?;
+        let stale = matches!(read, Found::Stale(_));
+        let (Found::Current((image, sealer, mut lost)) | Found::Stale((image, sealer, mut lost))) =
+            read;
+        let keys = match &previous {
+            Some(previous) if stale => (previous, Some(&key)),
+            previous => (&key, previous.as_ref()),
+        };
+        lost.witness = !witnessed(&mut lock, keys, stale, (&image, &sealer))?;
+        let next = stale
+            .then(|| image.sealed_anew(&sealer, &key))
+            .transpose()?;
+        let mut store = Self::new(path, folder, lock, key, (image, sealer), Some(identity));
+        match next {
+            Some((next, sealer)) => {
+                store.sealer = sealer;
+                store.commit(next, true)?;
+                store.rekeyed = true;
             }
-            Witness::Illegible => lost.witness = true,
-            Witness::Nothing => lost.witness = identity.is_some(),
+            None => store.note()?,
         }
-        let mut store = Self {
+        Ok((store, lost))
+    }
+
+    fn new(
+        path: PathBuf,
+        folder: Folder,
+        lock: File,
+        key: StoreKey,
+        (image, sealer): (Image, Sealer),
+        identity: Option<Identity>,
+    ) -> Self {
+        Self {
             path,
             folder,
             lock,
@@ -85,14 +148,14 @@ impl Store {
             image,
             identity,
             room: None,
-        };
-        if identity.is_none() {
-            // Whether this disk takes a file is found out now, not at the first login.
-            store.commit(Image::empty(), true)?;
-        } else {
-            store.note()?;
+            rekeyed: false,
         }
-        Ok((store, lost))
+    }
+
+    /// Whether it was sealed with the previous key when it was opened, and with the present one since then.
+    #[must_use]
+    pub fn was_rekeyed(&self) -> bool {
+        self.rekeyed
     }
 
     /// Where it is.

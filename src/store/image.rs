@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use zeroize::Zeroizing;
 
 use super::error::{Lost, Why};
-use super::seal::{CHECK_LEN, Kind, Place, SALT_LEN, SEAL_LEN, Sealer, StoreKey};
+use super::seal::{CHECK_LEN, Kind, Place, SALT_LEN, SEAL_LEN, Sealer, StoreKey, random};
 use super::{FILE_MAX, ROW_MAX, ROWS_MAX, RowId};
 
 const MAGIC: &[u8; 18] = b"tokenward store 1\n";
@@ -140,6 +140,35 @@ impl Image {
             sequence: version,
             rows,
         })
+    }
+
+    /// The image after one more write, which seals every row with another key, under a new salt. A damaged row is carried
+    /// over as it is: it stays damaged, and stays known.
+    pub(super) fn sealed_anew(
+        &self,
+        sealer: &Sealer,
+        key: &StoreKey,
+    ) -> Result<(Self, Sealer), Why> {
+        let version = self.sequence.checked_add(1).ok_or(Why::TooLarge)?;
+        let next = Sealer::new(key, random()?)?;
+        let mut rows = BTreeMap::new();
+        for (id, row) in &self.rows {
+            let place = Place {
+                kind: Kind::Row,
+                row: Some(id),
+                version,
+            };
+            let bytes = match open(sealer, id, row) {
+                Some(content) => next.seal(&place, &content)?,
+                None => row.bytes.clone(),
+            };
+            rows.insert(id.clone(), Sealed { version, bytes });
+        }
+        let image = Self {
+            sequence: version,
+            rows,
+        };
+        Ok((image, next))
     }
 
     /// The file.

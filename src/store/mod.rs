@@ -30,6 +30,8 @@ pub struct Settings {
     pub path: PathBuf,
     /// What the rows are sealed with.
     pub key: StoreKey,
+    /// What they were sealed with before. A store that only this key opens is sealed anew with the other one.
+    pub previous: Option<StoreKey>,
 }
 
 /// What a row is about. Part of what is sealed with it: a row of one kind or name never opens as another.

@@ -36,6 +36,12 @@ pub struct StoreKey(Secret<[u8; KEY_LEN]>);
 pub struct BadKey;
 
 impl StoreKey {
+    /// Whether both are the same key, found out without telling by its duration where they differ.
+    #[must_use]
+    pub fn same(&self, other: &Self) -> bool {
+        verify_slices_are_equal(self.0.expose(), other.0.expose()).is_ok()
+    }
+
     /// Reads 64 hexadecimal digits, or 32 bytes in base64. A passphrase is refused: it would need a slow derivation,
     /// and would still be the weakest part of the store.
     ///

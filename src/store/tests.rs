@@ -29,6 +29,16 @@ fn settings(dir: &Path) -> Settings {
     Settings {
         path: dir.join("store"),
         key: key(7),
+        previous: None,
+    }
+}
+
+/// The same with another key in the place of the first.
+fn changed(dir: &Path) -> Settings {
+    Settings {
+        key: key(8),
+        previous: Some(key(7)),
+        ..settings(dir)
     }
 }
 
@@ -351,6 +361,97 @@ fn an_older_file_or_none_at_all_is_noticed() {
     // A witness that cannot be read does not stop anybody, and is told.
     fs::write(dir.path().join("store.lock"), b"nonsense").unwrap();
     assert!(Store::open(settings(dir.path())).unwrap().1.witness);
+}
+
+#[test]
+fn a_changed_key_seals_every_row_anew() {
+    let (dir, path) = filled();
+    let before = fs::read(&path).unwrap();
+    let (store, lost) = Store::open(changed(dir.path())).unwrap();
+    assert!(store.was_rekeyed() && lost.is_empty() && accounted(&store, &lost));
+    let sequence = store.sequence();
+    drop(store);
+    // The key before it opens nothing any more, not even the note.
+    assert!(matches!(why(settings(dir.path())), Why::WrongKey));
+    for previous in [Some(key(7)), None] {
+        let both = Settings {
+            previous,
+            ..changed(dir.path())
+        };
+        let (store, lost) = Store::open(both).unwrap();
+        assert!(!store.was_rekeyed() && lost.is_empty() && accounted(&store, &lost));
+        assert_eq!(store.sequence(), sequence);
+    }
+    // The file from before the change is older than the note says: there is no way back.
+    fs::write(&path, &before).unwrap();
+    assert!(matches!(why(changed(dir.path())), Why::RolledBack));
+    let wrong = Settings {
+        key: key(9),
+        previous: Some(key(10)),
+        ..settings(dir.path())
+    };
+    let error = Store::open(wrong).map(|_| ()).unwrap_err().to_string();
+    assert!(error.contains("the key is not the one") && error.contains("previous_key"));
+}
+
+#[test]
+fn whatever_a_crash_leaves_of_a_change_of_keys_is_whole() {
+    let (dir, path) = filled();
+    let beside = |suffix: &str| path.with_file_name(format!("store{suffix}"));
+    let (old, old_note) = (fs::read(&path).unwrap(), fs::read(beside(".lock")).unwrap());
+    drop(Store::open(changed(dir.path())).unwrap());
+    let (new, new_note) = (fs::read(&path).unwrap(), fs::read(beside(".lock")).unwrap());
+    let whole = |state: &str, rekeyed: bool, witness: bool| {
+        let (store, lost) = Store::open(changed(dir.path())).unwrap();
+        assert!(
+            accounted(&store, &lost) && lost.rows.is_empty() && !lost.head,
+            "{state}"
+        );
+        assert_eq!(
+            (store.was_rekeyed(), lost.witness),
+            (rekeyed, witness),
+            "{state}"
+        );
+        drop(store);
+        let (store, lost) = Store::open(Settings {
+            previous: None,
+            ..changed(dir.path())
+        })
+        .unwrap();
+        assert!(accounted(&store, &lost) && lost.is_empty(), "{state}");
+    };
+    // While the new file was written: nothing of it counts.
+    for length in (0..new.len()).step_by(7) {
+        fs::write(&path, &old).unwrap();
+        fs::write(beside(".lock"), &old_note).unwrap();
+        fs::write(beside(".new"), &new[..length]).unwrap();
+        fs::set_permissions(beside(".new"), fs::Permissions::from_mode(0o600)).unwrap();
+        whole("a part of the new file", true, false);
+    }
+    // After the file, before the note or in the middle of it.
+    for length in 0..=new_note.len() {
+        fs::write(&path, &new).unwrap();
+        let note = [&new_note[..length], &old_note[length..]].concat();
+        fs::write(beside(".lock"), note).unwrap();
+        let torn = length != 0 && length != new_note.len();
+        // The first bytes of the number of writes are the same in both.
+        let torn = torn && new_note[..length] != old_note[..length];
+        whole("a part of the new note", false, torn);
+    }
+}
+
+#[test]
+fn a_damaged_row_is_carried_over_and_stays_known() {
+    let (dir, path) = filled();
+    let mut bytes = fs::read(&path).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&path, &bytes).unwrap();
+    let (store, lost) = Store::open(changed(dir.path())).unwrap();
+    assert!(lost.rows.len() == 1 && accounted(&store, &lost));
+    drop(store);
+    let (store, again) = Store::open(changed(dir.path())).unwrap();
+    assert!(again.rows == lost.rows && accounted(&store, &again));
 }
 
 #[test]

@@ -26,6 +26,8 @@ pub(super) enum Witness {
 /// Reads what the lock file says.
 pub(super) fn read(file: &mut File, key: &StoreKey) -> Result<Witness, Why> {
     let mut bytes = Vec::new();
+    let start = file.seek(SeekFrom::Start(0));
+    start.map_err(|error| failed("reading the .lock file", error))?;
     let mut limited = Read::take(&mut *file, LEN as u64 + 1);
     limited
         .read_to_end(&mut bytes)

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::issuer::{AuthError, Client, Issuer};
 use super::keeper::Key;
 use super::lineage::Lineages;
+use super::probe::Probe;
 use super::settings::{ClientAuth, CredentialSettings, IssuerSettings, OauthSettings, Settings};
 use super::transport::Lines;
 use crate::credential::{BadCertificate, BadToken, Lease, LeaseFacts};
@@ -63,6 +64,9 @@ pub enum SetupError {
     /// A further parameter has a name that is tokenward's own.
     #[error("service {0}: a further parameter has a name that is set by other keys")]
     Parameter(ServiceName),
+    /// The probe's address cannot be named in a proof.
+    #[error("service {0}: the probe's address is not one")]
+    Probe(ServiceName),
     /// The system gives no random numbers.
     #[error("no random numbers to be had")]
     Randomness,
@@ -273,6 +277,17 @@ impl Builder<'_> {
         };
         check(service, &oauth)?;
         let issuer = self.issuer(service, &oauth.issuer, issuers)?;
+        let probe = match &oauth.health.probe {
+            Some(settings) => {
+                let transport = self.lines.to_api(&settings.target);
+                let transport = transport.ok_or_else(|| SetupError::Transport(service.clone()))?;
+                Some(
+                    Probe::new(settings, transport, self.clock.clone())
+                        .ok_or_else(|| SetupError::Probe(service.clone()))?,
+                )
+            }
+            None => None,
+        };
         let client = Client::new(service.clone(), oauth, issuer).map_err(|error| match error {
             AuthError::Certificate(why) => SetupError::ClientCertificate(service.clone(), why),
             AuthError::Key => SetupError::ClientKey(service.clone()),
@@ -280,7 +295,11 @@ impl Builder<'_> {
         })?;
         Ok(Kind::Oauth {
             edition,
-            client: Arc::new(client.with_lineages(Arc::clone(self.lineages))),
+            client: Arc::new(
+                client
+                    .with_lineages(Arc::clone(self.lineages))
+                    .with_probe(probe),
+            ),
         })
     }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
 use super::catalogue::{Builder, Catalogue, Kind, SetupError};
+use super::checks::Checkup;
 use super::issuer::{Answered, Client, Device, Login, LoginError};
 use super::journal::Journal;
 use super::keeper::Key;
@@ -67,6 +68,8 @@ pub struct GrantStatus {
     pub expires_in: Option<Duration>,
     /// What went wrong last, if it has not been mended since.
     pub trouble: Option<Code>,
+    /// What the last check of the token in use said; `None`: there was none.
+    pub checked: Option<Checkup>,
 }
 
 /// How one grant stands.
@@ -220,7 +223,9 @@ impl Door {
                 let offer = catalogue.offer(&key.grant.service)?;
                 let age = lease.as_ref().map(|(_, since)| now.since(*since));
                 let lease = lease.as_ref().map(|(lease, _)| lease);
+                let checkup = |l: &Lease| self.shelf.checkup(&key, l.facts().id);
                 Some(GrantStatus {
+                    checked: lease.and_then(checkup),
                     age,
                     binding: lease.map_or_else(|| offer.kind.binding(), |l| l.facts().binding),
                     thumbprint: lease.and_then(key_of).map(str::to_owned),
@@ -647,10 +652,34 @@ impl Door {
         scopes: &ScopeSet,
         generation: Generation,
     ) -> Result<Lease, Unavailable> {
+        let key = match self.at_once(service, agent, scopes, generation)? {
+            Ok(lease) => return Ok(lease),
+            Err(key) => key,
+        };
+        let (own, began) = (key.grant.agent == *agent, self.shelf.clock.now());
+        let lent = self.wait_for(key, self.wait).await;
+        let over = matches!(&lent, Err(refusal) if refusal.code == Code::ReauthorizationRequired);
+        if !own
+            || !over
+            || self
+                .owner(service, agent)
+                .is_none_or(|owner| owner == *agent)
+        {
+            return lent;
+        }
+        // Its own login has just ended, and from now on it rides on the service's.
+        let left = self
+            .wait
+            .saturating_sub(self.shelf.clock.now().since(began));
         match self.at_once(service, agent, scopes, generation)? {
             Ok(lease) => Ok(lease),
-            Err(key) => self.wait_for(key, self.wait).await,
+            Err(key) => self.wait_for(key, left).await,
         }
+    }
+
+    /// On whose grant this agent rides.
+    fn owner(&self, service: &ServiceName, agent: &AgentName) -> Option<AgentName> {
+        Some(self.client(service)?.1.owner(agent))
     }
 }
 

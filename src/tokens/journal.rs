@@ -2,14 +2,22 @@
 
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
+
 use super::failure::Failure;
 use super::keeper::Reason;
+use super::pattern::Excess;
 use crate::vocab::{Binding, GrantId, ScopeSet, ServiceName};
 
 /// Takes notes. Must not block: it is called from the control runtime's only thread.
 pub(super) trait Journal: Send + Sync {
     /// Takes one note.
     fn note(&self, note: &Note<'_>);
+
+    /// Waits until what was noted so far outlives the process, for a second at most. At once where nothing is written.
+    fn settled(&self) -> BoxFuture<'_, ()> {
+        Box::pin(std::future::ready(()))
+    }
 }
 
 /// Something that operators want to see. No variant can carry a token or a key; of an issuer's text only names of a
@@ -18,6 +26,15 @@ pub(super) trait Journal: Send + Sync {
 pub(super) enum Note<'a> {
     /// The token is bound to a key that is not ours.
     BindingMismatch { grant: &'a GrantId },
+    /// Somebody was asked after a token in use. `by`: `introspection` or `probe`; `proofs`: the `jti` of what was signed
+    /// for that.
+    Checked {
+        grant: &'a GrantId,
+        lease: u64,
+        by: &'static str,
+        outcome: &'static str,
+        proofs: &'a [String],
+    },
     /// The issuer's clock differs from ours by this much.
     ClockOffset {
         service: &'a ServiceName,
@@ -71,11 +88,12 @@ pub(super) enum Note<'a> {
         kind: &'static str,
         confirmed: bool,
     },
-    /// The issuer granted other scopes than asked for.
+    /// The issuer granted other scopes than asked for. `taken`: the token is used all the same, as configured.
     ScopeChanged {
         grant: &'a GrantId,
         requested: &'a ScopeSet,
         granted: &'a ScopeSet,
+        taken: bool,
     },
     /// How the grants of a service stand.
     Standing {
@@ -83,6 +101,8 @@ pub(super) enum Note<'a> {
         binding: Binding,
         standing: Standing,
     },
+    /// Tokens come faster than their lives explain.
+    TooFast { grant: &'a GrantId, excess: Excess },
 }
 
 /// How a grant came to its end.
@@ -113,6 +133,8 @@ impl Ending {
 pub(super) struct Standing {
     /// A token is in use and nothing is wrong.
     pub(super) healthy: usize,
+    /// A token is in use, and its last check brought no yes.
+    pub(super) unknown: usize,
     /// A token is in use and its renewal fails.
     pub(super) degraded: usize,
     /// There is no token, because something is wrong.

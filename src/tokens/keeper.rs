@@ -8,6 +8,7 @@
 //! way per entry; nothing is published or served that either clock calls expired; whoever asks is answered; a grant
 //! that is refused for good is tried at most eight times in the first minute.
 
+mod doubt;
 mod pace;
 #[cfg(test)]
 mod sim;
@@ -21,7 +22,8 @@ use std::time::Duration;
 use super::failure::Failure;
 use crate::credential::{Expiry, Unavailable};
 use crate::vocab::{AgentName, Code, GrantId, Moment, ScopeSet, WallTime};
-use pace::{Jitter, Trouble};
+pub(super) use pace::Jitter;
+use pace::Trouble;
 pub(super) use words::{Action, Event, Reason};
 
 /// Most entries. The keys come from the configuration, so this is a backstop.
@@ -124,6 +126,7 @@ impl Keeper {
                 self.asked(now, wall, &key, &mut actions);
                 Some(key)
             }
+            Event::Doubted { lease, dead } => self.doubted(now, wall, (lease, dead), &mut actions),
             Event::Failed {
                 key,
                 attempt,

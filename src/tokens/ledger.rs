@@ -1,10 +1,17 @@
 //! Writes the room's notes into the audit file and the metrics.
 
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+
 use super::journal::{Journal, Note, Standing};
 use super::keeper::Reason;
 use crate::audit::{Audit, Event};
 use crate::metrics::{Metrics, Peer};
 use crate::vocab::{Binding, GrantId};
+
+/// How long a line may take to be written before something goes on without it.
+const SETTLE_MAX: Duration = Duration::from_secs(1);
 
 /// Audit and metrics together.
 pub(super) struct Ledger {
@@ -18,6 +25,15 @@ impl Journal for Ledger {
         if let Some(event) = event(note) {
             self.audit.event(event);
         }
+        // Told beside the failure itself, which says what agents are told: here it is who was refused, and why.
+        if let Some(event) = refused(note) {
+            self.metrics.security_event(event.name());
+            self.audit.event(event);
+        }
+    }
+
+    fn settled(&self) -> BoxFuture<'_, ()> {
+        Box::pin(self.audit.written(SETTLE_MAX))
     }
 }
 
@@ -62,12 +78,18 @@ impl Ledger {
             }
             Note::Proof { service } => metrics.dpop_proof(service.as_str()),
             Note::ScopeChanged { .. } => metrics.security_event("scope_changed"),
+            Note::TooFast { grant, excess } => {
+                let (had, expected) = (excess.had, excess.expected);
+                tracing::warn!(%grant, had, expected, "tokens come faster than their lives explain");
+                metrics.security_event("token.refresh_rate");
+            }
             Note::Standing {
                 service,
                 binding,
                 standing,
             } => self.stand(service.as_str(), *binding, *standing),
-            Note::Dropped { .. }
+            Note::Checked { .. }
+            | Note::Dropped { .. }
             | Note::Exchanged { .. }
             | Note::Failed { .. }
             | Note::Issued { .. }
@@ -77,10 +99,11 @@ impl Ledger {
     }
 
     fn stand(&self, service: &str, binding: Binding, standing: Standing) {
-        let live = standing.healthy + standing.degraded;
+        let live = standing.healthy + standing.unknown + standing.degraded;
         self.metrics.tokens(service, binding, "live", live);
         let health = [
             ("healthy", standing.healthy),
+            ("unknown", standing.unknown),
             ("degraded", standing.degraded),
             ("failed", standing.failed),
         ];
@@ -93,6 +116,11 @@ impl Ledger {
 /// What happened in the life of a token, in the words of the metric.
 fn life<'a>(note: &Note<'a>) -> Option<(&'a GrantId, &'static str)> {
     Some(match *note {
+        Note::Checked { grant, outcome, .. } => match outcome {
+            "active" => (grant, "checked"),
+            "inactive" => (grant, "found_inactive"),
+            _ => (grant, "check_unanswered"),
+        },
         Note::Dropped { grant, reason, .. } => match reason {
             Reason::Expired => (grant, "expired"),
             _ => (grant, "dropped"),
@@ -114,6 +142,9 @@ fn life<'a>(note: &Note<'a>) -> Option<(&'a GrantId, &'static str)> {
 /// The audit line of a note, where it has one.
 fn event(note: &Note<'_>) -> Option<Event> {
     Some(match *note {
+        Note::Checked { .. } | Note::ScopeChanged { .. } | Note::TooFast { .. } => {
+            return seen(note);
+        }
         Note::DowngradeRefused { grant } => Event::DowngradeRefused {
             grant: grant.clone(),
         },
@@ -150,15 +181,6 @@ fn event(note: &Note<'_>) -> Option<Event> {
             kind,
             confirmed,
         },
-        Note::ScopeChanged {
-            grant,
-            requested,
-            granted,
-        } => Event::ScopeChanged {
-            grant: grant.clone(),
-            requested: requested.clone(),
-            granted: granted.clone(),
-        },
         // Told by the failure that follows, or by metrics alone.
         Note::BindingMismatch { .. }
         | Note::ClockOffset { .. }
@@ -169,20 +191,72 @@ fn event(note: &Note<'_>) -> Option<Event> {
     })
 }
 
-/// A token's last line. One that came to its end was not given up.
-fn dropped(note: &Note<'_>) -> Option<Event> {
-    match *note {
-        Note::Dropped {
+/// What was noticed of a token or of its issuer.
+fn seen(note: &Note<'_>) -> Option<Event> {
+    Some(match *note {
+        Note::Checked {
             grant,
             lease,
-            reason,
-        } if !matches!(reason, Reason::Expired) => Some(Event::TokenDropped {
+            by,
+            outcome,
+            proofs,
+        } => Event::TokenHealth {
             grant: grant.clone(),
             token_id: lease,
+            by,
+            outcome,
+            proofs: proofs.to_vec(),
+        },
+        Note::ScopeChanged {
+            grant,
+            requested,
+            granted,
+            taken,
+        } => Event::ScopeChanged {
+            grant: grant.clone(),
+            requested: requested.clone(),
+            granted: granted.clone(),
+            taken,
+        },
+        Note::TooFast { grant, excess } => Event::RefreshRate {
+            grant: grant.clone(),
+            had: excess.had,
+            expected: excess.expected,
+        },
+        _ => return None,
+    })
+}
+
+/// The issuer said no to us, in one of the standards' words.
+fn refused(note: &Note<'_>) -> Option<Event> {
+    let Note::Failed { grant, failure } = *note else {
+        return None;
+    };
+    failure.oauth_error.map(|error| Event::IssuerAuthFailed {
+        grant: grant.clone(),
+        error,
+    })
+}
+
+/// A token's last line: it came to its end, or was given up before.
+fn dropped(note: &Note<'_>) -> Option<Event> {
+    let Note::Dropped {
+        grant,
+        lease: token_id,
+        reason,
+    } = *note
+    else {
+        return None;
+    };
+    let grant = grant.clone();
+    Some(match reason {
+        Reason::Expired => Event::TokenExpired { grant, token_id },
+        _ => Event::TokenDropped {
+            grant,
+            token_id,
             reason: reason.as_str(),
-        }),
-        _ => None,
-    }
+        },
+    })
 }
 
 /// A token's first line: it is new, or it follows another.

@@ -510,27 +510,33 @@ impl Turn {
         Ok(renewal)
     }
 
-    /// The issuer refused the refresh token (`invalid_grant`): the end of the lineage.
-    pub(super) async fn refused(&self, journal: &dyn Journal) {
+    /// The issuer refused the refresh token (`invalid_grant`): the end of the lineage. `false`: a login has begun another
+    /// one meanwhile.
+    pub(super) async fn refused(&self, journal: &dyn Journal) -> bool {
         let ending = if self.doubt {
             Ending::RefusedInDoubt
         } else {
             Ending::Refused
         };
-        self.end(ending, journal).await;
+        self.end(ending, journal).await
     }
 
-    /// Ends the lineage.
-    async fn end(&self, ending: Ending, journal: &dyn Journal) {
+    /// Ends the lineage, if it is still there.
+    async fn end(&self, ending: Ending, journal: &dyn Journal) -> bool {
         let grant = &self.grant;
         if !self.take_out() {
-            return;
+            return false;
         }
         journal.note(&Note::GrantDead { grant, ending });
+        // First the line, then the row: a process that dies in between tells of the end twice, and never not at all.
+        if self.lineages.store.is_some() {
+            journal.settled().await;
+        }
         // A row that could not be removed is refused again after the next start, and told again.
         if self.lineages.save(grant, false).await.is_err() {
             tracing::warn!(%grant, "a dead grant is still in the store");
         }
+        true
     }
 
     /// Takes the lineage out of memory, unless a login has begun another one. Whether it was there.

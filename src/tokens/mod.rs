@@ -5,18 +5,22 @@
 //! to an authorization server.
 //!
 //! It knows nothing of requests and their answers, of TLS interception and of configuration files. Serves RFC 6749,
-//! RFC 7009, RFC 7523, RFC 7636, RFC 8252, RFC 8414, RFC 8693, RFC 8705, RFC 8707, RFC 9126, RFC 9207, RFC 9449 §5, §8 and §10, RFC 10070. Invariant: what is lent is unexpired by both
+//! RFC 7009, RFC 7523, RFC 7636, RFC 7662, RFC 8252, RFC 8414, RFC 8693, RFC 8705, RFC 8707, RFC 9126, RFC 9207, RFC 9449 §5, §8 and §10, RFC 10070. Invariant: what is lent is unexpired by both
 //! clocks, carries the scopes that were asked for and is bound as configured; where that cannot be had, nothing is lent.
 
 mod catalogue;
+mod checks;
 mod door;
 mod failure;
+mod health;
 mod identity;
 mod issuer;
 mod journal;
 mod keeper;
 mod ledger;
 mod lineage;
+mod pattern;
+mod probe;
 mod retired;
 mod settings;
 mod shelf;
@@ -36,12 +40,13 @@ use crate::upstream::Upstream;
 use crate::vocab::Clock;
 
 pub use catalogue::SetupError;
+pub use checks::Checkup;
 pub use door::{Door, Expected, GrantStatus, KeyFate, LoginWay, Rotated, Standing};
 pub use issuer::{Answered, Brought, Device, Login, LoginError, Verdict};
 pub use settings::{
     AssertionAudience, AssertionSource, CertificateSettings, ClientAuth, CredentialSettings,
-    ExchangeSettings, FirstRefresh, Grant, IssuerSettings, OauthSettings, Platform, Presented,
-    Redirect, Settings, WorkloadSettings,
+    ExchangeSettings, FirstRefresh, Grant, HealthSettings, IssuerSettings, OauthSettings, Platform,
+    Presented, ProbeSettings, Redirect, Settings, WorkloadSettings,
 };
 pub use supply::Supply;
 pub use worker::Worker;

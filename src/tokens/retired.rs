@@ -83,8 +83,8 @@ impl Retired {
             return;
         };
         let settings = held.client.settings();
-        if reason != Reason::InvalidToken && settings.revoke_on_exit && !settings.grant.refreshes()
-        {
+        let over = matches!(reason, Reason::Inactive | Reason::InvalidToken);
+        if !over && settings.revoke_on_exit && !settings.grant.refreshes() {
             self.revoke(held, journal);
         }
     }

@@ -1,5 +1,7 @@
 //! What the configuration says about credentials: the references are resolved, so values stand here as secrets.
 
+mod health;
+
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,6 +12,8 @@ use http::HeaderName;
 use super::supply::Supply;
 use crate::upstream::TargetSettings;
 use crate::vocab::{Binding, ScopeSet, Secret, ServiceName};
+
+pub use health::{HealthSettings, ProbeSettings};
 
 /// Every service and the way its credential is had.
 #[derive(Debug, Clone, Default)]
@@ -216,6 +220,10 @@ pub struct OauthSettings {
     pub require_rotation: bool,
     /// Tokens are revoked at the issuer when nobody uses them any more, and at the end of the process (RFC 7009).
     pub revoke_on_exit: bool,
+    /// A token with other scopes than asked for is used all the same; otherwise it is refused.
+    pub any_scopes: bool,
+    /// How tokens in use are asked after.
+    pub health: HealthSettings,
 }
 
 /// An authorization server.
@@ -336,6 +344,8 @@ impl OauthSettings {
             && self.fapi == other.fapi
             && self.require_rotation == other.require_rotation
             && self.revoke_on_exit == other.revoke_on_exit
+            && self.any_scopes == other.any_scopes
+            && self.health == other.health
     }
 }
 

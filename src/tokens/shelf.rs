@@ -8,6 +8,7 @@ use arc_swap::ArcSwap;
 use dashmap::DashMap;
 
 use super::catalogue::Catalogue;
+use super::checks::Checkup;
 use super::journal::Standing;
 use super::keeper::Key;
 use crate::credential::Lease;
@@ -22,6 +23,16 @@ pub(super) struct Shelf {
     /// never more of these than leases.
     rejections: Mutex<Vec<Rejection>>,
     troubles: Mutex<BTreeMap<Key, Code>>,
+    /// What the last check of a lease said: never more of these than leases, but for those just replaced.
+    checks: Mutex<BTreeMap<Key, Said>>,
+}
+
+/// What a check said of a lease, and when.
+struct Said {
+    lease: u64,
+    by: &'static str,
+    outcome: &'static str,
+    at: Moment,
 }
 
 /// A lease in use.
@@ -52,6 +63,7 @@ impl Shelf {
             slots: DashMap::new(),
             rejections: Mutex::default(),
             troubles: Mutex::default(),
+            checks: Mutex::default(),
         }
     }
 
@@ -70,7 +82,12 @@ impl Shelf {
     pub(super) fn put(&self, key: Key, lease: Lease) {
         self.troubles().remove(&key);
         let since = self.clock.now();
-        let used = AtomicU64::new(since.0);
+        // A renewal is nobody's use: a session that nobody uses must come to its end whatever its tokens' life.
+        let used = self
+            .slots
+            .get(&key)
+            .map_or(since.0, |slot| slot.used.load(Ordering::Relaxed));
+        let used = AtomicU64::new(used);
         self.slots.insert(key, Slot { lease, since, used });
     }
 
@@ -98,6 +115,7 @@ impl Shelf {
     pub(super) fn clear(&self) {
         self.slots.clear();
         self.troubles().clear();
+        self.checks().clear();
     }
 
     /// Takes this lease, and no other, out of use.
@@ -163,13 +181,18 @@ impl Shelf {
     /// How the grants of a service stand.
     pub(super) fn standing(&self, service: &ServiceName) -> Standing {
         let mut standing = Standing::default();
-        let troubles = self.troubles();
+        let (troubles, checks) = (self.troubles(), self.checks());
         for slot in &self.slots {
             if slot.key().grant.service != *service {
                 continue;
             }
+            let said = checks.get(slot.key());
             if troubles.contains_key(slot.key()) {
                 standing.degraded += 1;
+            } else if said
+                .is_some_and(|said| said.lease == slot.lease.facts().id && said.outcome != "active")
+            {
+                standing.unknown += 1;
             } else {
                 standing.healthy += 1;
             }
@@ -177,6 +200,42 @@ impl Shelf {
         let all = troubles.keys().filter(|key| key.grant.service == *service);
         standing.failed = all.count().saturating_sub(standing.degraded);
         standing
+    }
+
+    /// Notes what a check said of a lease: by whom, and what.
+    pub(super) fn checked(
+        &self,
+        key: &Key,
+        lease: u64,
+        (by, outcome): (&'static str, &'static str),
+    ) {
+        let said = Said {
+            lease,
+            by,
+            outcome,
+            at: self.clock.now(),
+        };
+        self.checks().insert(key.clone(), said);
+    }
+
+    /// What the last check of this lease said.
+    pub(super) fn checkup(&self, key: &Key, lease: u64) -> Option<Checkup> {
+        let checks = self.checks();
+        let said = checks.get(key).filter(|said| said.lease == lease)?;
+        Some(Checkup {
+            by: said.by,
+            outcome: said.outcome,
+            ago: self.clock.now().since(said.at),
+        })
+    }
+
+    /// Forgets what was said of an entry that is gone.
+    pub(super) fn unchecked(&self, key: &Key) {
+        self.checks().remove(key);
+    }
+
+    fn checks(&self) -> MutexGuard<'_, BTreeMap<Key, Said>> {
+        self.checks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Notes what went wrong.
@@ -197,5 +256,49 @@ impl Shelf {
         self.rejections
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio_util::sync::CancellationToken;
+
+    use super::*;
+    use crate::credential::LeaseFacts;
+    use crate::vocab::{AgentName, Binding, GrantId, ScopeSet, WallTime};
+
+    #[test]
+    fn a_renewal_is_nobodys_use() {
+        let clock = Clock::manual(WallTime(1_700_000_000_000));
+        let shelf = Shelf::new(clock.clone(), Catalogue::default());
+        let grant = GrantId {
+            service: ServiceName::new("items").unwrap(),
+            agent: AgentName::fallback(),
+        };
+        let key = Key {
+            edition: 1,
+            grant: grant.clone(),
+            scopes: ScopeSet::default(),
+        };
+        let put = |id| {
+            let facts = LeaseFacts {
+                id,
+                grant: grant.clone(),
+                binding: Binding::None,
+                scopes: ScopeSet::default(),
+                expires: None,
+                cancel: CancellationToken::new(),
+            };
+            shelf.put(key.clone(), Lease::nothing(facts));
+        };
+        put(1);
+        let first = clock.now();
+        clock.advance(Duration::from_mins(5));
+        put(2);
+        assert_eq!(shelf.uses(), [(key.clone(), first)]);
+        shelf.take(&key).unwrap();
+        assert_eq!(shelf.uses(), [(key.clone(), clock.now())]);
     }
 }

@@ -8,8 +8,8 @@ use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 
 use super::{
-    AssertionAudience, ClientAuth, CredentialSettings, Deps, Door, Grant, IssuerSettings,
-    OauthSettings, Settings, start,
+    AssertionAudience, ClientAuth, CredentialSettings, Deps, Door, Grant, HealthSettings,
+    IssuerSettings, OauthSettings, Settings, start,
 };
 use crate::audit::{self, Audit, SinkSettings, WhenFull};
 use crate::credential::{Lease, Source, Unavailable};
@@ -157,6 +157,8 @@ fn settings(rehearsal: &Rehearsal, client: &str) -> OauthSettings {
         fapi: false,
         require_rotation: false,
         revoke_on_exit: false,
+        any_scopes: false,
+        health: HealthSettings::default(),
     }
 }
 

@@ -8,7 +8,9 @@ use std::sync::Arc;
 use super::failure::Failure;
 use super::settings::IssuerSettings;
 use crate::credential::BoxFuture;
-use crate::upstream::{IssuerClient, IssuerError, IssuerReply, IssuerRequest, Upstream};
+use crate::upstream::{
+    IssuerClient, IssuerError, IssuerReply, IssuerRequest, TargetSettings, Upstream,
+};
 
 /// Carries calls to one issuer.
 pub(super) trait Transport: Send + Sync {
@@ -32,11 +34,18 @@ impl Transport for IssuerClient {
 pub(super) trait Lines: Send + Sync {
     /// A transport to this issuer; nothing is dialled yet. `None` where its trust roots cannot be used.
     fn open(&self, issuer: &IssuerSettings) -> Option<Arc<dyn Transport>>;
+
+    /// The same to an API, for probes: connections that no agent's request shares.
+    fn to_api(&self, target: &TargetSettings) -> Option<Arc<dyn Transport>>;
 }
 
 impl Lines for Upstream {
     fn open(&self, issuer: &IssuerSettings) -> Option<Arc<dyn Transport>> {
-        let client = IssuerClient::new(self, &issuer.target).ok()?;
+        self.to_api(&issuer.target)
+    }
+
+    fn to_api(&self, target: &TargetSettings) -> Option<Arc<dyn Transport>> {
+        let client = IssuerClient::new(self, target).ok()?;
         Some(Arc::new(client))
     }
 }

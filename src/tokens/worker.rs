@@ -4,6 +4,8 @@
 //! which ends by itself whoever has stopped waiting for it; a token becomes a lease on the shelf before
 //! anybody is told of it.
 
+mod health;
+
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,10 +15,12 @@ use tokio::task::{Id, JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use super::catalogue::Kind;
+use super::checks::Checks;
 use super::failure::Failure;
 use super::issuer::{Answered, Client, Device, Login, LoginError, Obtained, Token};
 use super::journal::{Journal, Note};
 use super::keeper::{Action, Event, Keeper, Key};
+use super::pattern::Pattern;
 use super::retired::Retired;
 use super::shelf::Shelf;
 use crate::credential::{BadToken, Certificate, Expiry, Lease, LeaseFacts, Unavailable};
@@ -108,6 +112,10 @@ pub struct Worker {
     /// Tokens that will be given back to their issuers.
     retired: Retired,
     swept: Moment,
+    /// Checks of the tokens in use.
+    checks: Checks,
+    /// How often tokens are had.
+    pattern: Pattern,
     /// From here on nothing is sent that was not sent before.
     closing: CancellationToken,
     /// Longest time until a token request is sent; tests are less patient.
@@ -137,6 +145,8 @@ impl Worker {
             watched: Moment::default(),
             retired: Retired::default(),
             swept: Moment::default(),
+            checks: Checks::new(seed),
+            pattern: Pattern::default(),
             closing: CancellationToken::new(),
             patience: FETCH_LIMIT,
         }
@@ -156,6 +166,7 @@ impl Worker {
                 Some(_) = self.logins.join_next() => {}
                 Some(seen) = self.watch.join_next() => self.compare(seen.unwrap_or_default()),
                 () = self.retired.next_done() => {}
+                Some(ended) = self.checks.next_done() => self.checked(ended),
                 command = self.commands.recv() => match command {
                     Some(Command::Close(done)) => {
                         self.close().await;
@@ -193,6 +204,7 @@ impl Worker {
             self.tick();
         }
         self.look_at_certificates();
+        self.check();
     }
 
     /// A token was refused although a refresh has brought a later one for other scopes: this issuer may end the last
@@ -222,6 +234,7 @@ impl Worker {
         }
         let clients = self.shelf.catalogue.load().revoking();
         self.shelf.clear();
+        self.checks.clear();
         self.waiters.clear();
         let revoked = self.retired.end(clients, &self.journal);
         if tokio::time::timeout(LAST_REVOCATIONS, revoked)
@@ -285,7 +298,8 @@ impl Worker {
         } else {
             CERTIFICATES_EVERY
         };
-        self.wake.map_or(most, |wake| wake.since(now)).min(most)
+        let wakes = [self.wake, self.checks.wake()].into_iter().flatten();
+        wakes.min().map_or(most, |wake| wake.since(now)).min(most)
     }
 
     fn obey(&mut self, command: Command) {
@@ -386,6 +400,7 @@ impl Worker {
         match action {
             Action::Drop { key, lease, reason } => {
                 self.shelf.remove(&key, lease);
+                self.checks.dropped(&key, lease);
                 self.retired.dropped(lease, reason, &self.journal);
                 self.journal.note(&Note::Dropped {
                     grant: &key.grant,
@@ -397,6 +412,9 @@ impl Worker {
             Action::Fetch { key, attempt } => self.fetch(key, attempt),
             Action::Forget(key) => {
                 self.shelf.calm(&key);
+                self.shelf.unchecked(&key);
+                self.checks.forgotten(&key);
+                self.pattern.forgotten(&key);
                 if !self.keeper.knows(key.edition, &key.grant)
                     && let Some(client) = self.client(&key)
                 {
@@ -409,6 +427,7 @@ impl Worker {
             }
             Action::Move { from, into } => {
                 self.shelf.rename(&from, into.clone());
+                self.checks.moved(&from, &into);
                 self.recount(&into);
             }
             Action::Publish {
@@ -558,6 +577,7 @@ impl Worker {
             tracing::error!(grant = %key.grant, "a checked token was refused by the lease");
             return;
         };
+        self.weigh_rate(&key, expires);
         self.journal.note(&Note::Issued {
             grant: &key.grant,
             lease: id,
@@ -568,6 +588,8 @@ impl Worker {
             renewal,
         });
         if let Some(client) = self.client(&key) {
+            let now = self.shelf.clock.now();
+            self.checks.published(now, &client, (&key, id), &token);
             self.retired.published(client, (id, expires), &key, token);
         }
         self.shelf.put(key.clone(), lease);

@@ -16,9 +16,6 @@ from keys import DAY, NOW
 
 RO, ECHO = "api.ro.test", "echo.test"
 
-waits("P02", "the admin listener")
-waits("P03", "the admin listener")
-
 
 def asked(agent, text, method="GET"):
     """One request to the proxy's own port; None where it closes without an answer."""
@@ -68,6 +65,62 @@ def run(house, mark):
             fail_unless(b"tokenward_" not in answer.body, "metrics came back")
         refused = len(annex.events("connect.self_refused"))
         fail_unless(refused >= len(targets) - 1, refused, "events for", len(targets), "refusals")
+
+
+class Operators:
+    """An admin API on loopback TCP, spoken to from where an agent on the same machine could."""
+
+    def __init__(self, house):
+        self.token = f"op-{secrets.token_urlsafe(30)}"
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.place = free.getsockname()
+        more = f'admin: {{listen: "127.0.0.1:{self.place[1]}", token: {{env: OPERATOR}}}}'
+        self.annex = Annex(house, {"none": '{hosts: [echo.test], rules: [{allow: "* /**"}]}'}, more=more,
+                           environment={"OPERATOR": self.token})
+
+    def ask(self, line, *fields, body=""):
+        """One request; its status and its head in lower case."""
+        with socket.create_connection(self.place, timeout=5) as stream:
+            lines = [f"{line} HTTP/1.1", *fields, f"Content-Length: {len(body)}"]
+            stream.sendall(("\r\n".join(lines) + "\r\n\r\n" + body).encode())
+            answer = b""
+            while piece := stream.recv(65536):
+                answer += piece
+        fail_unless(self.token.encode() not in answer, "the token came back")
+        answered = answer.split(b"\r\n\r\n")[0].decode().lower()
+        fail_unless("access-control-" not in answered and "no-store" in answered, answered)
+        return int(answered.split(" ")[1])
+
+
+@case("P02", "the admin API answers nobody without its token, and to no name but its own", private=True, silent=True)
+def run(house, mark):
+    desk = Operators(house)
+    port, shown = desk.place[1], f"Authorization: Bearer {desk.token}"
+    for host in (f"127.0.0.1:{port}", f"localhost:{port}", f"[::1]:{port}"):
+        fail_unless(desk.ask("GET /v1/status", f"Host: {host}", shown) == 200, host)
+        for wrong in ("X-Nothing: x", "Authorization: Bearer", f"Authorization: Bearer {desk.token[:-1]}",
+                      f"Authorization: Basic {desk.token}", f"Proxy-Authorization: Bearer {desk.token}", f"Cookie: token={desk.token}",
+                      f"Authorization: Bearer {desk.annex.tokens['A']}"):
+            fail_unless(desk.ask("GET /v1/status", f"Host: {host}", wrong) == 401, wrong)
+        fail_unless(desk.ask(f"GET /v1/status?token={desk.token}", f"Host: {host}") == 401, "in the query")
+    for host in (f"evil.test:{port}", f"127.0.0.1.evil.test:{port}", f"localhost.evil.test:{port}", "echo.test", ""):
+        fail_unless(desk.ask("GET /v1/status", f"Host: {host}", shown) == 421, host)
+    fail_unless(desk.annex.events("auth.admin_failed"), "no event")
+
+
+@case("P03", "a page in a browser changes nothing, though it had the token", private=True, silent=True)
+def run(house, mark):
+    desk = Operators(house)
+    host, shown = f"Host: localhost:{desk.place[1]}", f"Authorization: Bearer {desk.token}"
+    json_type = "Content-Type: application/json"
+    fail_unless(desk.ask("GET /v1/rotate", host, shown) == 405, "GET")
+    fail_unless(desk.ask("GET /v1/logins?service=none&_method=POST", host, shown) == 200, "only shown")
+    for fields in ([json_type, "Origin: http://localhost"], [json_type, "Origin: null"], ["Content-Type: text/plain"],
+                   ["Content-Type: application/x-www-form-urlencoded"], []):
+        fail_unless(desk.ask("POST /v1/rotate", host, shown, *fields, body="{}") == 403, fields)
+    fail_unless(desk.ask("OPTIONS /v1/rotate", host, shown, "Origin: http://evil.test",
+                         "Access-Control-Request-Method: POST") == 403, "preflight")
+    fail_unless(desk.ask("POST /v1/rotate", host, shown, json_type, body="{}") == 200, "as the verbs do")
 
 
 def series(metrics):

@@ -49,9 +49,15 @@ fn blocks(page: &str, text: &str) -> Vec<Example> {
     found
 }
 
-/// Manifests have this word at their top level; configurations never do.
+/// Manifests, and files for Prometheus, have such a word at their top level; configurations never do.
 fn is_manifest(text: &str) -> bool {
-    let other = ["apiVersion:", "apiVersion ", "version:"];
+    let other = [
+        "apiVersion:",
+        "apiVersion ",
+        "version:",
+        "groups:",
+        "rule_files:",
+    ];
     text.lines()
         .any(|line| other.iter().any(|word| line.starts_with(word)))
 }

@@ -4,6 +4,7 @@ mod forward;
 mod origin;
 mod process;
 mod raw;
+mod schema;
 mod setup;
 mod ws;
 
@@ -22,6 +23,7 @@ pub(crate) use forward::{Forward, Manner};
 pub(crate) use origin::{Identity, Origin, OwnBody};
 pub(crate) use process::{Served, code, err, free_port, out, run, tokenward};
 pub(crate) use raw::{Raw, Tls, exchange, read_head, speak};
+pub(crate) use schema::misfits;
 pub(crate) use setup::{Auth, Credential, Setup, Svc, agent_token};
 pub(crate) use ws::WebSocket;
 

@@ -10,6 +10,8 @@
 mod kit;
 
 #[cfg(test)]
+mod admin;
+#[cfg(test)]
 mod agents;
 #[cfg(test)]
 mod attacked;
@@ -28,10 +30,18 @@ mod examples;
 #[cfg(test)]
 mod expect;
 #[cfg(test)]
+mod fapi;
+#[cfg(test)]
 mod frames;
 #[cfg(test)]
 mod grpc;
 mod heads;
+#[cfg(test)]
+mod health;
+#[cfg(test)]
+mod hygiene;
+#[cfg(test)]
+mod incident;
 #[cfg(test)]
 mod issuer;
 #[cfg(test)]
@@ -45,9 +55,17 @@ mod operator;
 #[cfg(test)]
 mod parent;
 #[cfg(test)]
+mod pipes;
+#[cfg(test)]
+mod prompts;
+#[cfg(test)]
 mod refusals;
 mod reload;
+#[cfg(test)]
+mod scopes;
 #[cfg(test)]
 mod store;
 #[cfg(test)]
 mod story;
+#[cfg(test)]
+mod watch;

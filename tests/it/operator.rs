@@ -122,7 +122,7 @@ async fn what_is_not_asked_for_properly_is_refused() {
     ] {
         let (got, body) = speak(&path, &request).await;
         assert_eq!(got, status, "{request:.60}: {body}");
-        assert!(body["error"]["message"].is_string());
+        assert!(body["detail"].is_string() && body["status"] == status);
     }
     let (got, body) = speak(&path, "GET /v1/logins HTTP/1.1\r\nHost: x\r\n\r\n").await;
     assert_eq!((got, body), (200, json!([])));

@@ -92,3 +92,29 @@ async fn a_second_process_is_told_and_a_killed_one_leaves_no_lock() {
     let ended = run(tokenward(folder.path()).args(["run", "--", "true"])).await;
     assert_eq!(code(&ended), 0, "{}", err(&ended));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_is_changed_by_naming_the_one_before() {
+    let (folder, _rehearsal) = prepared().await;
+    let start = || async { run(tokenward(folder.path()).args(["run", "--", "true"])).await };
+    assert_eq!(code(&start().await), 0);
+    let config = folder.path().join("tokenward.yaml");
+    let text = fs::read_to_string(&config).unwrap();
+    fs::write(folder.path().join("new.key"), "09".repeat(32)).unwrap();
+    let changed = text.replace("{file: store.key}", "{file: new.key}");
+    fs::write(&config, &changed).unwrap();
+    refused(&folder, "give the one before as `previous_key`").await;
+    let both = "{file: new.key}, previous_key: {file: store.key}";
+    fs::write(&config, text.replace("{file: store.key}", both)).unwrap();
+    for told in [true, false] {
+        let ended = start().await;
+        assert_eq!(code(&ended), 0, "{}", err(&ended));
+        let said = err(&ended).contains("sealed with the new key now; remove `previous_key`");
+        assert_eq!(said, told, "{}", err(&ended));
+        assert!(!err(&ended).contains("damaged") && !err(&ended).contains(&"07".repeat(8)));
+    }
+    fs::write(&config, &changed).unwrap();
+    assert_eq!(code(&start().await), 0);
+    fs::write(&config, &text).unwrap();
+    refused(&folder, "the key is not the one").await;
+}

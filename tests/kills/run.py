@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Kills the real program at six points of a refresh, again and again, and looks at what is left of the login.
 
-tests/kills/run.py --bin target/debug/tokenward [--rounds 5] [--only kills|outage|storm|crowd …] [--seconds 15]
+tests/kills/run.py --bin target/debug/tokenward [--rounds 5] [--only kills|rekey|outage|storm|crowd …] [--seconds 15]
 
 The six points, and how the program is caught there:
   before-journal   it asks for metadata, which it does before anything is written
@@ -12,8 +12,8 @@ The six points, and how the program is caught there:
   after-publish    the agent has its answer
 
 With an issuer that is patient for ten seconds no login may be lost. With one that is not, a login may be lost only
-between sending and writing, and each loss must be told: `grant.dead` with `refresh_lost`. Every other part is about an
-issuer that is away, refuses, or is asked by many at once. Needs openssl and Python 3.11.
+between sending and writing, and each loss must be told: `grant.dead` with `refresh_lost`. `rekey` kills it
+while it seals its store with another key. Every other part is about an issuer that is away, refuses, or is asked by many at once. Needs openssl and Python 3.11.
 """
 
 import argparse
@@ -77,6 +77,14 @@ services:
         for path in ("ca", "run", "state"):
             (self.dir / path).mkdir(mode=0o700)
         self.call("ca", "init", check=False)
+
+    def change_key(self, number):
+        """The store is to be sealed with the key of this number, and was with the one before."""
+        config = self.dir / "tokenward.yaml"
+        (self.dir / f"store.key.{number}").write_text(f"{number:064x}")
+        before = f"store.key.{number - 1}" if number > 1 else "store.key"
+        keys = f"key: {{file: store.key.{number}}}, previous_key: {{file: {before}}}"
+        config.write_text(re.sub(r"key: \{file: store\.key[^}]*\}(, previous_key: \{[^}]*\})?", keys, config.read_text(), 1))
 
     def environment(self):
         return {"PATH": os.environ["PATH"], "HOME": str(self.dir), "XDG_STATE_HOME": str(self.dir / "xdg")}
@@ -276,6 +284,34 @@ def part_kills(given):
               f"{time.monotonic() - begun:.0f} s", flush=True)
 
 
+def part_rekey(given):
+    """SIGKILL while the store is sealed with another key: every second time as soon as its file was replaced."""
+    house, caught, rounds = House(given.bin, 10), {"before": 0, "after": 0}, 4 * given.rounds
+    try:
+        house.log_in()
+        for number in range(1, rounds + 1):
+            house.change_key(number)
+            before, log = house.inode(), open(house.dir / "log", "ab")
+            house.process = subprocess.Popen([house.binary, "--config", house.dir / "tokenward.yaml", "serve"],
+                                             env=house.environment(), stderr=log, stdout=log)
+            end = time.monotonic() + (10 if number % 2 else random.random() * 0.15)
+            while time.monotonic() < end and (house.inode() == before or not number % 2):
+                pass
+            house.kill()
+            caught["before" if house.inode() == before else "after"] += 1
+            house.start()
+            got = house.get("/a")
+            if got != (200, "") or house.events("grant.dead") or house.events("grant.in_doubt"):
+                raise Wrong(f"a login was lost: {got}")
+            house.stop()
+        if "damaged" in (house.dir / "log").read_text():
+            raise Wrong("the store or its note was damaged")
+    finally:
+        house.end()
+    print(f"{rounds} kills while the store was sealed anew: 0 logins lost, {caught['before']} before its file was replaced, "
+          f"{caught['after']} after", flush=True)
+
+
 def part_terminated(given):
     """SIGTERM while the issuer is thinking: the refresh comes to its end, and nothing is in doubt."""
     house = House(given.bin, 0)
@@ -409,10 +445,10 @@ def main():
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=int, default=15)
     parser.add_argument("--graces", type=int, nargs="*", default=[10, 0], help="seconds")
-    parser.add_argument("--only", nargs="*", default=["kills", "terminated", "storm", "crowd"])
+    parser.add_argument("--only", nargs="*", default=["kills", "rekey", "terminated", "storm", "crowd"])
     given = parser.parse_args()
     given.bin = given.bin.resolve()
-    parts = {"kills": part_kills, "terminated": part_terminated, "outage": part_outage, "storm": part_storm,
+    parts = {"kills": part_kills, "rekey": part_rekey, "terminated": part_terminated, "outage": part_outage, "storm": part_storm,
              "crowd": part_crowd}
     for name in given.only:
         try:

@@ -26,7 +26,9 @@ def issuer(name, url, ca):
   {name}: {{url: "{url}", connect: 127.0.0.1, allow_private: true, ca: {{file: "{ca}"}}}}"""
 
 
-def service(name, host, port, ca, credential, variable, shape, rules):
+def service(name, host, port, ca, credential, variable, shape, rules, checked=False):
+    # Checks that go on beside it would be counted with what is judged; health.py has its own.
+    checks = "\n    health: {introspection: false}" if "oauth" in credential and not checked else ""
     listed = "".join(f"\n      - {{allow: \"{route}\"" + (f", scopes: [{scope}]" if scope else "") + "}"
                      for route, scope in rules)
     return f"""
@@ -35,7 +37,7 @@ def service(name, host, port, ca, credential, variable, shape, rules):
     port: {port}
     upstream: {{connect: 127.0.0.1, allow_private: true, ca: {{file: "{ca}"}}}}
     credential: {credential}
-    placeholder: {{variable: {variable}, shape: "{PLACEHOLDER}{shape}"}}
+    placeholder: {{variable: {variable}, shape: "{PLACEHOLDER}{shape}"}}{checks}
     rules:{listed}
 """
 

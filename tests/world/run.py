@@ -16,6 +16,7 @@ from pathlib import Path
 import checks
 import configuration
 import grants  # noqa: F401, its checks
+import health
 import logins
 from stage import Agent, Proxy, World, perform, python_with_clients
 
@@ -65,7 +66,8 @@ def judge(binary, source, dir, started, options):
           f" challenges, the authorization server {len(issuer)} with {checks.nonce_challenges(issuer)}")
     proxy.stop()
     failed += logins.play(binary, source, dir / "logins", started, world.copy / "node_modules")
-    total = len(wanted) + len(logins.ALL)
+    failed += health.play(binary, source, dir / "health", started, world.copy / "node_modules")
+    total = len(wanted) + len(logins.ALL) + len(health.ALL)
     print(f"{total - failed} passed, {failed} failed", flush=True)
     return failed == 0
 

@@ -177,6 +177,26 @@ fn a_panicking_request_still_has_its_line() {
     assert_eq!(verify(&sink.text()[..]).unwrap().lines, 1);
 }
 
+#[tokio::test]
+async fn who_waits_for_a_line_finds_it_written() {
+    let sink = Scripted::default();
+    let (audit, writer) = sink.start(8, WhenFull::Refuse);
+    for lines in 1..=20 {
+        audit.event(started());
+        audit.written(Duration::from_secs(10)).await;
+        assert_eq!(verify(&sink.text()[..]).unwrap().lines, lines);
+    }
+    // Nothing is waited for that does not come.
+    sink.with(|s| s.broken = true);
+    audit.event(started());
+    audit.written(Duration::from_millis(20)).await;
+    assert_eq!(verify(&sink.text()[..]).unwrap().lines, 20);
+    sink.with(|s| s.broken = false);
+    writer.finish().unwrap();
+    assert_eq!(verify(&sink.text()[..]).unwrap().lines, 21);
+    audit.written(Duration::from_secs(10)).await;
+}
+
 #[test]
 fn a_full_queue_refuses_or_counts() {
     let sink = Scripted::default();

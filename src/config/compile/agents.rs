@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::services::Services;
-use super::{Context, Origins, visible};
+use super::{Context, Origins, visible, watch};
 use crate::agent::{AgentCredential, Settings};
 use crate::config::raw::{Named, RawAgent, RawAgentAuth, SecretRef};
 use crate::policy::AgentSettings;
@@ -51,6 +51,7 @@ pub(super) fn compile(
         let raw = raw.unwrap_or(RawAgent {
             auth: None,
             services: None,
+            watch: None,
         });
         let key = format!("agents.{name}");
         let hash = raw
@@ -61,6 +62,10 @@ pub(super) fn compile(
             name: name.clone(),
             token_sha256: hash,
         });
+        if let Some(usual) = raw.watch {
+            let usual = watch::compile(&key, usual, it);
+            agents.agents.watches.insert(name.clone(), usual);
+        }
         let wanted = raw
             .services
             .map(|list| services_of(&key, list, services, &mut agents.origins, it));

@@ -93,6 +93,7 @@ fn mtls(key: &str, raw: RawMtls, it: &mut Context<'_>) -> Option<ClientAuth> {
     let key_reference = raw.key?;
     let chain = it.secret(&cert_key, &cert);
     let key_key = format!("{key}.key");
+    pem::one_line(&key_key, &key_reference, it);
     let pem = it.secret(&key_key, &key_reference);
     if let (SecretReading::Resolve, Some(chain), Some(pem)) = (it.reading, chain, pem)
         && let Err(error) = Certificate::from_pem(chain.expose(), &pem)

@@ -8,10 +8,10 @@ use http::HeaderName;
 use super::issuers::Issuers;
 use super::{Context, authentication, grants, header_value, profile, visible};
 use crate::config::raw::{
-    RawBinding, RawClientAuth, RawCredential, RawHeader, RawOauth, RawProfile,
+    RawBinding, RawClientAuth, RawCredential, RawHeader, RawOauth, RawProfile, RawScopeChanges,
 };
 use crate::credential::Slot;
-use crate::tokens::{CredentialSettings, OauthSettings};
+use crate::tokens::{CredentialSettings, HealthSettings, OauthSettings};
 use crate::vocab::{Binding, ScopeSet};
 
 /// Fields that frame or route a message, or that tokenward itself writes: a credential there would change what the
@@ -46,14 +46,22 @@ const PARAMETERS: &[&str] = &[
     "client_id",
     "client_secret",
     "code",
+    "code_challenge",
+    "code_challenge_method",
     "code_verifier",
     "device_code",
+    "dpop_jkt",
     "grant_type",
     "redirect_uri",
     "refresh_token",
+    "request",
+    "request_uri",
     "requested_token_type",
     "resource",
+    "response_mode",
+    "response_type",
     "scope",
+    "state",
     "subject_token",
     "subject_token_type",
 ];
@@ -200,6 +208,8 @@ fn oauth(
         max_token_age: age,
         require_rotation,
         revoke_on_exit: raw.revoke_on_exit.unwrap_or_default(),
+        any_scopes: matches!(raw.scope_changes, Some(RawScopeChanges::Pass)),
+        health: HealthSettings::default(),
     };
     profile::check(key, raw.profile, &settings, it);
     Some(settings)

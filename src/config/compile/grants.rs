@@ -133,13 +133,16 @@ fn token_exchange(key: &str, raw: RawTokenExchange, it: &mut Context<'_>) -> Opt
 /// A token that will be shown to the issuer. It is read now, so that a wrong path is found now.
 fn shown(key: &str, reference: &SecretRef, it: &mut Context<'_>) -> crate::tokens::Supply {
     drop(it.secret_text(key, reference, super::visible));
-    if matches!(reference, SecretRef::Env(_)) {
-        let what = "a variable does not change while tokenward runs, and this token will end";
-        it.findings.warn(
-            key,
-            what,
-            "give a file that is replaced in time, or a command",
-        );
+    let lasting = match reference {
+        SecretRef::Env(_) => Some("a variable"),
+        SecretRef::Prompt(_) => Some("what was typed"),
+        SecretRef::Exec(_) | SecretRef::File(_) => None,
+    };
+    if let Some(lasting) = lasting {
+        let what =
+            format!("{lasting} does not change while tokenward runs, and this token will end");
+        let remedy = "give a file that is replaced in time, or a command";
+        it.findings.warn(key, &what, remedy);
     }
     it.supply(reference)
 }

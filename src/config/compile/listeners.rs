@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use super::{Context, pem};
+use super::{Context, admin, pem};
 use crate::config::plan::{AdminPlan, ListenPlan, ListenerTls, ProxyAddress, ProxyAt};
 use crate::config::raw::{OneOrMany, RawAdmin, RawFullListener, RawListen, RawListener, RawMode};
 
@@ -17,8 +17,9 @@ const SOCKET_PATH_MAX: usize = 107;
 pub(super) fn compile(
     raw: Option<RawListen>,
     health: Option<&str>,
+    admin: Option<RawAdmin>,
     it: &mut Context<'_>,
-) -> (ListenPlan, Option<SocketAddr>) {
+) -> (ListenPlan, Option<SocketAddr>, Option<AdminPlan>) {
     let listeners = match raw.and_then(|raw| raw.proxy) {
         None if it.findings.tainted("listen") => Vec::new(),
         None => vec![(
@@ -59,25 +60,8 @@ pub(super) fn compile(
     if let Some(addr) = health {
         taken.check("health", &ProxyAt::Tcp(addr), it);
     }
-    (ListenPlan { proxy }, health)
-}
-
-/// The operator's socket.
-pub(super) fn admin(raw: Option<RawAdmin>, it: &mut Context<'_>) -> Option<AdminPlan> {
-    const KEY: &str = "admin.listen";
-    let text = raw?.listen?;
-    let Some(path) = text.strip_prefix("unix:") else {
-        let what = "a TCP address: not supported yet";
-        it.findings.error(KEY, what, "write unix:PATH");
-        return None;
-    };
-    match unix((KEY, KEY), path, None, it)? {
-        ProxyAt::Unix { path, .. } => Some(AdminPlan {
-            path,
-            required: true,
-        }),
-        ProxyAt::Tcp(_) => None,
-    }
+    let admin = admin::compile(admin, &mut taken, it);
+    (ListenPlan { proxy }, health, admin)
 }
 
 /// The agent `default` has no token: whoever reaches the listener is it, so only this machine may.
@@ -136,7 +120,7 @@ fn one(
     Some((address_key.to_owned(), ProxyAddress { at, tls }))
 }
 
-fn unix(
+pub(super) fn unix(
     (key, address_key): (&str, &str),
     path: &str,
     mode: Option<&RawMode>,
@@ -162,7 +146,7 @@ fn unix(
     Some(ProxyAt::Unix { path, mode: mode? })
 }
 
-fn address(key: &str, text: &str, it: &mut Context<'_>) -> Option<SocketAddr> {
+pub(super) fn address(key: &str, text: &str, it: &mut Context<'_>) -> Option<SocketAddr> {
     if text.starts_with("unix:") {
         let (what, remedy) = ("unix sockets: not supported yet", "write host:port");
         it.findings.error(key, what, remedy);
@@ -179,10 +163,10 @@ fn address(key: &str, text: &str, it: &mut Context<'_>) -> Option<SocketAddr> {
 
 /// Places that have a listener.
 #[derive(Default)]
-struct Taken(Vec<ProxyAt>);
+pub(super) struct Taken(Vec<ProxyAt>);
 
 impl Taken {
-    fn check(&mut self, key: &str, at: &ProxyAt, it: &mut Context<'_>) {
+    pub(super) fn check(&mut self, key: &str, at: &ProxyAt, it: &mut Context<'_>) {
         if self.0.iter().any(|other| same(at, other)) {
             let what = "another listener has this address already";
             it.findings.error(key, what, "choose another port or path");
@@ -204,7 +188,7 @@ fn same(one: &ProxyAt, other: &ProxyAt) -> bool {
 }
 
 /// Whether others than this machine's own programs can reach it.
-fn beyond(at: &ProxyAt) -> bool {
+pub(super) fn beyond(at: &ProxyAt) -> bool {
     match at {
         ProxyAt::Tcp(addr) => !addr.ip().to_canonical().is_loopback(),
         ProxyAt::Unix { .. } => false,

@@ -49,6 +49,7 @@ pub(super) fn private_key(
     reference: &SecretRef,
     it: &mut Context<'_>,
 ) -> Secret<Vec<u8>> {
+    one_line(key, reference, it);
     let Some(pem) = it.secret(key, reference) else {
         return Secret::new(Vec::new());
     };
@@ -60,6 +61,22 @@ pub(super) fn private_key(
         it.findings.error(key, what, remedy);
     }
     pem
+}
+
+/// A person types one line, and PEM has several.
+pub(super) fn one_line(key: &str, reference: &SecretRef, it: &mut Context<'_>) {
+    if matches!(reference, SecretRef::Prompt(_)) {
+        let what = "a key in PEM has several lines, which nobody can type";
+        it.findings.error(key, what, "give it with {file: PATH}");
+    }
+}
+
+/// A file of certificates that is to be known by its content. Empty where it was not read, or could not be and a finding
+/// says so.
+pub(super) fn public(key: &str, raw: &RawFileRef, it: &mut Context<'_>) -> Vec<u8> {
+    let path = raw.file.as_deref();
+    let read = path.and_then(|path| it.file(&format!("{key}.file"), path, ROOTS_MAX));
+    read.unwrap_or_default()
 }
 
 /// The interception CA.
@@ -84,7 +101,7 @@ fn given(cert: &RawFileRef, key: &SecretRef, it: &mut Context<'_>) -> CaPlan {
     let pem = cert.file.as_deref().and_then(|path| match it.reading {
         SecretReading::Resolve => it.file("ca.cert.file", path, ROOTS_MAX),
         // It is public, and `ca show` prints it; whoever needs it will say that it is not there.
-        SecretReading::Skip => it.references.file(path, ROOTS_MAX).ok(),
+        SecretReading::Operator | SecretReading::Skip => it.references.file(path, ROOTS_MAX).ok(),
     });
     let key_pem = private_key("ca.key", key, it);
     let cert_pem = pem.unwrap_or_default();

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::agents::Agents;
 use super::credentials::{self, Credential};
 use super::issuers::Issuers;
-use super::{Context, Origins, carriage};
+use super::{Context, Origins, carriage, health};
 use crate::config::raw::{List, Named, RawEscapedSlashes, RawRule, RawService};
 use crate::exchange;
 use crate::policy::{self, Effect, HostPattern, Rule};
@@ -81,12 +81,16 @@ fn service(
         rules,
     });
     let Credential {
-        settings,
+        mut settings,
         slot,
         binding,
     } = credential;
-    services.tokens.services.push((name.clone(), settings));
-    let carried = carriage::compile(name, raw, slot, binding, it);
+    let checks = raw.health.take();
+    let carried = carriage::compile(name.clone(), raw, slot, binding, it);
+    if let Some(judged) = services.policy.last() {
+        health::compile(&key, checks, (judged, &carried), &mut settings, it);
+    }
+    services.tokens.services.push((name, settings));
     services.exchange.push(carried);
 }
 
@@ -156,26 +160,43 @@ fn rule(key: &str, raw: RawRule, it: &mut Context<'_>) -> Option<Rule> {
     } else {
         "deny"
     };
+    let mut lists = Vec::new();
+    for (name, list) in [("scopes", raw.scopes), ("step_up", raw.step_up)] {
+        let key = format!("{key}.{name}");
+        let scopes = scopes(&key, list.unwrap_or_default(), it);
+        if effect == Effect::Deny && !scopes.is_empty() {
+            let what = "a denied request gets no token";
+            it.findings.error(&key, what, "remove the scopes");
+        }
+        lists.push(scopes);
+    }
+    let step_up = lists.pop().unwrap_or_default();
+    let scopes = lists.pop().unwrap_or_default();
+    if scopes.is_empty() && !step_up.is_empty() {
+        let what = "without `scopes` the token has whatever the issuer gives";
+        let remedy = "add the scopes that these requests need at first";
+        it.findings.error(&format!("{key}.step_up"), what, remedy);
+    }
+    Rule::parse(effect, &text, scopes)
+        .map(|rule| rule.stepping_up_to(step_up))
+        .map_err(|error| report(&format!("{key}.{word}"), &error.to_string(), it))
+        .ok()
+}
+
+fn scopes(key: &str, raw: List<String>, it: &mut Context<'_>) -> ScopeSet {
     let mut scopes = Vec::new();
-    for (i, text) in raw.scopes.into_iter().flatten().enumerate() {
+    for (i, text) in raw.into_iter().enumerate() {
         match text.as_deref().map(Scope::new) {
             Some(Ok(scope)) => scopes.push(scope),
             Some(Err(error)) => {
-                let key = format!("{key}.scopes[{i}]");
                 let remedy = "write each scope as an entry of its own";
+                let key = format!("{key}[{i}]");
                 it.findings.error(&key, &error.to_string(), remedy);
             }
             None => {}
         }
     }
-    if effect == Effect::Deny && !scopes.is_empty() {
-        let what = "a denied request gets no token";
-        let key = format!("{key}.scopes");
-        it.findings.error(&key, what, "remove the scopes");
-    }
-    Rule::parse(effect, &text, ScopeSet::of(scopes))
-        .map_err(|error| report(&format!("{key}.{word}"), &error.to_string(), it))
-        .ok()
+    ScopeSet::of(scopes)
 }
 
 /// Reports an error of another room, which says what is wrong and what to do with a semicolon between.

@@ -110,12 +110,10 @@ fn not_built_yet() {
 const NOT_BUILT_YET: &[Case] = &[
     (
         "top",
-        "admin: {listen: 127.0.0.1:9, token: {env: X}}\nlisten: {transparent: x, gateway: y}\n<OK>",
+        "listen: {transparent: x, gateway: y}\n<OK>",
         &[
-            (1, "admin.listen", "not supported yet"),
-            (1, "admin.token", "not supported yet"),
-            (2, "listen.transparent", "not supported yet"),
-            (2, "listen.gateway", "not supported yet"),
+            (1, "listen.transparent", "not supported yet"),
+            (1, "listen.gateway", "not supported yet"),
         ],
     ),
     (
@@ -146,15 +144,10 @@ const NOT_BUILT_YET: &[Case] = &[
         ],
     ),
     (
-        "admin by TCP",
-        "admin: {listen: 127.0.0.1:9}\n<OK>",
-        &[(1, "admin.listen", "not supported yet")],
-    ),
-    (
         "secrets",
-        "agents: {a: {auth: {token: {prompt: Token}}}}\nservices:\n  a: {hosts: [a.example], credential: {bearer: {vault: {path: canary-8841-Zq}}}}\n",
+        "agents: {a: {auth: {token: {keyring: Token}}}}\nservices:\n  a: {hosts: [a.example], credential: {bearer: {vault: {path: canary-8841-Zq}}}}\n",
         &[
-            (1, "agents.a.auth.token.prompt", "not supported yet"),
+            (1, "agents.a.auth.token.keyring", "not supported yet"),
             (3, "services.a.credential.bearer.vault", "not supported yet"),
         ],
     ),
@@ -702,3 +695,85 @@ const FAPI: &[Case] = &[(
         (11, "services.a.credential.oauth.binding", "bound to a key"),
     ],
 )];
+
+/// What is wrong with `health` and `step_up`.
+#[test]
+fn health_and_step_up() {
+    const TABLE: &[(&str, &str, &str, &str, &str)] = &[
+        (
+            "a.example",
+            "{interval: 1s}",
+            "scopes: [r]",
+            "health.interval",
+            "from 5s to 1h",
+        ),
+        (
+            "a.example",
+            "{probe: /ping}",
+            "scopes: [r]",
+            "health.probe",
+            "GET /v1/ping",
+        ),
+        (
+            "a.example",
+            "{probe: POST /ping}",
+            "scopes: [r]",
+            "health.probe",
+            "GET or HEAD",
+        ),
+        (
+            "a.example",
+            "{probe: GET /**}",
+            "scopes: [r]",
+            "health.probe",
+            "without globs",
+        ),
+        (
+            "a.example",
+            "{probe: GET /none}",
+            "scopes: [r]",
+            "health.probe",
+            "add a rule",
+        ),
+        (
+            "'*.a.example'",
+            "{probe: GET /ping}",
+            "scopes: [r]",
+            "health.probe",
+            "exact name",
+        ),
+        (
+            "a.example",
+            "{}",
+            "step_up: [w]",
+            "rules[0].step_up",
+            "need at first",
+        ),
+        (
+            "a.example",
+            "{}",
+            "scopes: [r], step_up: ['a b']",
+            "rules[0].step_up[0]",
+            "an entry of its own",
+        ),
+    ];
+    for (host, health, scopes, key, word) in TABLE {
+        let found = problems(format!(
+            "services:\n  a:\n    hosts: [{host}]\n    health: {health}\n    credential:\n      oauth:\n        issuer: https://as.example\n        client_id: c\n        client_auth: none\n        grant: client_credentials\n    rules: [{{allow: GET /ping, {scopes}}}]\n"
+        ));
+        let keys: Vec<_> = found.iter().map(|problem| problem.key.clone()).collect();
+        assert_eq!(
+            keys,
+            [format!("services.a.{key}")],
+            "{health} {scopes}: {found}"
+        );
+        assert!(found.to_string().contains(word), "{found}");
+    }
+    let found = problems(
+        "services:\n  a:\n    hosts: [a.example]\n    health: {interval: 1m}\n    credential: {bearer: {env: T}}\n    rules: [{allow: GET /}]\n",
+    );
+    assert!(
+        found.to_string().contains("only tokens of an issuer"),
+        "{found}"
+    );
+}

@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::config::prompts::Prompts;
 
 fn first(yaml: impl AsRef<[u8]>) -> (usize, String) {
     let found = problems(yaml);
@@ -159,7 +160,7 @@ proptest! {
     fn no_soup_of_yaml_makes_it_panic(parts in proptest::collection::vec(0..PARTS.len(), 0..60)) {
         let yaml: String = parts.iter().map(|i| PARTS[*i]).collect();
         let mut findings = crate::config::Findings::new("f");
-        let made = crate::config::plan(&yaml, Path::new(""), SecretReading::Skip, &variables(), &mut findings);
+        let made = crate::config::plan(&yaml, Path::new(""), (SecretReading::Skip, Prompts::Leave), &variables(), &mut findings);
         let finished = findings.finish();
         prop_assert!(made.is_some() || finished.is_err());
         if let Err(found) = finished {
@@ -170,6 +171,6 @@ proptest! {
     #[test]
     fn no_bytes_make_it_panic(yaml in ".{0,200}") {
         let mut findings = crate::config::Findings::new("f");
-        drop(crate::config::plan(&yaml, Path::new(""), SecretReading::Skip, &variables(), &mut findings));
+        drop(crate::config::plan(&yaml, Path::new(""), (SecretReading::Skip, Prompts::Leave), &variables(), &mut findings));
     }
 }

@@ -3,9 +3,12 @@
 use std::time::Duration;
 
 use super::*;
+use crate::config::prompts::Prompts;
 use crate::config::raw::SecretRef;
 use crate::config::secrets::References;
+use crate::config::{Answers, Question};
 use crate::tokens::CredentialSettings;
+use crate::vocab::Secret;
 
 fn bearer(reference: &str) -> String {
     format!(
@@ -182,7 +185,8 @@ fn secrets_in_wrong_places_are_not_repeated() {
 fn a_command_that_hangs_is_ended() {
     let place = Place::new();
     let environment = variables();
-    let mut references = References::new(place.path(), &environment);
+    let answers = Answers::default();
+    let mut references = References::new(place.path(), &environment, &answers);
     references.exec_limit = Duration::from_millis(300);
     for script in [
         "sleep 60",
@@ -237,4 +241,109 @@ fn what_anybody_may_write_is_refused() {
         said.contains(":1: (file): may be written by anybody"),
         "{said}"
     );
+}
+
+fn asked(place: &Place, yaml: &str, ask: crate::config::Ask<'_>) -> Result<Plan, Problems> {
+    place.write("tokenward.yaml", yaml);
+    let prompts = Prompts::Ask(ask);
+    let path = place.path().join("tokenward.yaml");
+    crate::config::read_plan(&path, SecretReading::Resolve, prompts, &variables())
+}
+
+const TWO_QUESTIONS: &str = "\
+services:
+  b: {hosts: [b.example], rules: [{allow: GET /}], credential: {bearer: &same {prompt: Second}}}
+  a: {hosts: [a.example], rules: [{allow: GET /}], credential: {header: {name: x-key, value: {prompt: Third}}}}
+  c: {hosts: [c.example], rules: [{allow: GET /}], credential: {bearer: *same}}
+agents: {x: {auth: {token: {prompt: Last}}, services: [a]}}
+";
+
+#[test]
+fn a_person_is_asked_once_for_each_text_in_the_order_of_the_file() {
+    let place = Place::new();
+    let mut seen = Vec::new();
+    let mut ask = |questions: &[Question]| {
+        seen = questions.to_vec();
+        let typed = questions.iter();
+        Ok(typed
+            .map(|q| Secret::new(format!("typed-for-{}", q.text).into_bytes()))
+            .collect())
+    };
+    let plan = asked(&place, TWO_QUESTIONS, &mut ask).unwrap();
+    let keys: Vec<_> = seen.iter().map(|q| (&*q.text, q.keys.join(" "))).collect();
+    let second = "services.b.credential.bearer services.c.credential.bearer";
+    assert_eq!(
+        keys,
+        [
+            ("Second", second.to_owned()),
+            ("Third", "services.a.credential.header.value".into()),
+            ("Last", "agents.x.auth.token".into()),
+        ]
+    );
+    for (name, credential) in &plan.tokens.services {
+        let (CredentialSettings::Bearer(value) | CredentialSettings::Header { value, .. }) =
+            credential
+        else {
+            panic!("{name}");
+        };
+        let third = name.as_str() == "a";
+        let expected = if third {
+            "typed-for-Third"
+        } else {
+            "typed-for-Second"
+        };
+        assert_eq!(value.expose(), expected);
+    }
+    assert!(!format!("{:?}", plan.answers).contains("typed"));
+
+    // Again, by what was typed; and by nothing where the text is new.
+    let path = place.path().join("tokenward.yaml");
+    let again = |yaml: &str| {
+        place.write("tokenward.yaml", yaml);
+        let prompts = Prompts::Kept(&plan.answers);
+        crate::config::read_plan(&path, SecretReading::Resolve, prompts, &variables())
+    };
+    assert!(again(TWO_QUESTIONS).is_ok());
+    let refused = again(&TWO_QUESTIONS.replace("Second", "Fourth"))
+        .err()
+        .unwrap();
+    let said: Vec<String> = refused.iter().map(ToString::to_string).collect();
+    assert_eq!(said.len(), 2, "{said:?}");
+    assert!(
+        said.iter().all(|line| line.contains("restart tokenward")),
+        "{said:?}"
+    );
+}
+
+#[test]
+fn nobody_is_asked_for_a_file_with_a_slip_nor_in_vain() {
+    let place = Place::new();
+    let mut never = |_: &[Question]| panic!("asked");
+    let slip = TWO_QUESTIONS.replace("hosts: [a.example]", "hots: [a.example]");
+    assert!(asked(&place, &slip, &mut never).is_err());
+    assert!(asked(&place, &bearer("{env: CODER_TOKEN}"), &mut never).is_ok());
+    for (reference, word) in [
+        ("{prompt: ''}", "not a text to ask with"),
+        ("{prompt: ' '}", "not a text to ask with"),
+        ("{prompt: \"a\\e[2J\"}", "not a text to ask with"),
+        ("{prompt: [a]}", "not a text to ask with"),
+        ("{prompt: Key}", "nobody was asked"),
+    ] {
+        let found = problems(bearer(reference)).to_string();
+        assert!(found.contains(word), "{reference}: {found}");
+    }
+    let long = format!("{{prompt: {}}}", "q".repeat(201));
+    assert!(place.load(bearer(&long)).is_err());
+    // A key in PEM is no line.
+    let ca = "ca: {cert: {file: internal-ca.pem}, key: {prompt: Key}}\ntunnel: ['a.example:443']\n";
+    let found = problems(ca).to_string();
+    assert!(
+        found.contains("ca.key: a key in PEM has several lines"),
+        "{found}"
+    );
+    // Verbs read the operator's token too, and ask nobody.
+    let admin =
+        "admin: {listen: '127.0.0.1:1', token: {prompt: Token}}\ntunnel: ['a.example:443']\n";
+    let found = problems(admin).to_string();
+    assert!(found.contains("admin.token: verbs that"), "{found}");
 }

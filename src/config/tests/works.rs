@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::audit::{SinkSettings, WhenFull};
-use crate::config::{CaPlan, ProxyAt, schema};
+use crate::config::{AdminAt, CaPlan, ProxyAt, schema};
 use crate::credential::{PlaceholderMode, Shape, Slot};
 use crate::proof::HtuProfile;
 use crate::tokens::{
@@ -330,7 +330,11 @@ fn grants_that_refresh_are_for_everything_that_rules_want() {
     ] {
         let plan = accepted(&file(text));
         let admin = plan.admin.unwrap();
-        assert!(admin.required && admin.path.ends_with("operator/a.sock"));
+        assert!(admin.required && admin.token.is_none());
+        let AdminAt::Unix(path) = admin.at else {
+            panic!("not a socket");
+        };
+        assert!(path.ends_with("operator/a.sock"));
         let CredentialSettings::Oauth(oauth) = &plan.tokens.services[0].1 else {
             panic!("not OAuth");
         };
@@ -451,7 +455,7 @@ fn the_schema_lists_what_works_and_only_that() {
         "transparent",
         "response_guard",
         "vault",
-        "prompt",
+        "keyring",
         "null",
         "allOf",
     ] {
@@ -597,4 +601,46 @@ fn machine_grants_reach_the_plan() {
         signed.grant,
         Grant::JwtBearer(AssertionSource::Signed { .. })
     ));
+}
+
+#[test]
+fn health_and_step_up_reach_their_places() {
+    let plan = accepted(
+        r#"
+services:
+  items:
+    hosts: ["*.items.example", api.items.example]
+    port: 8443
+    htu: {strip_prefix: /gw}
+    health: {interval: 30s, introspection: false, probe: HEAD /v1/ping}
+    credential:
+      oauth: {issuer: "https://as.example", client_id: c, client_auth: none, grant: client_credentials, scope_changes: pass}
+    rules:
+      - {allow: "GET|HEAD /v1/ping", scopes: [ping]}
+      - {allow: "* /v1/**", scopes: [read], step_up: [read, write]}
+  other:
+    hosts: [other.example]
+    credential:
+      oauth: {issuer: "https://as.example", client_id: c, client_auth: none, grant: client_credentials}
+    rules: [{allow: "* /**", scopes: [read]}]
+"#,
+    );
+    let oauth = |at: usize| match &plan.tokens.services[at].1 {
+        CredentialSettings::Oauth(oauth) => oauth.clone(),
+        other => panic!("{other:?}"),
+    };
+    let health = oauth(0).health;
+    assert_eq!(health.interval, Duration::from_secs(30));
+    assert!(!health.introspection && oauth(0).any_scopes);
+    let probe = health.probe.unwrap();
+    assert!(probe.head);
+    assert_eq!(probe.url.as_str(), "https://api.items.example:8443/v1/ping");
+    assert_eq!(probe.scopes.to_string(), "ping");
+    assert_eq!(probe.htu, HtuProfile::StripPrefix("/gw".into()));
+    let other = oauth(1);
+    assert_eq!(other.health.interval, Duration::from_mins(5));
+    assert!(other.health.introspection && other.health.probe.is_none() && !other.any_scopes);
+    let ceiling = |rule: usize| plan.policy.services[0].rules[rule].ceiling();
+    assert_eq!(ceiling(0), None);
+    assert_eq!(ceiling(1).unwrap().to_string(), "read write");
 }

@@ -21,7 +21,7 @@ use super::super::settings::{CredentialSettings, IssuerSettings};
 use super::super::transport::Transport;
 use super::*;
 use crate::store::{RowId, StoreError, Why};
-use crate::upstream::{IssuerError, IssuerReply, IssuerRequest};
+use crate::upstream::{IssuerError, IssuerReply, IssuerRequest, TargetSettings};
 use crate::vocab::{Moment, WallTime};
 
 const STEPS: usize = 60;
@@ -297,6 +297,13 @@ impl Transport for Way {
 
 impl Lines for Way {
     fn open(&self, _: &IssuerSettings) -> Option<Arc<dyn Transport>> {
+        Some(Arc::new(Self {
+            wire: Arc::clone(&self.wire),
+            dead: Arc::clone(&self.dead),
+        }))
+    }
+
+    fn to_api(&self, _: &TargetSettings) -> Option<Arc<dyn Transport>> {
         Some(Arc::new(Self {
             wire: Arc::clone(&self.wire),
             dead: Arc::clone(&self.dead),

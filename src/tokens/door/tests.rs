@@ -9,13 +9,17 @@ use super::super::issuer::tests::{FakeIssuer, Notebook, Seen, granted, oauth, re
 use super::super::settings::{ClientAuth, CredentialSettings, IssuerSettings};
 use super::super::transport::Transport;
 use super::*;
-use crate::upstream::IssuerError;
+use crate::upstream::{IssuerError, TargetSettings};
 use crate::vocab::{Secret, WallTime};
 
 struct OneLine(Arc<FakeIssuer>);
 
 impl Lines for OneLine {
     fn open(&self, _: &IssuerSettings) -> Option<Arc<dyn Transport>> {
+        Some(Arc::<FakeIssuer>::clone(&self.0) as Arc<dyn Transport>)
+    }
+
+    fn to_api(&self, _: &TargetSettings) -> Option<Arc<dyn Transport>> {
         Some(Arc::<FakeIssuer>::clone(&self.0) as Arc<dyn Transport>)
     }
 }
@@ -418,6 +422,65 @@ async fn logged_in(
         house.lend("items", "a b").await.unwrap();
     }
     house
+}
+
+/// An agent whose own login has ended rides on the service's with the very request that found out.
+#[tokio::test]
+async fn an_own_login_that_ends_leaves_the_agent_that_of_the_service() {
+    let count = std::sync::atomic::AtomicUsize::new(1);
+    let ended = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let own = Arc::clone(&ended);
+    let rule = move |seen: &Seen| {
+        // The own login was the first, so its refresh token is the first one.
+        let first = seen.form.get("refresh_token").is_some_and(|t| t == "rt-1");
+        if first && own.load(std::sync::atomic::Ordering::SeqCst) {
+            return Ok(refused(400, "invalid_grant"));
+        }
+        let number = count.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        Ok(granted(
+            &json!({"refresh_token": format!("rt-{number}"), "access_token": format!("at-{number}")}),
+        ))
+    };
+    let house = logged_in(|_| {}, rule).await;
+    let shared = GrantId {
+        service: name("items"),
+        agent: AgentName::everyone(),
+    };
+    let (_, client) = house.door.client(&name("items")).unwrap();
+    let answered = super::super::issuer::tests::answered();
+    client.take_answer(&AgentName::everyone(), answered);
+    let key = house.door.shelf.catalogue.load().login_key(shared);
+    let lease = house.door.wait_for(key.unwrap(), WAIT_MAX).await.unwrap();
+    assert!(lease.facts().grant.agent.is_everyone());
+    let lease = house.lend("items", "a b").await.unwrap();
+    assert_eq!(lease.facts().grant.agent, AgentName::fallback());
+
+    ended.store(true, std::sync::atomic::Ordering::SeqCst);
+    house.clock.advance(Duration::from_secs(600));
+    let lease = house.lend("items", "a b").await.unwrap();
+    assert!(lease.facts().grant.agent.is_everyone());
+    assert_eq!(house.notes.count("GrantDead"), 1);
+    let told: Vec<_> = house.door.standing();
+    let told: Vec<_> = told
+        .iter()
+        .map(|s| (s.grant.agent.is_everyone(), s.health))
+        .collect();
+    assert_eq!(told, [(true, "healthy")]);
+
+    // A new login of its own is its own again.
+    ended.store(false, std::sync::atomic::Ordering::SeqCst);
+    let answered = super::super::issuer::tests::answered();
+    client.take_answer(&AgentName::fallback(), answered);
+    let own = GrantId {
+        service: name("items"),
+        agent: AgentName::fallback(),
+    };
+    let key = house.door.shelf.catalogue.load().login_key(own).unwrap();
+    let answered = Command::Answered(key.clone());
+    house.door.commands.send(answered).await.unwrap();
+    house.door.wait_for(key, WAIT_MAX).await.unwrap();
+    let lease = house.lend("items", "a b").await.unwrap();
+    assert_eq!(lease.facts().grant.agent, AgentName::fallback());
 }
 
 /// Rotates at each refresh; `scope` is what the answer says, `None` for nothing.

@@ -63,6 +63,8 @@ pub(super) struct Wanted<'a> {
     pub(super) certificate: Option<Bound<'a>>,
     /// It comes of a token exchange.
     pub(super) exchanged: bool,
+    /// Whatever the issuer grants is taken.
+    pub(super) any_scopes: bool,
 }
 
 /// A certificate that a token must be bound to.
@@ -171,10 +173,18 @@ impl Issued {
             return Ok(granted.clone());
         }
         // Every scope that was asked for, and none that was never agreed to.
-        if wanted.scopes.is_within(granted) && wanted.most.is_some_and(|m| granted.is_within(m)) {
+        if wanted.agreed(granted) || wanted.any_scopes {
             return Ok(granted.clone());
         }
         Err(Objection::Scope(granted.clone()))
+    }
+}
+
+impl Wanted<'_> {
+    /// Whether these scopes are what was asked for, and no more than was agreed to.
+    pub(super) fn agreed(&self, granted: &ScopeSet) -> bool {
+        let most = self.most.is_some_and(|most| granted.is_within(most));
+        self.scopes.is_empty() || granted == self.scopes || (self.scopes.is_within(granted) && most)
     }
 }
 
@@ -295,7 +305,7 @@ pub(super) fn clock_offset(headers: &HeaderMap, wall: WallTime) -> Option<i64> {
     Some(i64::try_from(at).ok()?.saturating_sub(wall.seconds()))
 }
 
-fn is_json(headers: &HeaderMap) -> bool {
+pub(super) fn is_json(headers: &HeaderMap) -> bool {
     headers
         .get(header::CONTENT_TYPE)
         .and_then(|value| value.to_str().ok())

@@ -110,12 +110,7 @@ impl Authenticator {
     /// The same with the algorithms of FAPI 2.0 (§5.4) and no others.
     pub(super) fn held_to_fapi(mut self) -> Result<Self, AuthError> {
         if let Method::Assertion(signed) = &mut self.method {
-            signed
-                .signers
-                .retain(|signer| FAPI.contains(&signer.algorithm().name()));
-            if signed.signers.is_empty() {
-                return Err(AuthError::Key);
-            }
+            signed.hold_to_fapi()?;
         }
         Ok(self)
     }
@@ -183,17 +178,31 @@ pub(super) fn grant_assertion(
     kid: Option<&str>,
     (issuer, subject): (&str, &str),
     occasion: &Occasion<'_>,
+    fapi: bool,
 ) -> Result<Secret<String>, AuthError> {
-    let signed = Signed {
+    let mut signed = Signed {
         signers: signers(key_pem)?,
         kid: kid.map(str::to_owned),
         issuer: issuer.to_owned(),
         subject: subject.to_owned(),
     };
+    if fapi {
+        signed.hold_to_fapi()?;
+    }
     signed.assertion("JWT", occasion)
 }
 
 impl Signed {
+    /// Leaves the algorithms of FAPI 2.0 (§5.4).
+    fn hold_to_fapi(&mut self) -> Result<(), AuthError> {
+        self.signers
+            .retain(|signer| FAPI.contains(&signer.algorithm().name()));
+        if self.signers.is_empty() {
+            return Err(AuthError::Key);
+        }
+        Ok(())
+    }
+
     /// RFC 7523 §3, with the audience and type of RFC 10070. The audience is what the operator configured or what is
     /// pinned to the issuer, never an address that an API offered.
     fn assertion(

@@ -1,6 +1,7 @@
 //! One service's client at an issuer: it asks the token endpoint and takes what fits.
 
 mod grants;
+mod introspection;
 mod request;
 mod revocation;
 
@@ -24,6 +25,7 @@ use crate::tokens::failure::Failure;
 use crate::tokens::identity::{self, Identity};
 use crate::tokens::journal::{Journal, Note};
 use crate::tokens::lineage::{Lineages, Print, Renewal, Turn};
+use crate::tokens::probe::Probe;
 use crate::tokens::settings::{AssertionSource, ClientAuth, Grant, OauthSettings, Presented};
 use crate::upstream::IssuerReply;
 use crate::vocab::{AgentName, Binding, Code, GrantId, ScopeSet, Secret, ServiceName};
@@ -67,6 +69,8 @@ pub(in crate::tokens) struct Client {
     print: Print,
     /// Held while a configured refresh token is looked for or written down.
     planting: tokio::sync::Mutex<()>,
+    /// Asks the API after a token.
+    probe: Option<Probe>,
 }
 
 /// A token that nobody will use any more.
@@ -186,12 +190,23 @@ impl Client {
             lineages: Arc::default(),
             print,
             planting: tokio::sync::Mutex::default(),
+            probe: None,
         })
     }
 
     /// The same client, with the refresh tokens that the process has.
     pub(in crate::tokens) fn with_lineages(self, lineages: Arc<Lineages>) -> Self {
         Self { lineages, ..self }
+    }
+
+    /// The same, with a way to ask the API after a token.
+    pub(in crate::tokens) fn with_probe(self, probe: Option<Probe>) -> Self {
+        Self { probe, ..self }
+    }
+
+    /// The way to ask the API after a token.
+    pub(in crate::tokens) fn probe(&self) -> Option<&Probe> {
+        self.probe.as_ref()
     }
 
     /// Whether a login is still good, as far as we know.
@@ -276,8 +291,12 @@ impl Client {
         if let Some(Renewal::Kept { first }) = renewal {
             self.weigh_rotation(&errand, first, &issued).await?;
         }
-        match issued.weigh(&self.wanted(&errand)) {
+        let wanted = self.wanted(&errand);
+        match issued.weigh(&wanted) {
             Ok(scopes) => {
+                if !wanted.agreed(&scopes) {
+                    self.tell_scopes(&errand, &scopes, true);
+                }
                 self.tell_whose(&errand, &issued);
                 let by_code = matches!(ready.means, Means::Code(_));
                 if by_code {
@@ -462,7 +481,11 @@ impl Client {
                     Failure {
                         oauth_error: Some("invalid_grant"),
                         ..
-                    } => turn.refused(errand.journal).await,
+                    } => {
+                        if turn.refused(errand.journal).await {
+                            self.own_no_more(errand.agent);
+                        }
+                    }
                     // A server in trouble may have rotated all the same.
                     _ if reply.status >= 500 => {}
                     _ => turn.unused(),
@@ -520,6 +543,7 @@ impl Client {
                 promised: errand.metadata.binds_certificates,
             }),
             exchanged: matches!(errand.means, Means::Tokens { .. }),
+            any_scopes: self.settings.any_scopes,
         }
     }
 
@@ -680,13 +704,18 @@ impl Client {
         match objection {
             Objection::Downgrade => errand.journal.note(&Note::DowngradeRefused { grant }),
             Objection::Mismatch => errand.journal.note(&Note::BindingMismatch { grant }),
-            Objection::Scope(granted) => errand.journal.note(&Note::ScopeChanged {
-                grant,
-                requested: errand.scopes,
-                granted,
-            }),
+            Objection::Scope(granted) => self.tell_scopes(errand, granted, false),
             Objection::Unexpected => {}
         }
+    }
+
+    fn tell_scopes(&self, errand: &Errand<'_>, granted: &ScopeSet, taken: bool) {
+        errand.journal.note(&Note::ScopeChanged {
+            grant: &self.grant(errand.agent),
+            requested: errand.scopes,
+            granted,
+            taken,
+        });
     }
 }
 

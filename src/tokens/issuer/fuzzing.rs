@@ -18,6 +18,7 @@ pub fn taken(body: &[u8], jkt: &str, scopes: &ScopeSet) -> Option<(String, Scope
         most: None,
         certificate: None,
         exchanged: false,
+        any_scopes: false,
     };
     let granted = issued.weigh(&wanted).ok()?;
     Some((issued.access.expose().clone(), granted))

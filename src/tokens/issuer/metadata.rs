@@ -30,6 +30,10 @@ const REFUSED_PAUSE: Duration = Duration::from_mins(1);
 pub(super) struct Metadata {
     pub(super) token_endpoint: Address,
     pub(super) revocation_endpoint: Option<Address>,
+    /// Where tokens are asked after (RFC 7662).
+    pub(super) introspection_endpoint: Option<Address>,
+    /// `introspection_endpoint_auth_methods_supported`.
+    pub(super) introspection_methods: Option<Vec<String>>,
     /// Where a person logs in.
     pub(super) authorization_endpoint: Option<Address>,
     /// `pushed_authorization_request_endpoint` (RFC 9126).
@@ -55,13 +59,21 @@ pub(super) struct Metadata {
 struct Aliases {
     token: Option<Address>,
     revocation: Option<Address>,
+    introspection: Option<Address>,
     pushed: Option<Address>,
     device: Option<Address>,
 }
 
 impl Aliases {
-    fn all(&self) -> [Option<&Address>; 4] {
-        [&self.token, &self.revocation, &self.pushed, &self.device].map(Option::as_ref)
+    fn all(&self) -> [Option<&Address>; 5] {
+        let Self {
+            token,
+            revocation,
+            introspection,
+            pushed,
+            device,
+        } = self;
+        [token, revocation, introspection, pushed, device].map(Option::as_ref)
     }
 }
 
@@ -102,7 +114,7 @@ impl Metadata {
                 .map(Some)
                 .ok_or(MetadataError::Invalid),
         };
-        // What only a login needs spoils no other grant.
+        // What only a login or a check of health needs spoils no grant.
         let of_login = |name: &str| {
             let text = members.text(name)?;
             Address::parse(text).ok()
@@ -112,6 +124,10 @@ impl Metadata {
         Ok(Self {
             token_endpoint: url("token_endpoint")?.ok_or(MetadataError::Invalid)?,
             revocation_endpoint: url("revocation_endpoint")?,
+            introspection_endpoint: of_login("introspection_endpoint"),
+            introspection_methods: members
+                .list("introspection_endpoint_auth_methods_supported")
+                .unwrap_or_default(),
             authorization_endpoint: of_login("authorization_endpoint"),
             pushed_endpoint: of_login("pushed_authorization_request_endpoint"),
             device_endpoint: of_login("device_authorization_endpoint"),
@@ -137,6 +153,7 @@ impl Metadata {
         [
             Some(&self.token_endpoint),
             self.revocation_endpoint.as_ref(),
+            self.introspection_endpoint.as_ref(),
         ]
         .into_iter()
         .chain(self.aliases.all())
@@ -151,6 +168,7 @@ impl Metadata {
             seen.token_endpoint = token;
         }
         seen.revocation_endpoint = aliases.revocation.or(seen.revocation_endpoint);
+        seen.introspection_endpoint = aliases.introspection.or(seen.introspection_endpoint);
         seen.pushed_endpoint = aliases.pushed.or(seen.pushed_endpoint);
         seen.device_endpoint = aliases.device.or(seen.device_endpoint);
         seen
@@ -187,6 +205,12 @@ impl Metadata {
             }
             _ => {}
         }
+        // What tells of health is worth no grant: it is left out where it moves.
+        let home = |new: &Address| {
+            let known = before.introspection_endpoint.as_ref();
+            same(new, known.unwrap_or(&before.token_endpoint))
+        };
+        self.introspection_endpoint.take_if(|new| !home(new));
         // An issuer that ceases to list DPoP fails rather than going on without it.
         if before.dpop_algorithms.is_some() {
             self.dpop_algorithms.get_or_insert_default();
@@ -222,6 +246,7 @@ fn aliases(members: &Members) -> Result<Aliases, MetadataError> {
     Ok(Aliases {
         token: one("token_endpoint")?,
         revocation: one("revocation_endpoint")?,
+        introspection: one("introspection_endpoint")?,
         pushed: one("pushed_authorization_request_endpoint")?,
         device: one("device_authorization_endpoint")?,
     })

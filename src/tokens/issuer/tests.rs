@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::credential::BoxFuture;
 use crate::tokens::Brought;
+use crate::tokens::settings::HealthSettings;
 use crate::tokens::settings::{
     AssertionAudience, AssertionSource, CertificateSettings, ClientAuth, ExchangeSettings, Grant,
     OauthSettings, Platform, Presented, WorkloadSettings,
@@ -238,6 +239,8 @@ pub(in crate::tokens) fn oauth() -> OauthSettings {
         fapi: false,
         require_rotation: false,
         revoke_on_exit: false,
+        any_scopes: false,
+        health: HealthSettings::default(),
     }
 }
 

@@ -114,15 +114,15 @@ fn permille(span: Duration, share: u64) -> Duration {
 }
 
 /// SplitMix64: a sequence that follows from its seed. It spreads load and protects nothing.
-pub(super) struct Jitter(u64);
+pub(in crate::tokens) struct Jitter(u64);
 
 impl Jitter {
-    pub(super) fn new(seed: u64) -> Self {
+    pub(in crate::tokens) fn new(seed: u64) -> Self {
         Self(seed)
     }
 
     /// The next number.
-    pub(super) fn next(&mut self) -> u64 {
+    pub(in crate::tokens) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -131,7 +131,7 @@ impl Jitter {
     }
 
     /// A number below `bound`.
-    pub(super) fn below(&mut self, bound: u64) -> u64 {
+    pub(in crate::tokens) fn below(&mut self, bound: u64) -> u64 {
         self.next() % bound.max(1)
     }
 }

@@ -251,8 +251,13 @@ impl World {
                     let pick = self.random.below((self.lent.len() - recent) as u64);
                     let lease = self.lent[recent + pick as usize];
                     let again = self.random.below(4) == 0;
-                    self.shelf.retain(|_, (l, _)| *l != lease);
-                    self.feed(Event::Rejected { lease, again });
+                    // An API refused it, or a check said something.
+                    if self.random.below(4) == 0 {
+                        self.feed(Event::Doubted { lease, dead: again });
+                    } else {
+                        self.shelf.retain(|_, (l, _)| *l != lease);
+                        self.feed(Event::Rejected { lease, again });
+                    }
                 }
             }
             88..=92 => {

@@ -705,3 +705,42 @@ fn a_token_that_serves_everything_takes_the_place_of_the_others() {
         reason: Reason::InvalidToken
     }));
 }
+
+#[test]
+fn what_a_check_calls_over_is_replaced_at_once_and_what_it_doubts_is_renewed() {
+    let mut bench = Bench::new();
+    let lease = bench.live(3600);
+    let doubted = |dead| Event::Doubted { lease, dead };
+    fetch(&bench.feed(doubted(false)));
+    // That fetch is under way: whatever is said now begins no other.
+    assert_eq!(bench.feed(doubted(false)), []);
+    let dropped = bench.feed(doubted(true));
+    let reason = match dropped.as_slice() {
+        [Action::Drop { reason, .. }] => *reason,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(reason, Reason::Inactive);
+    // What is said of a lease that is not in use changes nothing.
+    assert_eq!(bench.feed(doubted(true)), []);
+    assert!(bench.ask().is_empty());
+}
+
+#[test]
+fn what_ended_one_token_of_a_grant_has_the_others_renewed() {
+    let mut bench = Bench::new();
+    let lease = bench.live(3600);
+    let attempt = fetch(&bench.feed(Event::Asked(key("b"))));
+    published(&bench.feed(Event::Granted {
+        key: key("b"),
+        attempt,
+        token: "t",
+        life: Some(HOUR),
+        cap: HOUR,
+    }));
+    let actions = bench.feed(Event::Doubted { lease, dead: true });
+    let fetched = actions.iter().filter_map(|action| match action {
+        Action::Fetch { key, .. } => Some(key.clone()),
+        _ => None,
+    });
+    assert_eq!(fetched.collect::<Vec<_>>(), [key("a"), key("b")]);
+}

@@ -14,6 +14,8 @@ pub(in crate::tokens) enum Event<T> {
     Answered(Key),
     /// Somebody waits for a token.
     Asked(Key),
+    /// A check says of this lease that it is over, or that it may be.
+    Doubted { lease: u64, dead: bool },
     /// A fetch failed.
     Failed {
         key: Key,
@@ -95,6 +97,8 @@ pub(in crate::tokens) enum Reason {
     Expired,
     /// Nobody uses it.
     Idle,
+    /// A check said that it is over.
+    Inactive,
     /// The API refused it.
     InvalidToken,
     /// Another token serves in its place.
@@ -111,6 +115,7 @@ impl Reason {
             Self::Evicted => "evicted",
             Self::Expired => "expired",
             Self::Idle => "idle",
+            Self::Inactive => "inactive",
             Self::InvalidToken => "invalid_token",
             Self::Merged => "merged",
             Self::Replaced => "replaced",

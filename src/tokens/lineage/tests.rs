@@ -43,6 +43,7 @@ fn open(dir: &Path) -> Arc<Lineages> {
     let settings = store::Settings {
         path: dir.join("store"),
         key: StoreKey::parse(&key).unwrap(),
+        previous: None,
     };
     let (store, lost) = Store::open(settings).unwrap();
     assert!(lost.is_empty(), "{lost:?}");
@@ -325,4 +326,43 @@ async fn a_late_write_brings_no_used_refresh_token_back() {
     let turn = lineages.turn(&grant(), &PRINT).await.unwrap();
     turn.announce(&teller).await.unwrap();
     assert!(room.exists());
+}
+
+/// A process that is killed between the two tells of the end twice, never not at all.
+#[tokio::test]
+async fn the_end_of_a_grant_is_written_before_its_row_goes() {
+    /// Says what is on the disk when it was asked to settle.
+    struct Settling(
+        std::path::PathBuf,
+        Mutex<Vec<String>>,
+        Mutex<Option<Vec<u8>>>,
+    );
+    impl Journal for Settling {
+        fn note(&self, note: &Note<'_>) {
+            self.1.lock().unwrap().push(format!("{note:?}"));
+        }
+
+        fn settled(&self) -> futures_util::future::BoxFuture<'_, ()> {
+            assert_eq!(self.1.lock().unwrap().len(), 1, "the note comes first");
+            *self.2.lock().unwrap() = std::fs::read(&self.0).ok();
+            Box::pin(std::future::ready(()))
+        }
+    }
+    let dir = tempfile::tempdir().unwrap();
+    logged_in_async(dir.path(), 1).await;
+    let file = dir.path().join("store");
+    let settling = Settling(file.clone(), Mutex::default(), Mutex::default());
+    let lineages = open(dir.path());
+    let turn = lineages.turn(&grant(), &PRINT).await.unwrap();
+    let before = std::fs::read(&file).unwrap();
+    assert!(turn.refused(&settling).await);
+    assert_eq!(
+        settling.2.lock().unwrap().as_ref(),
+        Some(&before),
+        "the row is still there"
+    );
+    assert_ne!(std::fs::read(&file).unwrap(), before);
+    assert!(!turn.refused(&settling).await);
+    drop((turn, lineages));
+    assert!(!open(dir.path()).has(&grant(), &PRINT));
 }

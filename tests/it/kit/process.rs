@@ -9,7 +9,7 @@ use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, pr
 use tempfile::TempDir;
 use tokenward::rehearsal::{Caller, Rehearsal};
 use tokio::net::TcpListener;
-use tokio::process::{Child, Command};
+use tokio::process::{Child, ChildStderr, ChildStdout, Command};
 use tokio::time::timeout;
 
 use super::{PATIENCE, Setup, eventually};
@@ -80,7 +80,16 @@ pub(crate) struct Served {
 }
 
 impl Served {
-    pub(crate) async fn start(mut setup: Setup, log: &str) -> Self {
+    pub(crate) async fn start(setup: Setup, log: &str) -> Self {
+        Self::with(setup, log, false).await
+    }
+
+    /// The same, with pipes where it writes; nobody reads them until the test does.
+    pub(crate) async fn piped(setup: Setup, log: &str) -> Self {
+        Self::with(setup, log, true).await
+    }
+
+    async fn with(mut setup: Setup, log: &str, piped: bool) -> Self {
         let rehearsal = Rehearsal::start(setup.options.clone()).await.unwrap();
         let folder = TempDir::new().unwrap();
         let health = SocketAddr::from(([127, 0, 0, 1], free_port().await));
@@ -90,7 +99,7 @@ impl Served {
             Some(files) => tokenward_with(files, folder.path()),
             None => tokenward(folder.path()),
         };
-        let child = Self::spawn(program, folder.path(), &config, log);
+        let child = Self::spawn(program, folder.path(), &config, log, piped);
         let served = Self {
             rehearsal,
             folder,
@@ -102,8 +111,11 @@ impl Served {
         served
     }
 
-    fn spawn(mut program: Command, folder: &Path, config: &Path, log: &str) -> Child {
+    fn spawn(mut program: Command, folder: &Path, config: &Path, log: &str, piped: bool) -> Child {
         let file = |name: &str| {
+            if piped {
+                return Stdio::piped();
+            }
             let file = File::options()
                 .create(true)
                 .append(true)
@@ -125,7 +137,8 @@ impl Served {
         let run = self.folder.path().join("run");
         fs::remove_dir_all(run).unwrap();
         let folder = self.folder.path();
-        self.child = Self::spawn(tokenward(folder), folder, &self.config, "info");
+        let program = tokenward(folder);
+        self.child = Self::spawn(program, folder, &self.config, "info", false);
         self.up().await;
     }
 
@@ -175,6 +188,12 @@ impl Served {
         let mut command = tokenward(self.folder.path());
         command.arg("--config").arg(&self.config).args(words);
         command
+    }
+
+    /// What it writes to, once; closed when they are dropped.
+    pub(crate) fn pipes(&mut self) -> (ChildStdout, ChildStderr) {
+        let child = &mut self.child;
+        (child.stdout.take().unwrap(), child.stderr.take().unwrap())
     }
 
     /// Its resident memory in KiB.

@@ -200,7 +200,7 @@ pub(crate) struct Setup {
     pub(crate) more: Vec<String>,
     /// Further keys of the issuer.
     pub(crate) issuer: &'static str,
-    /// The audit file, where it is another than the folder's.
+    /// The audit file, where it is another than the folder's; or all of `audit`, in braces.
     pub(crate) audit: Option<&'static str>,
     /// Where the API key comes from.
     pub(crate) keys_from: &'static str,
@@ -208,6 +208,8 @@ pub(crate) struct Setup {
     pub(crate) issuer_ca: &'static str,
     /// How many files a process of its own may open.
     pub(crate) files: Option<u64>,
+    /// Further files beside the configuration, by name.
+    pub(crate) write_more: Vec<(&'static str, String)>,
     /// What no key of the file says, such as how long a minute is.
     pub(crate) tune: fn(&mut Plan),
 }
@@ -227,6 +229,7 @@ impl Setup {
             keys_from: "{file: api.key}",
             issuer_ca: "ca.pem",
             files: None,
+            write_more: Vec::new(),
             tune: |_| {},
         }
     }
@@ -254,12 +257,18 @@ impl Setup {
                 rehearsal.client_secret(id).unwrap(),
             );
         }
+        for (name, text) in &self.write_more {
+            put(name, text);
+        }
         let path = folder.display();
         let own = format!("{path}/audit.jsonl");
-        let audit = self.audit.unwrap_or(&own);
+        let audit = match self.audit {
+            Some(whole) if whole.starts_with('{') => whole.to_owned(),
+            other => format!("{{file: {}}}", other.unwrap_or(&own)),
+        };
         let mut text = format!(
             "listen: {{proxy: {}}}\nhealth: \"{}\"\nruntime_dir: {path}/run\n\
-             ca: {{dir: {path}/ca}}\naudit: {{file: {audit}}}\ndrain: {}\n",
+             ca: {{dir: {path}/ca}}\naudit: {audit}\ndrain: {}\n",
             self.listen, self.health, self.drain
         );
         for line in &self.more {

@@ -52,6 +52,7 @@ fn weigh(
         most: None,
         certificate: None,
         exchanged: false,
+        any_scopes: false,
     };
     issued(more)
         .unwrap()
@@ -269,6 +270,7 @@ fn a_token_is_bound_to_our_certificate_or_not_taken() {
         format!("e30.{body}.sig")
     };
     let ours = jwt(&json!({"cnf": {"x5t#S256": "mine"}}));
+    let (scopes, unbound) = (ScopeSet::default(), jwt(&json!({"sub": "x"})));
     let table = [
         (ours.clone(), false, "Bearer", Ok(())),
         (ours.clone(), true, "bearer", Ok(())),
@@ -286,12 +288,7 @@ fn a_token_is_bound_to_our_certificate_or_not_taken() {
             Err(Objection::Mismatch),
         ),
         // What shows that it is not bound is not believed to be, whatever the metadata says.
-        (
-            jwt(&json!({"sub": "x"})),
-            true,
-            "Bearer",
-            Err(Objection::Downgrade),
-        ),
+        (unbound, true, "Bearer", Err(Objection::Downgrade)),
         ("opaque".to_owned(), true, "Bearer", Ok(())),
         (
             "opaque".to_owned(),
@@ -300,7 +297,6 @@ fn a_token_is_bound_to_our_certificate_or_not_taken() {
             Err(Objection::Downgrade),
         ),
     ];
-    let scopes = ScopeSet::default();
     for (token, promised, kind, verdict) in table {
         let wanted = Wanted {
             binding: Binding::Mtls,
@@ -312,6 +308,7 @@ fn a_token_is_bound_to_our_certificate_or_not_taken() {
                 promised,
             }),
             exchanged: false,
+            any_scopes: false,
         };
         let issued = issued(&json!({"access_token": token, "token_type": kind})).unwrap();
         assert_eq!(
@@ -338,6 +335,7 @@ fn what_comes_of_an_exchange_says_what_it_is() {
         most: None,
         certificate: None,
         exchanged: true,
+        any_scopes: false,
     };
     let kind = |kind: Value| {
         issued(&json!({"issued_token_type": kind}))

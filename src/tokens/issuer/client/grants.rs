@@ -23,14 +23,22 @@ impl Client {
         self.settings.grant.whole().unwrap_or(of_rule)
     }
 
-    /// On whose grant this agent rides: its own, or the service's. An agent that had a grant of its own does not fall
-    /// back on the service's while we run: that may be another person's.
+    /// On whose grant this agent rides: its own, or the service's.
     pub(in crate::tokens) fn owner(&self, agent: &AgentName) -> AgentName {
         let everyone = AgentName::everyone();
         match &self.settings.grant {
             Grant::RefreshToken { .. } => everyone,
             grant if grant.by_login() && !self.owns(agent) && self.owns(&everyone) => everyone,
             _ => agent.clone(),
+        }
+    }
+
+    /// The issuer has ended this agent's own login: it rides on the service's again, where there is one, as it would after
+    /// a restart.
+    pub(super) fn own_no_more(&self, agent: &AgentName) {
+        if !agent.is_everyone() {
+            let mut owners = self.owners.write().unwrap_or_else(PoisonError::into_inner);
+            owners.remove(agent);
         }
     }
 

@@ -185,7 +185,8 @@ impl Client {
         let issuer = issuer.as_ref().unwrap_or(&self.settings.client_id);
         let jti = Jti::from_random(random()?);
         let occasion = self.occasion(&jti, metadata);
-        grant_assertion(key, kid.as_deref(), (issuer, subject), &occasion)
+        let fapi = self.settings.fapi;
+        grant_assertion(key, kid.as_deref(), (issuer, subject), &occasion, fapi)
             .map_err(|_| Code::ClientMisconfigured.into())
     }
 

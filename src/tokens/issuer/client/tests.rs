@@ -26,6 +26,7 @@ fn open(dir: &Path) -> Lineages {
     let settings = store::Settings {
         path: dir.join("store"),
         key: StoreKey::parse(&key).unwrap(),
+        previous: None,
     };
     let (store, lost) = Store::open(settings).unwrap();
     Lineages::load(store, &lost.rows, &Notebook::default())

@@ -1,39 +1,38 @@
-//! The operator's socket: JSON over HTTP/1.1 on a unix socket that only our own user and root may use.
+//! The admin API: JSON over HTTP/1.1, as `openapi.json` describes it. Who may come in is settled before (`guard`).
 //!
 //! No answer carries a token, an authorization code or a key; what a login shows (a URL, a user's code) goes to the
-//! operator who began it. The proxy never dials a unix socket, so no agent comes here by way of it; and what says that it
-//! came by way of a proxy of ours is refused all the same.
+//! operator who began it.
 
-use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderValue, Method, Request, Response, StatusCode, header};
-use http_body_util::{BodyExt as _, Full, Limited};
+use http::{HeaderValue, Request, Response, StatusCode, header};
+use http_body_util::{BodyExt as _, Either, Full, Limited};
 use hyper::body::Incoming;
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::{Value, json};
-use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::Semaphore;
 
+use super::answer::{json_answer, refuse, sealed};
+use super::guard::Objection;
 use super::health::came_from_an_agent;
 use super::logins::{Logins, owner};
+use super::routes::{Act, Found, find};
+use super::tail::{Live, Wanted};
+use super::watcher::Watcher;
 use crate::tokens::{Door, GrantStatus, KeyFate, LoginError, Rotated, Standing};
 use crate::vocab::{AgentName, Code, GrantId, ServiceName};
 
-/// Connections at one time.
-const CONNECTIONS: usize = 32;
-/// How long a head, and then a body, may take to arrive.
-const ARRIVAL_TIMEOUT: Duration = Duration::from_secs(10);
-/// Longest head of a request.
-const HEAD_MAX: usize = 16 * 1024;
+/// How long a handshake, a head, and then a body, may take to arrive.
+pub(super) const ARRIVAL_TIMEOUT: Duration = Duration::from_secs(10);
+/// What the API is like, for programs.
+pub(super) const OPENAPI: &str = include_str!("openapi.json");
 /// Longest body of a request.
 const BODY_MAX: usize = 16 * 1024;
 
-/// What the socket speaks about.
+/// What an answer's body is: a document, or lines that go on.
+pub(super) type Said = Either<Full<Bytes>, Live>;
+
+/// What operators are told, and what they may do.
 pub struct Desk {
     door: Arc<Door>,
     logins: Logins,
@@ -42,14 +41,14 @@ pub struct Desk {
 
 /// What does not change while we run.
 pub struct DeskFacts {
-    /// Our own user.
-    pub uid: u32,
     /// Whether the configuration in force has this agent.
     pub knows: Box<dyn Fn(&AgentName) -> bool + Send + Sync>,
     /// What protects the process, by name, and whether it holds.
     pub protections: Vec<(&'static str, bool)>,
     /// Where refresh tokens are kept: `file` or `memory`.
     pub store: &'static str,
+    /// What is noted of those who are turned away.
+    pub watcher: Watcher,
 }
 
 impl Desk {
@@ -63,98 +62,105 @@ impl Desk {
         }
     }
 
-    /// Serves until the task is dropped.
-    pub async fn serve(self, listener: UnixListener) {
-        let desk = Arc::new(self);
-        let room = Arc::new(Semaphore::new(CONNECTIONS));
-        loop {
-            let Ok(permit) = room.clone().acquire_owned().await else {
-                return;
-            };
-            match listener.accept().await {
-                Ok((stream, _)) if desk.admits(&stream) => {
-                    let desk = Arc::clone(&desk);
-                    tokio::spawn(async move {
-                        desk.connection(stream).await;
-                        drop(permit);
-                    });
-                }
-                Ok(_) => {
-                    tracing::warn!("another user's process was turned away at the admin socket")
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "the admin socket could not accept");
-                    tokio::time::sleep(Duration::from_millis(50)).await;
-                }
-            }
-        }
-    }
-
-    /// The mode of the socket says so as well; but a mode can be changed, and a folder be mounted elsewhere.
-    fn admits(&self, stream: &UnixStream) -> bool {
-        let uid = stream.peer_cred().map(|who| who.uid());
-        uid.is_ok_and(|uid| uid == self.facts.uid || uid == 0)
-    }
-
-    async fn connection(self: Arc<Self>, stream: UnixStream) {
-        let service = service_fn(move |request| {
-            let desk = Arc::clone(&self);
-            async move { Ok::<_, Infallible>(desk.answer(request).await) }
-        });
-        let served = http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(ARRIVAL_TIMEOUT)
-            .max_buf_size(HEAD_MAX)
-            .keep_alive(false)
-            .serve_connection(TokioIo::new(stream), service)
-            .await;
-        if let Err(error) = served {
-            tracing::debug!(%error, "an admin connection ended early");
-        }
-    }
-
-    async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
+    /// Answers one request.
+    pub(super) async fn answer(&self, request: Request<Incoming>) -> Response<Said> {
         if came_from_an_agent(&request) {
-            return refuse(
-                StatusCode::FORBIDDEN,
-                "forbidden",
-                "not by way of the proxy",
-            );
+            let what = "not by way of the proxy";
+            return refuse(StatusCode::FORBIDDEN, "forbidden", what).map(Either::Left);
         }
         let (head, body) = request.into_parts();
-        let path: Vec<&str> = head.uri.path().trim_start_matches('/').split('/').collect();
-        match (&head.method, path.as_slice()) {
-            (&Method::GET, ["v1", "status"]) => json_answer(StatusCode::OK, &self.status()),
-            (&Method::GET, ["v1", "logins"]) => json_answer(StatusCode::OK, &self.logins.list()),
-            (&Method::GET, ["v1", "logins", id]) => {
-                let wait = head.uri.query() == Some("wait=1");
-                match self.logins.look(id, wait).await {
-                    Some(found) => json_answer(StatusCode::OK, &found),
-                    None => no_such_login(),
-                }
+        let (act, named) = match find(&head.method, head.uri.path()) {
+            Found::Act(act, named) => (act, named),
+            Found::OtherMethod => {
+                let what = "this is not done with this method";
+                let refusal = refuse(StatusCode::METHOD_NOT_ALLOWED, "method", what);
+                return refusal.map(Either::Left);
             }
-            (&Method::DELETE, ["v1", "logins", id]) => {
-                if self.logins.cancel(id) {
-                    json_answer(StatusCode::OK, &json!({"id": id, "state": "cancelled"}))
+            Found::Nothing => {
+                let refusal = refuse(StatusCode::NOT_FOUND, "not_found", "nothing is here");
+                return refusal.map(Either::Left);
+            }
+        };
+        let query = head.uri.query().unwrap_or_default();
+        if act == Act::Follow {
+            return self.follow(query);
+        }
+        self.act(act, named, query, body).await.map(Either::Left)
+    }
+
+    async fn act(
+        &self,
+        act: Act,
+        named: &str,
+        query: &str,
+        body: Incoming,
+    ) -> Response<Full<Bytes>> {
+        match act {
+            // What goes on is no document, and was answered before.
+            Act::Describe | Act::Follow => described(),
+            Act::LogIn => match self.read(body).await {
+                Ok(wish) => self.begin(&wish).await,
+                Err(refusal) => refusal,
+            },
+            Act::LoginCancel => {
+                if self.logins.cancel(named) {
+                    let cancelled = json!({"id": named, "state": "cancelled"});
+                    json_answer(StatusCode::OK, &cancelled)
                 } else {
                     no_such_login()
                 }
             }
-            (&Method::POST, ["v1", "logins"]) => match self.read(body).await {
-                Ok(wish) => self.begin(&wish).await,
-                Err(refusal) => refusal,
+            Act::LoginShow => match self.logins.look(named, query == "wait=1").await {
+                Some(found) => json_answer(StatusCode::OK, &found),
+                None => no_such_login(),
             },
-            (&Method::POST, ["v1", "rotate"]) => match self.read(body).await {
+            Act::Logins => json_answer(StatusCode::OK, &self.logins.list()),
+            Act::Rotate => match self.read(body).await {
                 Ok(wish) => self.rotate(&wish).await,
                 Err(refusal) => refusal,
             },
-            (_, ["v1", "status" | "logins" | "rotate", ..]) => refuse(
-                StatusCode::METHOD_NOT_ALLOWED,
-                "method",
-                "this is not done with this method",
-            ),
-            _ => refuse(StatusCode::NOT_FOUND, "not_found", "nothing is here"),
+            Act::Status => json_answer(StatusCode::OK, &self.status()),
         }
+    }
+
+    /// Lines as they are written, until the reader leaves.
+    fn follow(&self, query: &str) -> Response<Said> {
+        let Some(wanted) = Wanted::read(query) else {
+            let what = "known here: agent=NAME, service=NAME, decision=allow|deny|abandoned";
+            return refuse(StatusCode::BAD_REQUEST, "request", what).map(Either::Left);
+        };
+        let Some(tail) = self.facts.watcher.follow() else {
+            let what = "eight follow already; end one of them";
+            return refuse(StatusCode::TOO_MANY_REQUESTS, "busy", what).map(Either::Left);
+        };
+        let mut answer = Response::new(Either::Right(Live::new(tail, wanted)));
+        sealed(&mut answer, "text/event-stream");
+        answer
+    }
+
+    /// Answers a request that may not be answered.
+    pub(super) fn object(&self, objection: Objection) -> Response<Said> {
+        let refusal = match objection {
+            Objection::Name => {
+                let what = "this is not a name of the proxy: call it by its address, by localhost or by its certificate's name";
+                refuse(StatusCode::MISDIRECTED_REQUEST, "host", what)
+            }
+            Objection::Page => {
+                let what = "a page in a browser could have sent this: no Origin, and bodies as application/json";
+                refuse(StatusCode::FORBIDDEN, "forbidden", what)
+            }
+            Objection::Token => {
+                self.facts.watcher.admin_refused();
+                let what = "the token of `admin.token` is needed, as Authorization: Bearer";
+                let mut answer = refuse(StatusCode::UNAUTHORIZED, "unauthorized", what);
+                let scheme = HeaderValue::from_static("Bearer");
+                answer
+                    .headers_mut()
+                    .insert(header::WWW_AUTHENTICATE, scheme);
+                answer
+            }
+        };
+        refusal.map(Either::Left)
     }
 
     /// Reads what is wanted: an object with `service`, `agent` and `device`, and nothing else.
@@ -276,6 +282,11 @@ fn show_token(token: &GrantStatus) -> Value {
         "age": token.age.map(|age| age.as_secs()),
         "expires_in": token.expires_in.map(|left| left.as_secs()),
         "code": token.trouble.map(Code::as_str),
+        "checked": token.checked.map(|checked| json!({
+            "by": checked.by,
+            "outcome": checked.outcome,
+            "ago": checked.ago.as_secs(),
+        })),
     })
 }
 
@@ -298,18 +309,8 @@ fn no_such_login() -> Response<Full<Bytes>> {
     refuse(StatusCode::NOT_FOUND, "login", "there is no such login")
 }
 
-fn refuse(status: StatusCode, code: &str, what: &str) -> Response<Full<Bytes>> {
-    json_answer(status, &json!({"error": {"code": code, "message": what}}))
-}
-
-fn json_answer(status: StatusCode, value: &Value) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(Bytes::from(format!("{value}\n"))));
-    *response.status_mut() = status;
-    let headers = response.headers_mut();
-    headers.insert(
-        header::CONTENT_TYPE,
-        HeaderValue::from_static("application/json"),
-    );
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    response
+fn described() -> Response<Full<Bytes>> {
+    let mut answer = Response::new(Full::new(Bytes::from_static(OPENAPI.as_bytes())));
+    sealed(&mut answer, "application/json");
+    answer
 }
