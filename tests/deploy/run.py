@@ -14,6 +14,7 @@ import copy
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -34,6 +35,8 @@ VERSIONS = ("1.29.0", "1.33.0", "1.37.0")
 OVERLAYS = {"sidecar": ("sidecar", True, False), "sidecar-monitored": ("sidecar", True, True), "gateway": ("gateway", False, False),
             "gateway-monitored": ("gateway", False, True), "gateway-dns": ("gateway", True, False), "gateway-replicas": ("gateway", False, False)}
 PLAYED = ("sidecar", "gateway", "gateway-replicas")
+# The sidecar with the secrets mounted into its agent: what a play must find out.
+CONTROL = "sidecar-open"
 # Labels that Prometheus adds itself.
 SCRAPED = {"job", "instance", "le", "__name__"}
 
@@ -222,19 +225,47 @@ class Judge:
         if os.geteuid() or not shutil.which("setpriv"):
             return self.skip("plays of the pods", "they need root and setpriv")
         playable = [name for name in PLAYED if name in self.docs]
+        if "sidecar" in playable:
+            wrong = copy.deepcopy(self.docs["sidecar"])
+            sabotage.mount(wrong, "agent", "agent", name="secrets", mountPath="/run/secrets/tokenward", readOnly=True)
+            (self.folder / f"{CONTROL}.yaml").write_text(yaml.safe_dump_all(wrong))
+            playable.append(CONTROL)
 
         def one(name):
-            # Not below /tmp alone: the agent's own /tmp lies over it, after everything else is mounted.
             folder = self.folder / f"play-{name}"
             folder.mkdir()
             return subprocess.run(["unshare", "--net", "--mount", sys.executable, HERE / "stage.py", self.folder / f"{name}.yaml", self.options.bin,
                                    folder], capture_output=True, text=True, timeout=150)
 
-        with ThreadPoolExecutor(3) as pool:
+        with ThreadPoolExecutor(4) as pool:
             for name, done in zip(playable, pool.map(one, playable)):
                 problems = [done.stderr[-1500:]] if done.returncode else list(played(name, json.loads(done.stdout), metrics_of(ROOT / "README.md")))
+                if name == CONTROL:
+                    found = {f"the agent reads=/run/secrets/tokenward/..1/{f}" for f in ("client.pem", "coder-token", "store.key")}
+                    self.note("a play sees what an agent should not read", sorted(set(problems) ^ found))
+                    continue
                 self.note(f"{name}, played: the agent works and has public files alone", problems)
+        self.serves()
         return None
+
+    def serves(self):
+        """Compose's and systemd's configurations, served."""
+        given = self.folder / "given"
+        file = yaml.safe_load((DEPLOY / "compose" / "compose.yaml").read_text())
+        stage.secret_values(given, self.options.bin)
+        hands = {"compose": shlex.join(file["services"]["environment"]["command"]),
+                 "systemd": "sh -c 'umask 022; cat /run/tokenward/agents/coder/env > /run/agent/env'"}
+        for name, hand in hands.items():
+            done = stage.serve(DEPLOY / name / "tokenward.yaml", self.options.bin, given / "tokenward", hand)
+            lines = done.stdout.splitlines()
+            host = "tokenward" if name == "compose" else "127.0.0.1"
+            wanted = ["mode 755 /run/tokenward", "mode 644 /run/tokenward/bundle.pem", "mode 644 /run/tokenward/ca.pem", "mode 700 /run/tokenward/agents/coder",
+                      "mode 600 /run/tokenward/agents/coder/env", "mode 644 /run/agent/env", f'env HTTPS_PROXY="http://coder:TOKEN@{host}:8080"',
+                      'env SSL_CERT_FILE="/run/tokenward/bundle.pem"', "status protection not_dumpable: holds", "ended 0"]
+            problems = [f"missing: {w}" for w in wanted if w not in lines] + ([done.stderr[-800:]] if done.returncode else [])
+            if name == "compose":
+                problems += [line for line in lines if line.startswith("env ") and "127.0.0.1" in line]
+            self.note(f"{name}, served: as its own user, with its own folders, to the end", problems)
 
 
 def monitor(doc):
@@ -333,7 +364,7 @@ def composed(file):
 
 def played(name, told, known):
     lines = told["agent"]
-    wanted = ["who=10001 10001 10001", f"proxy={'http' if name == 'sidecar' else 'https'}", "token=there", "denied_path=200 403", "allowed=200 503"]
+    wanted = ["who=10001 10001 10001", f"proxy={'http' if name.startswith('sidecar') else 'https'}", "token=there", "denied_path=200 403", "allowed=200 503"]
     yield from (f"missing: {w}" for w in wanted if w not in lines)
     if not any(line.startswith("denied_host=") and "403" in line for line in lines):
         yield "a host that no service has was not refused"

@@ -197,5 +197,49 @@ def hand_over(house, agent, secret):
     (own / "env").write_text(environment.stdout)
 
 
+SERVED = r"""
+set -e
+mount --make-rprivate /
+for d in /run /var/lib /var/log; do mount -t tmpfs -o mode=755 tmpfs $d; done
+ip link set lo up
+mkdir -p /run/bin /run/agent "$(dirname SECRETS/x)"
+install -m 0755 BINARY /run/bin/tokenward
+install -o 65532 -m 0400 GIVEN/coder-token GIVEN/client.pem SECRETS
+install -d -o 65532 -g 65532 -m 0700 /var/lib/tokenward /var/log/tokenward
+install -d -o 65532 -g 65532 -m 0755 /run/tokenward
+chown 65532 /run/agent
+install -m 0644 CONFIG /run/tokenward.yaml
+umask 077
+as() { setpriv --reuid 65532 --regid 65532 --clear-groups --no-new-privs --bounding-set=-all env -i PATH=/run/bin:/usr/bin:/bin "$@"; }
+setpriv --reuid 65532 --regid 65532 --clear-groups --no-new-privs --bounding-set=-all env -i /run/bin/tokenward --config /run/tokenward.yaml serve 2>/run/log &
+proxy=$!
+n=0
+until as tokenward --config /run/tokenward.yaml healthcheck 2>/dev/null; do
+    n=$((n + 1))
+    if [ $n -gt 100 ]; then cat /run/log >&2; exit 1; fi
+    sleep 0.2
+done
+find /run/tokenward -printf 'mode %m %p\n' | sort
+as tokenward --config /run/tokenward.yaml status | sed 's/^/status /'
+as HAND
+stat -c 'mode %a %n' /run/agent/env
+sed 's/coder:[^@]*@/coder:TOKEN@/; s/^/env /' /run/agent/env
+kill $proxy
+code=0; wait $proxy || code=$?
+echo "ended $code"
+as tokenward audit verify /var/log/tokenward/audit.jsonl
+"""
+
+
+def serve(config, binary, given, hand):
+    """Starts `serve` as Compose and systemd do: its user, a umask of 077, folders and secrets where they make them; then HAND
+    gives the agent its environment."""
+    where = re.search(r"file: (/run/\S+)/coder-token", config.read_text())[1]
+    script = SERVED
+    for name, value in {"SECRETS": where, "BINARY": binary, "GIVEN": given, "CONFIG": config, "HAND": hand}.items():
+        script = script.replace(name, str(value))
+    return subprocess.run(["unshare", "--net", "--mount", "--fork", "--kill-child", "sh", "-c", script], capture_output=True, text=True, timeout=90)
+
+
 if __name__ == "__main__":
     play(sys.argv[1], Path(sys.argv[2]).resolve(), Path(sys.argv[3]))
