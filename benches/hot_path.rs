@@ -74,6 +74,7 @@ fn at_the_bench<T>(work: impl FnOnce(&Bench<'_>) -> T) -> T {
         mode: PlaceholderMode::Optional,
         placeholders: &Placeholders::default(),
         pseudonym: "tokenward-bench",
+        guarded: true,
     })
 }
 
@@ -159,6 +160,7 @@ fn strip_and_attach(c: &mut Criterion) {
             authority: &authority,
             htu: &HtuProfile::AsSent,
             pseudonym: "tokenward-bench",
+            guarded: true,
             expects: false,
         };
         let stamp = || Stamp {

@@ -4,7 +4,7 @@
 //! wings; `ARCHITECTURE.md` holds the table and `tests/walls.rs` reads it. From the floor to the roof:
 //!
 //! * floor: [`vocab`] (words), [`proof`] (DPoP, pure), [`policy`] (decisions, pure), [`wire`] (heads as bytes, pure),
-//!   [`audit`], [`metrics`], [`leak`] (known values, wherever they stand), [`agent`] (who calls), [`credential`] (what comes off a request and what goes on),
+//!   [`audit`], [`metrics`], [`leak`] (known values, wherever they stand), [`reflect`] (the same in what flows by, and taken out), [`agent`] (who calls), [`credential`] (what comes off a request and what goes on),
 //!   [`upstream`] (dial, TLS, pool)
 //! * data wing: [`ca`] (leaf certificates), [`exchange`] (the life of a request), [`listen`] (the doors)
 //! * control wing: [`store`] (sealed rows in a file), [`tokens`] (how access tokens are had and kept), [`admin`] (health
@@ -18,6 +18,7 @@ pub mod leak;
 pub mod metrics;
 pub mod policy;
 pub mod proof;
+pub mod reflect;
 pub mod wire;
 
 pub mod agent;

@@ -20,7 +20,6 @@ const NOT_YET: &[&str] = &[
     "services.*.credential.github_app",
     "services.*.credential.google_service_account",
     "services.*.credential.query",
-    "services.*.response_guard",
     "services.*.rules.graphql",
     "services.*.rules.mcp",
     "services.*.session_cookies",

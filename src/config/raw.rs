@@ -317,8 +317,22 @@ pub(super) struct RawService {
     pub(super) max_stream_age: Option<RawDuration>,
     /// Largest request body that is kept for a second attempt. Default: 64KiB.
     pub(super) replay_buffer: Option<RawSize>,
+    /// What becomes of answers that hold the credential. Default: redact.
+    pub(super) response_guard: Option<RawResponseGuard>,
     /// How its tokens are asked after while they are in use.
     pub(super) health: Option<RawHealth>,
+}
+
+/// What becomes of answers that hold the credential.
+#[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum RawResponseGuard {
+    /// The placeholder stands in for it.
+    Redact,
+    /// The answer is refused.
+    Block,
+    /// Nobody looks: what the service answers reaches the agent, credentials included.
+    Off,
 }
 
 /// How tokens in use are asked after.

@@ -87,6 +87,7 @@ pub struct Armed<C> {
     request: Request<OutBody>,
     jti: Option<Jti>,
     nonce: Option<Nonce>,
+    proof: Option<HeaderValue>,
 }
 
 impl<C> Armed<C> {
@@ -94,6 +95,12 @@ impl<C> Armed<C> {
     #[must_use]
     pub fn jti(&self) -> Option<&Jti> {
         self.jti.as_ref()
+    }
+
+    /// The proof itself, marked sensitive.
+    #[must_use]
+    pub fn proof(&self) -> Option<&HeaderValue> {
+        self.proof.as_ref()
     }
 
     /// The nonce that the proof carries.
@@ -142,11 +149,15 @@ pub fn attach<C>(
     // From here on nothing else touches the fields: the credential is what goes out.
     let used = set_credential(&mut request, head, lease, wire, stamp)?;
     let (jti, nonce) = used.map_or((None, None), |(jti, nonce)| (Some(jti), nonce));
+    let proof = jti
+        .as_ref()
+        .and_then(|_| request.headers().get(DPOP).cloned());
     Ok(Armed {
         connection,
         request,
         jti,
         nonce,
+        proof,
     })
 }
 

@@ -1,7 +1,7 @@
 //! A token lent to one request. It holds no refresh token and no private key: at most a handle that signs.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, header};
@@ -10,6 +10,7 @@ use zeroize::Zeroizing;
 
 use super::certificate::Certificate;
 use crate::proof::{self, Signer};
+use crate::reflect::Sought;
 use crate::vocab::{Binding, GrantId, Moment, ScopeSet, Secret, WallTime};
 
 /// Longest credential that we put on a request, in bytes.
@@ -63,6 +64,33 @@ struct Inner {
     facts: LeaseFacts,
     form: Form,
     certificate: Option<Arc<Certificate>>,
+    /// The credential prepared to be found in answers; made when the first one is looked at.
+    sought: OnceLock<Option<Arc<Sought>>>,
+    /// The leases of the same grant.
+    kin: OnceLock<Arc<Kin>>,
+}
+
+/// Most leases of one grant whose answers are searched for each other's tokens.
+const KIN_MAX: usize = 32;
+
+/// The leases of one grant that are in use. They do not keep each other.
+#[derive(Default)]
+struct Kin(Mutex<Vec<Weak<Inner>>>);
+
+impl Kin {
+    fn all(&self) -> MutexGuard<'_, Vec<Weak<Inner>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes one more, and forgets those that are gone; beyond the bound the oldest.
+    fn take(&self, lease: &Arc<Inner>) {
+        let mut all = self.all();
+        all.retain(|one| one.strong_count() > 0);
+        if all.len() >= KIN_MAX {
+            all.remove(0);
+        }
+        all.push(Arc::downgrade(lease));
+    }
 }
 
 /// What `attach` puts on the request.
@@ -132,11 +160,7 @@ impl Lease {
             name: header::AUTHORIZATION,
             value: field("Bearer ", token)?,
         };
-        Ok(Self(Arc::new(Inner {
-            facts,
-            form,
-            certificate: Some(certificate),
-        })))
+        Ok(Self::with(facts, form, Some(certificate)))
     }
 
     /// A fixed value in a named field.
@@ -159,11 +183,43 @@ impl Lease {
     }
 
     fn new(facts: LeaseFacts, form: Form) -> Self {
+        Self::with(facts, form, None)
+    }
+
+    fn with(facts: LeaseFacts, form: Form, certificate: Option<Arc<Certificate>>) -> Self {
         Self(Arc::new(Inner {
             facts,
             form,
-            certificate: None,
+            certificate,
+            sought: OnceLock::new(),
+            kin: OnceLock::new(),
         }))
+    }
+
+    /// Makes this lease one of those that `other` belongs to: the same grant's. Each one's token is looked for in the
+    /// answers of all. To be called before the lease is lent.
+    pub fn join(&self, other: &Self) {
+        let kin = other.0.kin.get_or_init(|| {
+            let kin = Arc::new(Kin::default());
+            kin.take(&other.0);
+            kin
+        });
+        if self.0.kin.set(Arc::clone(kin)).is_ok() {
+            kin.take(&self.0);
+        }
+    }
+
+    /// Every live token of the grant, this one first, as it is looked for in answers; none where it is too short to be
+    /// found for certain.
+    #[must_use]
+    pub fn sought(&self) -> Vec<Arc<Sought>> {
+        let mut all: Vec<Arc<Sought>> = self.0.sought().into_iter().collect();
+        if let Some(kin) = self.0.kin.get() {
+            let others: Vec<Arc<Inner>> = kin.all().iter().filter_map(Weak::upgrade).collect();
+            let others = others.iter().filter(|other| !Arc::ptr_eq(other, &self.0));
+            all.extend(others.filter_map(|other| other.sought()));
+        }
+        all
     }
 
     /// What is known about it.
@@ -195,6 +251,24 @@ impl Lease {
 
     pub(super) fn form(&self) -> &Form {
         &self.0.form
+    }
+}
+
+impl Inner {
+    /// The credential without the scheme before it: what comes back may have lost that, or have another.
+    fn sought(&self) -> Option<Arc<Sought>> {
+        let value = match &self.form {
+            Form::Dpop { authorization, .. } => authorization,
+            Form::Field { value, .. } => value,
+            Form::Nothing => return None,
+        };
+        let prepare = || {
+            let bytes = value.as_bytes();
+            let bare = bytes.rsplit(|byte| *byte == b' ').next();
+            let bare = bare.and_then(Sought::new);
+            bare.or_else(|| Sought::new(bytes)).map(Arc::new)
+        };
+        self.sought.get_or_init(prepare).clone()
     }
 }
 
@@ -272,6 +346,21 @@ mod tests {
         let name = HeaderName::from_static("x-api-key");
         assert!(Lease::fixed(facts(), name.clone(), &Secret::new("Token abc".into())).is_ok());
         assert!(Lease::fixed(facts(), name, &Secret::new(" abc".into())).is_err());
+    }
+
+    #[test]
+    fn the_tokens_of_a_grant_are_sought_together_while_they_live() {
+        let lease = |token: &str| Lease::bearer(facts(), &Secret::new(token.into())).unwrap();
+        let (a, b) = (lease("token-one-1"), lease("token-two-2"));
+        b.join(&a);
+        let c = lease("token-three-3");
+        c.join(&b);
+        for (lease, many) in [(&a, 3), (&b, 3), (&c, 3), (&lease("alone-in-the-world"), 1)] {
+            assert_eq!(lease.sought().len(), many);
+        }
+        drop(b);
+        assert_eq!((a.sought().len(), c.sought().len()), (2, 2));
+        assert!(Lease::nothing(facts()).sought().is_empty());
     }
 
     #[test]

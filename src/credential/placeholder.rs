@@ -157,7 +157,10 @@ fn stream<'a>(key: &'a InstanceKey, label: &'a str) -> impl Iterator<Item = u8> 
 
 /// Every placeholder of this installation, for recognising one that stands in the wrong place.
 #[derive(Clone, Default)]
-pub struct Placeholders(HashMap<String, (AgentName, ServiceName)>);
+pub struct Placeholders {
+    owners: HashMap<String, (AgentName, ServiceName)>,
+    texts: HashMap<AgentName, HashMap<ServiceName, Arc<str>>>,
+}
 
 impl Placeholders {
     /// Derives the placeholders of all given pairs.
@@ -165,19 +168,27 @@ impl Placeholders {
         key: &InstanceKey,
         pairs: impl IntoIterator<Item = (&'a AgentName, &'a ServiceName, &'a Shape)>,
     ) -> Self {
-        let own = |(agent, service, shape): (&AgentName, &ServiceName, &Shape)| {
-            (
-                derive(key, agent, service, shape),
-                (agent.clone(), service.clone()),
-            )
-        };
-        Self(pairs.into_iter().map(own).collect())
+        let mut all = Self::default();
+        for (agent, service, shape) in pairs {
+            let text = derive(key, agent, service, shape);
+            let of_agent = all.texts.entry(agent.clone()).or_default();
+            of_agent.insert(service.clone(), text.as_str().into());
+            all.owners.insert(text, (agent.clone(), service.clone()));
+        }
+        all
     }
 
     /// Whose placeholder this text is.
     #[must_use]
     pub fn owner(&self, text: &str) -> Option<(&AgentName, &ServiceName)> {
-        self.0.get(text).map(|(agent, service)| (agent, service))
+        let owner = self.owners.get(text);
+        owner.map(|(agent, service)| (agent, service))
+    }
+
+    /// What an agent holds for a service.
+    #[must_use]
+    pub fn text(&self, agent: &AgentName, service: &ServiceName) -> Option<&Arc<str>> {
+        self.texts.get(agent)?.get(service)
     }
 }
 
@@ -202,6 +213,7 @@ mod tests {
         let all = Placeholders::new(&key(1), [(&a, &s, &shape), (&b, &s, &shape)]);
         assert_eq!(all.owner(&one), Some((&a, &s)));
         assert_eq!(all.owner("sk-test-other"), None);
+        assert_eq!(all.text(&a, &s).map(AsRef::as_ref), Some(one.as_str()));
     }
 
     #[test]

@@ -31,6 +31,8 @@ pub enum Feedback {
     InvalidToken,
     /// The token that replaced a refused one was refused as well: rest for a while before asking for a third.
     InvalidTokenAgain,
+    /// An answer held it, and was kept from the agent: whoever answers has written it down somewhere.
+    Reflected,
 }
 
 /// Why no credential can be lent.

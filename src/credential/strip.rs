@@ -11,9 +11,9 @@ use super::slot::Slot;
 use crate::vocab::variant::{Variant, broken};
 use crate::vocab::{AgentName, Code, RequestPath, ServiceName};
 use lists::{
-    CODINGS, CREDENTIAL_ENDS, CREDENTIALS, HOP_FIELDS, METHOD_OVERRIDES, METHOD_PARAMETERS,
-    QUERY_CREDENTIALS, ROLE_BEGINNINGS, ROLE_FIELDS, SECRET_PROTOCOLS, TOKENS_OF_OTHER_KINDS,
-    TRAILERS,
+    CODINGS, CREDENTIAL_ENDS, CREDENTIALS, HELD_CODINGS, HOP_FIELDS, METHOD_OVERRIDES,
+    METHOD_PARAMETERS, NOT_SEARCHED, QUERY_CREDENTIALS, ROLE_BEGINNINGS, ROLE_FIELDS,
+    SECRET_PROTOCOLS, TOKENS_OF_OTHER_KINDS, TRAILERS,
 };
 
 mod lists;
@@ -120,6 +120,8 @@ pub struct Bench<'a> {
     pub placeholders: &'a Placeholders,
     /// Our own name in `Via`.
     pub pseudonym: &'a str,
+    /// Whether the answer will be searched for the credential.
+    pub guarded: bool,
 }
 
 /// Refuses what would make another request of this one: a method beside the method, or a way that leads back here.
@@ -196,7 +198,7 @@ pub fn strip(
             kept.append(name.clone(), value.clone());
         }
     }
-    clean_offers(&mut kept, bench.slot);
+    clean_offers(&mut kept, bench);
     clean_announcement(&mut kept);
     let query = clean_query(query, &mut seen, bench)?;
     if bench.mode == PlaceholderMode::Required
@@ -281,12 +283,17 @@ fn clean_announcement(kept: &mut HeaderMap) {
 }
 
 /// Leaves out of what the agent offers to talk what nobody here could follow.
-fn clean_offers(headers: &mut HeaderMap, slot: &Slot) {
+fn clean_offers(headers: &mut HeaderMap, bench: &Bench<'_>) {
     clean_protocols(headers);
     // Nothing on the way reads frames, so nothing is agreed on that would change what they mean.
     headers.remove(header::SEC_WEBSOCKET_EXTENSIONS);
-    if *slot != Slot::Nothing {
-        clean_codings(headers);
+    if *bench.slot != Slot::Nothing {
+        clean_codings(headers, bench.guarded);
+        if bench.guarded {
+            for name in NOT_SEARCHED {
+                headers.remove(name);
+            }
+        }
     }
 }
 
@@ -495,8 +502,8 @@ fn parameter_name(part: &str) -> Vec<u8> {
     plain
 }
 
-/// Leaves in `Accept-Encoding` what could be read on the way; where nothing remains, only the content itself is wanted.
-fn clean_codings(headers: &mut HeaderMap) {
+/// Leaves in `Accept-Encoding` what could be read on the way, and read in time; where nothing remains, only the content itself is wanted.
+fn clean_codings(headers: &mut HeaderMap, guarded: bool) {
     let name = header::ACCEPT_ENCODING;
     let lines = headers.get_all(&name).iter();
     let items: Vec<&str> = lines
@@ -506,9 +513,14 @@ fn clean_codings(headers: &mut HeaderMap) {
         .collect();
     let readable = |item: &&str| {
         let coding = item.split(';').next().unwrap_or_default().trim();
-        CODINGS
-            .iter()
-            .any(|known| known.eq_ignore_ascii_case(coding))
+        let held = guarded
+            && HELD_CODINGS
+                .iter()
+                .any(|held| held.eq_ignore_ascii_case(coding));
+        !held
+            && CODINGS
+                .iter()
+                .any(|known| known.eq_ignore_ascii_case(coding))
     };
     if items.iter().all(readable) {
         return;

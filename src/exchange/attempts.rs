@@ -16,12 +16,14 @@ use tower::Service as _;
 use super::body::Progress;
 use super::chance::random;
 use super::held::Gate;
-use super::interim::Interim;
+use super::interim::{Cleaning, Interim};
 use super::kept::{Kept, Patience, Wait};
 use super::media::Media;
 use super::plan::Service;
 use super::record::Line;
 use super::refusal::Refusal;
+use super::sent::{Sent, Used};
+use super::settings::ResponseGuard;
 use super::stepup::{self, Useless};
 use super::story::Exchange;
 use crate::audit::Event;
@@ -62,14 +64,10 @@ pub(super) struct Bare {
     /// Whether the API may be asked to ask for the body; not where it has said that it does not.
     pub(super) may_wait: bool,
     pub(super) upgrade: Option<OnUpgrade>,
+    /// What stands in for the credential in an answer.
+    pub(super) fill: Option<Arc<str>>,
     /// Where interim answers go, where the agent can be told of them.
     pub(super) interim: Option<Interim>,
-}
-
-/// What went out with the attempt that was answered.
-pub(super) struct Used {
-    pub(super) head: BareHead,
-    pub(super) upgrade: Option<OnUpgrade>,
 }
 
 /// Reasons to send again that are used up.
@@ -109,6 +107,7 @@ pub(super) async fn run(
     let now = exchange.clock.now();
     let mut raised = exchange.step_ups.remembered(crossing.permit, now);
     let mut lease = lend(exchange, raised.as_ref().unwrap_or(crossing.permit), line).await?;
+    let mut sent = Sent::default();
     let mut demanded = None;
     let rounds = if broken(Variant::NonceUncapped) {
         ROUNDS_UNCAPPED
@@ -117,8 +116,16 @@ pub(super) async fn run(
     };
     let mut last = Code::UpstreamRejectedCredential;
     for _ in 0..rounds {
-        let (sent_nonce, outcome) =
-            attempt(exchange, crossing, &mut bare, &lease, demanded.take(), line).await?;
+        let (sent_nonce, outcome) = attempt(
+            exchange,
+            crossing,
+            &mut bare,
+            &lease,
+            demanded.take(),
+            line,
+            &mut sent,
+        )
+        .await?;
         let round = Round {
             exchange,
             crossing,
@@ -131,20 +138,16 @@ pub(super) async fn run(
                 if reply.response.version() != Version::HTTP_2 {
                     bare.body.forgo();
                 }
-                return Ok((
-                    *reply,
-                    Used {
-                        head: bare.head,
-                        upgrade: bare.upgrade,
-                    },
-                ));
+                return Ok((*reply, sent.used(bare, lease)));
             }
             Next::AgainWithoutWaiting => bare.may_wait = false,
             Next::FreshLease => {
                 last = Code::UpstreamRejectedCredential;
+                sent.replaced(&lease);
                 lease = lend(exchange, raised.as_ref().unwrap_or(crossing.permit), line).await?;
             }
             Next::MoreScope(permit, asked) => {
+                sent.replaced(&lease);
                 last = Code::ScopeDenied;
                 lease = stepped_up(exchange, (crossing.permit, &permit), &asked, line).await?;
                 raised = Some(*permit);
@@ -223,6 +226,7 @@ async fn attempt(
     lease: &Lease,
     demanded: Option<Nonce>,
     line: &mut Line,
+    sent: &mut Sent,
 ) -> Result<Attempt, Refusal> {
     let Crossing { permit, service } = crossing;
     let settings = &service.settings;
@@ -247,11 +251,19 @@ async fn attempt(
     let stamp = lease.thumbprint().map(|_| stamp(exchange, crossing, nonce));
     let armed = credential::attach(&bare.head, body, lease, connection, &wire, stamp)?;
     line.attempted(armed.jti());
+    sent.proof(armed.proof());
     if armed.jti().is_some() {
         exchange.metrics.dpop_proof(permit.service().as_str());
     }
     let nonce = armed.nonce().cloned();
-    let armed = match when_interim(bare, gate, settings.slot != Slot::Nothing) {
+    let cleaning = Cleaning {
+        credentialed: settings.slot != Slot::Nothing,
+        lease: (settings.response_guard != ResponseGuard::Off).then(|| lease.clone()),
+        proof: armed.proof().cloned(),
+        fill: bare.fill.clone(),
+        progress: progress.clone(),
+    };
+    let armed = match when_interim(bare, gate, cleaning) {
         Some(told) => armed.noting(told),
         None => armed,
     };
@@ -276,7 +288,7 @@ fn ended(lease: &Lease) -> Code {
 }
 
 /// What becomes of interim answers: a 100 asks for a body that waits, others are the agent's.
-fn when_interim(bare: &Bare, gate: Option<Arc<Gate>>, credentialed: bool) -> Option<WhenInterim> {
+fn when_interim(bare: &Bare, gate: Option<Arc<Gate>>, cleaning: Cleaning) -> Option<WhenInterim> {
     let interim = bare.interim.clone();
     if gate.is_none() && interim.is_none() {
         return None;
@@ -285,7 +297,7 @@ fn when_interim(bare: &Bare, gate: Option<Arc<Gate>>, credentialed: bool) -> Opt
         if let (StatusCode::CONTINUE, Some(gate)) = (status, &gate) {
             gate.open();
         } else if let Some(interim) = &interim {
-            interim.pass(status, headers, credentialed);
+            interim.pass(status, headers, &cleaning);
         }
     }))
 }

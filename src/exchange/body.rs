@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -17,6 +17,7 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use super::floor::{BodyFloor, FloorMeter};
 use super::guard;
 use super::record::Line;
+use super::shield::Searched;
 use super::taking::Owed;
 use crate::credential::{self, BodyError};
 use crate::upstream::ReplyBody;
@@ -94,6 +95,8 @@ pub(super) struct Progress {
     pub(super) bytes: AtomicU64,
     /// Frames moved; a change means that the upstream is taking the body.
     pub(super) frames: AtomicU64,
+    /// Credentials that interim answers held.
+    pub(super) reflected: AtomicUsize,
     /// The body waits for the agent, not for the upstream.
     pub(super) waits_for_agent: AtomicBool,
 }
@@ -247,6 +250,8 @@ pub(super) struct Flow {
     pub(super) inner: ReplyBody,
     pub(super) watch: Watch,
     pub(super) credentialed: bool,
+    /// `None`: nothing is looked for in it.
+    pub(super) searched: Option<Box<Searched>>,
 }
 
 /// A flow with its audit line, which is written when the body ends or is dropped.
@@ -285,7 +290,7 @@ impl AgentBody {
     pub(super) fn stream(flow: Flow, mut line: Line) -> Self {
         // A body that was never there is not asked for its end: HEAD, 204, 304.
         let mut owed = None;
-        if flow.inner.is_end_stream() {
+        if flow.is_end_stream() {
             line.completed();
         } else {
             owed = Some(Owed::within(flow.watch.idle));
@@ -322,7 +327,7 @@ impl Body for AgentBody {
     fn is_end_stream(&self) -> bool {
         match &self.0 {
             Kind::Whole(bytes, _) => bytes.is_none(),
-            Kind::Stream(download) => download.flow.inner.is_end_stream(),
+            Kind::Stream(download) => download.flow.is_end_stream(),
         }
     }
 
@@ -331,7 +336,7 @@ impl Body for AgentBody {
             Kind::Whole(bytes, _) => {
                 SizeHint::with_exact(bytes.as_ref().map_or(0, Bytes::len) as u64)
             }
-            Kind::Stream(download) => download.flow.inner.size_hint(),
+            Kind::Stream(download) => download.flow.size_hint(),
         }
     }
 }
@@ -343,7 +348,7 @@ impl Download {
             line.cut();
             return Poll::Ready(Some(Err(BodyError::Cancelled)));
         }
-        let Poll::Ready(frame) = Pin::new(&mut flow.inner).poll_frame(cx) else {
+        let Poll::Ready(frame) = flow.poll(line, cx) else {
             if let Some(owed) = owed {
                 owed.taken();
             }
@@ -358,7 +363,7 @@ impl Download {
         }
         match &frame {
             Some(Err(_)) => line.cut(),
-            Some(Ok(_)) if !flow.inner.is_end_stream() => {}
+            Some(Ok(_)) if !flow.is_end_stream() => {}
             Some(Ok(_)) | None => line.completed(),
         }
         Poll::Ready(frame)
@@ -366,6 +371,33 @@ impl Download {
 }
 
 impl Flow {
+    fn poll(
+        &mut self,
+        line: &mut Line,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match &mut self.searched {
+            Some(searched) => searched.poll(&mut self.inner, line, cx),
+            None => Pin::new(&mut self.inner).poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        let searched = self.searched.as_ref();
+        searched.map_or_else(
+            || self.inner.is_end_stream(),
+            |searched| searched.is_end_stream(&self.inner),
+        )
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let searched = self.searched.as_ref();
+        searched.map_or_else(
+            || self.inner.size_hint(),
+            |searched| searched.size_hint(&self.inner),
+        )
+    }
+
     fn passed(&self, frame: Frame<Bytes>, line: &mut Line) -> Frame<Bytes> {
         match frame.into_trailers() {
             Ok(mut trailers) => {

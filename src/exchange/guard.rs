@@ -3,19 +3,24 @@
 //! The head and the trailers lose what only the proxy may say or hear: challenges, nonces, cookies of an authenticated
 //! session, invitations to go around the proxy, words in our name. Redirects pass and are never followed.
 
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
 use http::header::{self, HeaderMap, HeaderName};
 use http::{Method, Response, StatusCode, response};
 use http_body::Body as _;
 
-use super::attempts::Used;
 use super::body::{AgentBody, Flow, Watch};
 use super::ending::Ending;
 use super::record::Line;
 use super::refusal::Refusal;
+use super::sent::Used;
 use super::settings::ServiceSettings;
+use super::shield::{Alarm, Searched, Shield};
 use super::upgrade::Switch;
 use crate::credential::Slot;
-use crate::upstream::Reply;
+use crate::upstream::{Reply, ReplyBody};
 use crate::vocab::Code;
 use crate::vocab::variant::{Variant, broken};
 
@@ -121,14 +126,66 @@ pub(super) fn clean_trailers(trailers: &mut HeaderMap, credentialed: bool) {
     }
 }
 
+/// Looks at what comes first of a body, no longer than the body may be silent.
+async fn begin(
+    searched: &mut Searched,
+    inner: &mut ReplyBody,
+    idle: Duration,
+    line: &mut Line,
+) -> Result<(), Refusal> {
+    let cancel = line.cancel();
+    let first = tokio::time::timeout(idle, searched.begin(inner, line));
+    match cancel.run_until_cancelled(first).await {
+        Some(Ok(outcome)) => outcome,
+        Some(Err(_)) => Err(Code::UpstreamTimeout.into()),
+        None => Err(Code::ServiceRevoked.into()),
+    }
+}
+
+/// An answer that flows, cleaned and searched.
+async fn stream(
+    reply: Reply,
+    bodiless: bool,
+    shield: Option<Shield>,
+    (watch, credentialed, idle): (Watch, bool, Duration),
+    line: &mut Line,
+) -> Result<Kind, Refusal> {
+    let (mut parts, mut inner) = reply.response.into_parts();
+    let nothing = bodiless || inner.is_end_stream();
+    if nothing {
+        // Nobody polls a body that is not there.
+        line.completed();
+    }
+    clean(&mut parts.headers, credentialed);
+    parts.extensions.clear();
+    let mut searched = None;
+    if let Some(mut shield) = shield {
+        shield.head(&mut parts.headers, line)?;
+        if !nothing {
+            let mut body = Box::new(shield.body(&mut parts)?);
+            begin(&mut body, &mut inner, idle, line).await?;
+            searched = Some(body);
+        }
+    }
+    let flow = Flow {
+        inner,
+        watch,
+        credentialed,
+        searched,
+    };
+    Ok(Kind::Stream { parts, flow })
+}
+
 /// Lets an answer through to the agent.
 ///
 /// # Errors
-/// A refusal where the answer is one that no agent may see: a switch nobody asked for, a proxy's challenge.
-pub(super) fn guard(
+/// A refusal where the answer is one that no agent may see: a switch nobody asked for, a proxy's challenge, what cannot be
+/// searched, and where the service wants it, what held the credential.
+pub(super) async fn guard(
     reply: Reply,
     used: Used,
     settings: &ServiceSettings,
+    (alarm, fill): (&Arc<Alarm>, Option<&Arc<str>>),
     line: &mut Line,
 ) -> Result<Guarded, Refusal> {
     let status = reply.response.status();
@@ -138,10 +195,25 @@ pub(super) fn guard(
         settings.timeouts.idle,
         settings.max_stream_age,
     );
+    let mut shield = Shield::new(
+        settings.response_guard,
+        alarm,
+        used.leases,
+        &used.proofs,
+        fill,
+    );
+    if let Some(shield) = &mut shield {
+        let said = line.progress().reflected.swap(0, Ordering::Relaxed);
+        shield.found(said, line)?;
+    }
     let kind = match (status, used.upgrade) {
         (StatusCode::SWITCHING_PROTOCOLS, Some(agent)) => {
             let mut switch = Switch::new(reply, &used.head, agent, watch)?;
             clean(switch.headers(), credentialed);
+            if let Some(mut shield) = shield {
+                shield.head(switch.headers(), line)?;
+                switch.search(shield);
+            }
             Kind::Upgraded(switch)
         }
         (StatusCode::SWITCHING_PROTOCOLS | StatusCode::PROXY_AUTHENTICATION_REQUIRED, _) => {
@@ -151,21 +223,9 @@ pub(super) fn guard(
             return Err(Refusal::from(Code::UpstreamProtocolError).answered(status));
         }
         _ => {
-            let (mut parts, inner) = reply.response.into_parts();
-            if *used.head.method() == Method::HEAD || inner.is_end_stream() {
-                // Nobody polls a body that is not there.
-                line.completed();
-            }
-            clean(&mut parts.headers, credentialed);
-            parts.extensions.clear();
-            Kind::Stream {
-                parts,
-                flow: Flow {
-                    inner,
-                    watch,
-                    credentialed,
-                },
-            }
+            let bodiless = *used.head.method() == Method::HEAD;
+            let flow = (watch, credentialed, settings.timeouts.idle);
+            stream(reply, bodiless, shield, flow, line).await?
         }
     };
     line.allowed(status);

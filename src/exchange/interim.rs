@@ -5,22 +5,51 @@
 //! the body is read. What stands here is bounded, and is for the one request that waits for its answer.
 
 use std::future::poll_fn;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use http::StatusCode;
-use http::header::{self, HeaderMap};
+use http::header::{self, HeaderMap, HeaderValue};
 use tokio::time::timeout;
 
+use super::body::Progress;
 use super::guard::clean;
+use super::shield::{watched, without};
+use crate::credential::Lease;
 
 /// Most bytes that wait to be written. What has no room is not passed on: an agent that does not read is owed nothing
 /// that it could not do without.
 const WAITING_MAX: usize = 16 * 1024;
 /// How long an answer waits for what goes before it.
 const SAID_WITHIN: Duration = Duration::from_secs(1);
+
+/// What must not stand in the interim answers to one attempt.
+pub(super) struct Cleaning {
+    pub(super) credentialed: bool,
+    /// What went out; `None`: nobody looks for it.
+    pub(super) lease: Option<Lease>,
+    pub(super) proof: Option<HeaderValue>,
+    /// What stands in for it.
+    pub(super) fill: Option<Arc<str>>,
+    /// Where finds are counted: the answer itself tells of them.
+    pub(super) progress: Arc<Progress>,
+}
+
+impl Cleaning {
+    fn search(&self, headers: &mut HeaderMap) {
+        let Some(lease) = &self.lease else { return };
+        let watched = watched(
+            std::slice::from_ref(lease),
+            self.proof.as_slice(),
+            self.fill.as_ref(),
+        );
+        let hits = without(&watched, headers);
+        self.progress.reflected.fetch_add(hits, Ordering::Relaxed);
+    }
+}
 
 /// What one connection has to say before the answer that is awaited on it.
 #[derive(Clone, Default)]
@@ -83,12 +112,12 @@ impl Interim {
     }
 
     /// Passes one on, cleaned as an answer is.
-    pub(super) fn pass(&self, status: StatusCode, headers: &HeaderMap, credentialed: bool) {
+    pub(super) fn pass(&self, status: StatusCode, headers: &HeaderMap, cleaning: &Cleaning) {
         let ours = [StatusCode::CONTINUE, StatusCode::SWITCHING_PROTOCOLS];
         if !status.is_informational() || ours.contains(&status) {
             return;
         }
-        let head = written(status, headers, credentialed);
+        let head = written(status, headers, cleaning);
         let mut state = self.state();
         if !state.open || state.waiting.len() + head.len() > WAITING_MAX {
             return;
@@ -107,9 +136,10 @@ impl Interim {
 }
 
 /// A head as it stands on the wire (RFC 9112 §4). The phrase is ours: the API's may say anything.
-fn written(status: StatusCode, headers: &HeaderMap, credentialed: bool) -> BytesMut {
+fn written(status: StatusCode, headers: &HeaderMap, cleaning: &Cleaning) -> BytesMut {
     let mut headers = headers.clone();
-    clean(&mut headers, credentialed);
+    clean(&mut headers, cleaning.credentialed);
+    cleaning.search(&mut headers);
     // There is no content (RFC 9110 §15.2), and a length would make some readers wait for it (§8.6).
     headers.remove(header::CONTENT_LENGTH);
     let phrase = status.canonical_reason().unwrap_or_default();

@@ -24,17 +24,21 @@ mod interim;
 mod kept;
 mod live;
 mod media;
+mod messages;
 mod plan;
 mod record;
 mod refusal;
 mod respond;
+mod sent;
 mod settings;
+mod shield;
 mod stepup;
 mod story;
 mod taking;
 mod upgrade;
 #[cfg(feature = "variants")]
 mod variant;
+mod withheld;
 
 pub use arrival::{Arrival, Door, absolute_authority};
 pub use body::AgentBody;
@@ -45,7 +49,7 @@ pub use plan::{Plan, PlanError};
 pub use record::Line;
 pub use refusal::Refusal;
 pub use respond::{Form, respond};
-pub use settings::{ServiceSettings, Timeouts};
+pub use settings::{ResponseGuard, ServiceSettings, Timeouts};
 pub use story::{Deps, Exchange};
 pub use taking::watched;
 #[cfg(feature = "variants")]

@@ -21,7 +21,7 @@ use crate::credential::{Lease, Seen};
 use crate::metrics::Metrics;
 use crate::policy::Permit;
 use crate::proof::Jti;
-use crate::vocab::{AgentName, Authority, RequestId, Stopwatch};
+use crate::vocab::{AgentName, Authority, RequestId, ServiceName, Stopwatch};
 
 /// The open record of one request.
 pub struct Line {
@@ -115,6 +115,12 @@ impl Line {
     /// The agent's share, for what outlives the line.
     pub(super) fn place(&self) -> Option<&Arc<OwnedSemaphorePermit>> {
         self.share.as_ref()
+    }
+
+    /// Who asked, and which service, as far as that is known.
+    pub(super) fn parties(&mut self) -> (Option<AgentName>, Option<ServiceName>) {
+        let facts = self.record.facts();
+        (facts.agent.clone(), facts.service.clone())
     }
 
     pub(super) fn id(&self) -> RequestId {

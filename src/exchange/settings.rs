@@ -28,6 +28,20 @@ pub struct ServiceSettings {
     pub replay_buffer: usize,
     /// Longest life of one exchange; `None` has no limit.
     pub max_stream_age: Option<Duration>,
+    /// What becomes of answers that hold the credential.
+    pub response_guard: ResponseGuard,
+}
+
+/// What becomes of answers that hold the credential.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ResponseGuard {
+    /// It is overwritten by the placeholder.
+    #[default]
+    Redact,
+    /// The answer is refused; one that was begun is broken off.
+    Block,
+    /// Nobody looks.
+    Off,
 }
 
 /// How long to wait for a service.

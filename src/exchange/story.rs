@@ -32,6 +32,8 @@ use super::plan::{Plan, Service};
 use super::record::Line;
 use super::refusal::Refusal;
 use super::respond::{Form, last_words, respond};
+use super::settings::ResponseGuard;
+use super::shield::Alarm;
 use super::stepup::StepUps;
 use crate::agent::Agent;
 use crate::audit::{Audit, Event};
@@ -86,12 +88,18 @@ pub struct Exchange {
     pub(super) ending: Ending,
     budget: ReplayBudget,
     pub(super) body_floor: BodyFloor,
+    alarm: Arc<Alarm>,
 }
 
 impl Exchange {
     /// Puts an exchange together.
     #[must_use]
     pub fn new(deps: Deps) -> Self {
+        let alarm = Arc::new(Alarm {
+            audit: deps.audit.clone(),
+            metrics: deps.metrics.clone(),
+            source: deps.source.clone(),
+        });
         Self {
             plan: ArcSwap::from_pointee(deps.plan),
             live: Live::default(),
@@ -106,6 +114,7 @@ impl Exchange {
             ending: Ending::default(),
             budget: ReplayBudget::new(deps.replay_total),
             body_floor: deps.body_floor,
+            alarm,
         }
     }
 
@@ -265,7 +274,10 @@ impl Exchange {
         #[cfg(feature = "variants")]
         let (reply, used) = super::variant::follow(self, &crossing, (reply, used), line).await?;
 
-        guard(reply, used, &service.settings, line).map_err(about)
+        let fill = plan.placeholders.text(permit.agent(), permit.service());
+        guard(reply, used, &service.settings, (&self.alarm, fill), line)
+            .await
+            .map_err(about)
     }
 
     /// Decides under the plan that is in use, and takes the exchange's place, where later plans find it. A plan that was
@@ -328,6 +340,7 @@ impl Exchange {
             mode: settings.placeholder.mode,
             placeholders: &plan.placeholders,
             pseudonym: &self.pseudonym,
+            guarded: settings.response_guard != ResponseGuard::Off,
         };
         let interim = arrival.parts.extensions.get::<Interim>().cloned();
         let upgrade = (arrival.intent == Intent::WebSocket).then_some(arrival.upgrade);
@@ -374,6 +387,10 @@ impl Exchange {
             expects,
             may_wait: true,
             upgrade,
+            fill: plan
+                .placeholders
+                .text(permit.agent(), permit.service())
+                .cloned(),
             interim,
         })
     }

@@ -15,8 +15,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::body::{AgentBody, Stop, Watch};
 use super::ending::Ending;
+use super::messages::Messages;
 use super::record::Line;
 use super::refusal::Refusal;
+use super::shield::Shield;
 use crate::credential::BareHead;
 use crate::upstream::Reply;
 use crate::vocab::Code;
@@ -32,6 +34,7 @@ pub(super) struct Switch {
     agent: OnUpgrade,
     upstream: OnUpgrade,
     watch: Watch,
+    shield: Option<Shield>,
 }
 
 impl Switch {
@@ -70,7 +73,13 @@ impl Switch {
             agent,
             upstream,
             watch,
+            shield: None,
         })
+    }
+
+    /// Has what the API says searched.
+    pub(super) fn search(&mut self, shield: Shield) {
+        self.shield = Some(shield);
     }
 
     pub(super) fn headers(&mut self) -> &mut HeaderMap {
@@ -84,6 +93,7 @@ impl Switch {
             agent,
             upstream,
             watch,
+            shield,
         } = self;
         headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
         headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
@@ -94,7 +104,7 @@ impl Switch {
             let opened = cut.run_until_cancelled(both).await.flatten();
             if let Some((agent, upstream)) = opened {
                 let (agent, upstream) = (TokioIo::new(agent), TokioIo::new(upstream));
-                carry(agent, upstream, watch, &cut, &mut line).await;
+                carry((agent, upstream), watch, &cut, shield, &mut line).await;
             }
         });
         let mut response = Response::new(AgentBody::empty());
@@ -130,10 +140,10 @@ fn accept(key: &[u8]) -> String {
 
 /// Copies both ways, each at its own pace, until both sides have ended, or the watch or `cut` ends both.
 pub(super) async fn carry<A, U>(
-    agent: A,
-    upstream: U,
+    (agent, upstream): (A, U),
     mut watch: Watch,
     cut: &CancellationToken,
+    mut shield: Option<Shield>,
     line: &mut Line,
 ) where
     A: AsyncRead + AsyncWrite,
@@ -143,36 +153,83 @@ pub(super) async fn carry<A, U>(
     let (upstream_in, upstream_out) = tokio::io::split(upstream);
     let (sent, received) = (AtomicU64::new(0), AtomicU64::new(0));
     let flows = async {
-        tokio::try_join!(
-            copy(agent_in, upstream_out, &sent),
-            copy(upstream_in, agent_out, &received)
-        )
+        let back = async {
+            match &mut shield {
+                Some(shield) => searched(upstream_in, agent_out, &received, shield, line).await,
+                None => copy(upstream_in, agent_out, &received).await,
+            }
+        };
+        tokio::try_join!(copy(agent_in, upstream_out, &sent), back)
     };
-    tokio::pin!(flows);
-    loop {
-        let before = sent.load(Ordering::Relaxed) + received.load(Ordering::Relaxed);
-        tokio::select! {
-            ended = &mut flows => {
-                if ended.is_ok() {
-                    line.completed();
-                }
-                break;
-            }
-            () = cut.cancelled() => break,
-            stop = watch.end() => {
-                let moved = sent.load(Ordering::Relaxed) + received.load(Ordering::Relaxed) != before;
-                if stop == Stop::Silent && moved {
-                    watch.moved();
-                } else {
-                    break;
-                }
-            }
-        }
+    let whole = carried(flows, &mut watch, cut, (&sent, &received)).await;
+    if whole {
+        line.completed();
     }
     line.carried(
         sent.load(Ordering::Relaxed),
         received.load(Ordering::Relaxed),
     );
+}
+
+/// Whether both directions came to their end, before the watch or `cut` ended them.
+async fn carried<T>(
+    flows: impl Future<Output = std::io::Result<T>>,
+    watch: &mut Watch,
+    cut: &CancellationToken,
+    (sent, received): (&AtomicU64, &AtomicU64),
+) -> bool {
+    tokio::pin!(flows);
+    loop {
+        let before = sent.load(Ordering::Relaxed) + received.load(Ordering::Relaxed);
+        tokio::select! {
+            ended = &mut flows => return ended.is_ok(),
+            () = cut.cancelled() => return false,
+            stop = watch.end() => {
+                let moved = sent.load(Ordering::Relaxed) + received.load(Ordering::Relaxed) != before;
+                if stop == Stop::Silent && moved {
+                    watch.moved();
+                } else {
+                    return false;
+                }
+            }
+        }
+    }
+}
+
+/// What the API is told to have done, in a frame of its own: it said what may not pass (RFC 6455 §7.4.1).
+const POLICY_VIOLATION: [u8; 4] = [0x88, 2, 0x03, 0xf0];
+
+/// Copies the API's messages to their end, searched.
+async fn searched<R, W>(
+    mut from: R,
+    mut to: W,
+    count: &AtomicU64,
+    shield: &mut Shield,
+    line: &mut Line,
+) -> std::io::Result<()>
+where
+    R: AsyncRead + Unpin,
+    W: AsyncWrite + Unpin,
+{
+    let mut messages = Messages::new(shield.watched().clone());
+    let mut buffer = BytesMut::with_capacity(BUFFER);
+    while from.read_buf(&mut buffer).await? > 0 {
+        let clear = messages.pass(&buffer);
+        buffer.clear();
+        let allowed = shield.found(messages.hits(), line);
+        let (Ok(mut clear), Ok(())) = (clear, allowed) else {
+            to.write_all(&POLICY_VIOLATION).await?;
+            to.shutdown().await?;
+            return Err(std::io::ErrorKind::InvalidData.into());
+        };
+        count.fetch_add(clear.len() as u64, Ordering::Relaxed);
+        if !clear.is_empty() {
+            to.write_all_buf(&mut clear).await?;
+            to.flush().await?;
+        }
+        buffer.reserve(BUFFER);
+    }
+    to.shutdown().await
 }
 
 /// Copies one direction to its end, and passes the end on.

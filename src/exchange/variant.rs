@@ -4,11 +4,12 @@ use std::sync::{Arc, OnceLock};
 
 use http::{Uri, header, request};
 
-use super::attempts::{self, Bare, Crossing, Used};
+use super::attempts::{self, Bare, Crossing};
 use super::kept::{Kept, Patience};
 use super::media::Media;
 use super::record::Line;
 use super::refusal::Refusal;
+use super::sent::Used;
 use super::story::Exchange;
 use crate::policy::Permit;
 use crate::upstream::Reply;
@@ -65,6 +66,7 @@ pub(super) async fn follow(
             version: reply.response.version(),
             expects: false,
             may_wait: false,
+            fill: None,
             interim: None,
         };
         let crossing = Crossing {

@@ -702,6 +702,11 @@ impl Source for Door {
     }
 
     fn report(&self, lease: &Lease, feedback: Feedback) {
+        if feedback == Feedback::Reflected {
+            // The agent did not get it, so the token stays in use: an API that shows it in every answer must not make us
+            // fetch without end. What an operator wants done about it (a rotation, say) begins here.
+            return;
+        }
         let again = feedback == Feedback::InvalidTokenAgain;
         if self.shelf.reject(lease, again) {
             // A full channel means that the worker is about to look anyway.

@@ -88,6 +88,14 @@ impl Shelf {
             .get(&key)
             .map_or(since.0, |slot| slot.used.load(Ordering::Relaxed));
         let used = AtomicU64::new(used);
+        // The answers of each are searched for the tokens of all.
+        let kin = self.slots.iter().find(|slot| {
+            let other = slot.key();
+            other.grant == key.grant && other.edition == key.edition && *other != key
+        });
+        if let Some(kin) = kin {
+            lease.join(&kin.lease);
+        }
         self.slots.insert(key, Slot { lease, since, used });
     }
 

@@ -81,6 +81,21 @@ for name, says, prepare in (
                       issuer={"assertion_audience": "token_endpoint"} if name == "legacy" else {}))
 
 
+def by_profile(kind, algorithms):
+    """The same, held to FAPI 2.0."""
+    of_key = own_key(kind, algorithms)
+
+    def prepare(house, c, dir):
+        of_key(house, c, dir)
+        c.credential["profile"] = "fapi2"
+
+    return prepare
+
+
+for name, kind, algorithms in (("fapi-es256", "ec", ["ES256"]), ("fapi-eddsa", "ed25519", ["EdDSA"]), ("fapi-ps256", "rsa", ["PS256"])):
+    CASES.append(Case(name, f"profile fapi2, {algorithms[0]}", "auth", prepare=by_profile(kind, algorithms), play=two_tokens))
+
+
 def mint_projected(key, audience, number, life=600, account="coder"):
     now = int(time.time())
     claims = {"iss": CLUSTER, "aud": audience, "iat": now, "nbf": now, "exp": now + life, "jti": f"token-{number}",

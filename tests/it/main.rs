@@ -35,6 +35,8 @@ mod fapi;
 mod frames;
 #[cfg(test)]
 mod grpc;
+#[cfg(test)]
+mod guard;
 mod heads;
 #[cfg(test)]
 mod health;

@@ -54,17 +54,14 @@ def wait(done):
 
 screen = open("screen", "wb", buffering=0)
 shown, ended, echo = b"", None, [echoes()]
-for answer in wish.get("answers", []):
-    before = len(shown)
-    wait(lambda: shown[before:].endswith(b"): "))
+answers = wish.get("answers", [])
+# A question may come in one piece with the end of the line before it, so they are counted.
+for number, answer in enumerate(answers):
+    wait(lambda: shown.count(b"): ") > number)
     echo.append(echoes())
     os.write(master, answer.encode() + b"\n")
-    # The end of the line is echoed once it was taken.
-    before = len(shown)
-    wait(lambda: b"\n" in shown[before:])
 if wish.get("interrupt"):
-    before = len(shown) if wish.get("answers") else 0
-    wait(lambda: shown[before:].endswith(b"): "))
+    wait(lambda: shown.count(b"): ") > len(answers))
     echo.append(echoes())
     if wish["interrupt"] == "key":
         os.write(master, b"half-a-secret\x03")

@@ -4,9 +4,11 @@ use std::time::Duration;
 
 use super::{Context, DAY, issuers};
 use crate::config::env::environment;
-use crate::config::raw::{RawHtu, RawPlaceholder, RawPlaceholderMode, RawService, RawTimeouts};
+use crate::config::raw::{
+    RawHtu, RawPlaceholder, RawPlaceholderMode, RawResponseGuard, RawService, RawTimeouts,
+};
 use crate::credential::{PlaceholderMode, PlaceholderSettings, Shape, Slot};
-use crate::exchange::{ServiceSettings, Timeouts};
+use crate::exchange::{ResponseGuard, ServiceSettings, Timeouts};
 use crate::proof::HtuProfile;
 use crate::vocab::{Binding, ServiceName};
 
@@ -66,6 +68,16 @@ pub(super) fn compile(
         no_limit,
         (no_limit, DAY),
     );
+    let response_guard = match raw.response_guard {
+        None | Some(RawResponseGuard::Redact) => ResponseGuard::Redact,
+        Some(RawResponseGuard::Block) => ResponseGuard::Block,
+        Some(RawResponseGuard::Off) => ResponseGuard::Off,
+    };
+    if response_guard == ResponseGuard::Off && slot != Slot::Nothing {
+        let what = "answers are not searched: the service can hand its credential to the agent";
+        let remedy = "write redact, unless nothing that the service answers can hold it";
+        it.findings.warn(&at("response_guard"), what, remedy);
+    }
     ServiceSettings {
         name,
         slot,
@@ -76,6 +88,7 @@ pub(super) fn compile(
         timeouts: timeouts(&key, raw.timeouts, it),
         replay_buffer: buffer,
         max_stream_age: (!age.is_zero()).then_some(age),
+        response_guard,
     }
 }
 

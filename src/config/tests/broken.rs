@@ -135,9 +135,9 @@ const NOT_BUILT_YET: &[Case] = &[
     ),
     (
         "service",
-        "services:\n  a:\n    hosts: [a.example]\n    response_guard: redact\n    capture: {issuer: x}\n    credential: {basic: {}}\n    rules: [{allow: GET /, mcp: {}}]\n",
+        "services:\n  a:\n    hosts: [a.example]\n    session_cookies: keep\n    capture: {issuer: x}\n    credential: {basic: {}}\n    rules: [{allow: GET /, mcp: {}}]\n",
         &[
-            (4, "services.a.response_guard", "not supported yet"),
+            (4, "services.a.session_cookies", "not supported yet"),
             (5, "services.a.capture", "not supported yet"),
             (6, "services.a.credential.basic", "not supported yet"),
             (7, "services.a.rules[0].mcp", "not supported yet"),

@@ -453,7 +453,7 @@ fn the_schema_lists_what_works_and_only_that() {
     let text = schema.to_string();
     for absent in [
         "transparent",
-        "response_guard",
+        "session_cookies",
         "vault",
         "keyring",
         "null",

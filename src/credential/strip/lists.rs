@@ -174,6 +174,19 @@ pub(super) const QUERY_CREDENTIALS: [&str; 32] = [
 /// not be read on the way (RFC 9110 §8.4.1, RFC 7932, RFC 8878).
 pub(super) const CODINGS: [&str; 6] = ["br", "deflate", "gzip", "identity", "x-gzip", "zstd"];
 
+/// Codings whose reader gives nothing out before a whole window is full: a stream would stand still while it is searched.
+pub(super) const HELD_CODINGS: [&str; 1] = ["zstd"];
+
+/// Fields that ask for what cannot be searched: parts of an answer, in which a credential may be cut in two, differences
+/// to another one, and messages that are compressed one by one.
+pub(super) const NOT_SEARCHED: [&str; 5] = [
+    "a-im",
+    "connect-accept-encoding",
+    "grpc-accept-encoding",
+    "if-range",
+    "range",
+];
+
 /// Words in WebSocket subprotocols by which browsers send credentials for want of a field.
 pub(super) const SECRET_PROTOCOLS: [&str; 5] =
     ["api-key", "apikey", "authorization", "bearer", "token"];

@@ -22,6 +22,7 @@ fn arm(connection: Connection, authority: &Authority) -> Armed<Connection> {
         mode: PlaceholderMode::Optional,
         placeholders: &Placeholders::new(&instance, []),
         pseudonym: "tokenward-1",
+        guarded: true,
     };
     let (parts, ()) = http::Request::new(()).into_parts();
     let path = RequestPath::parse("/v1").unwrap();

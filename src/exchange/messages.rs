@@ -1,0 +1,299 @@
+//! The messages of a WebSocket on their way to the agent (RFC 6455 §5), searched like a body.
+//!
+//! Every message is searched as one, however it is cut into frames. What stands in for a credential has its length, so
+//! frames go on as they came. No extension was agreed on, so a frame means what RFC 6455 says and nothing else.
+
+use bytes::{Buf, BytesMut};
+
+use crate::reflect::Watched;
+
+/// Longest payload of a control frame (RFC 6455 §5.5).
+const CONTROL_MAX: usize = 125;
+/// Longest head of a frame.
+const HEAD_MAX: usize = 14;
+
+/// The API broke the rules of RFC 6455, so what it says cannot be searched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Broken;
+
+/// One direction of a WebSocket.
+pub(super) struct Messages {
+    watched: Watched,
+    /// Came, and was not looked at: less than a head, or less than a control frame.
+    raw: BytesMut,
+    /// Looked at and not let go: bounded by what the search holds back, and by the heads in between.
+    pending: BytesMut,
+    /// The payload in `pending`.
+    payload: Vec<u8>,
+    /// Where the parts of that payload stand in `pending`: place in the payload, place there.
+    parts: Vec<(usize, usize)>,
+    /// What is left of the frame under way, and whether it ends its message.
+    left: u64,
+    last: bool,
+    /// A message is under way.
+    open: bool,
+    hits: usize,
+}
+
+/// The head of a frame.
+struct Head {
+    length: usize,
+    fin: bool,
+    opcode: u8,
+    payload: u64,
+}
+
+impl Messages {
+    pub(super) fn new(watched: Watched) -> Self {
+        Self {
+            watched,
+            raw: BytesMut::new(),
+            pending: BytesMut::new(),
+            payload: Vec::new(),
+            parts: Vec::new(),
+            left: 0,
+            last: false,
+            open: false,
+            hits: 0,
+        }
+    }
+
+    /// How many credentials were taken out since this was asked last.
+    pub(super) fn hits(&mut self) -> usize {
+        std::mem::take(&mut self.hits)
+    }
+
+    /// Takes what came and gives what can go on.
+    ///
+    /// # Errors
+    /// [`Broken`]; nothing more goes on then.
+    pub(super) fn pass(&mut self, bytes: &[u8]) -> Result<BytesMut, Broken> {
+        self.raw.extend_from_slice(bytes);
+        let mut clear = BytesMut::new();
+        loop {
+            if self.left > 0 {
+                if self.raw.is_empty() {
+                    return Ok(clear);
+                }
+                self.payload_came(&mut clear);
+                continue;
+            }
+            let Some(head) = head(&self.raw)? else {
+                return Ok(clear);
+            };
+            if head.opcode >= 8 {
+                if !self.control(&head, &mut clear)? {
+                    return Ok(clear);
+                }
+                continue;
+            }
+            // A message begins with its kind, and its other frames have none.
+            let continues = head.opcode == 0;
+            if head.opcode > 2 || continues != self.open {
+                return Err(Broken);
+            }
+            self.pending
+                .extend_from_slice(&self.raw.split_to(head.length));
+            self.open = !head.fin;
+            self.last = head.fin;
+            self.left = head.payload;
+            if self.left == 0 {
+                self.search(&mut clear);
+            }
+        }
+    }
+
+    /// Part of a frame's payload.
+    fn payload_came(&mut self, clear: &mut BytesMut) {
+        let many = usize::try_from(self.left)
+            .unwrap_or(usize::MAX)
+            .min(self.raw.len());
+        let part = self.raw.split_to(many);
+        self.left -= many as u64;
+        self.parts.push((self.payload.len(), self.pending.len()));
+        self.payload.extend_from_slice(&part);
+        self.pending.extend_from_slice(&part);
+        self.search(clear);
+    }
+
+    /// Searches what is there of the message, and lets go what can.
+    fn search(&mut self, clear: &mut BytesMut) {
+        let ends = self.last && self.left == 0;
+        let found = self.watched.search(&self.payload, ends);
+        self.hits += found.spans.len();
+        for (begin, stand_in) in &found.spans {
+            for (offset, letter) in stand_in.iter().enumerate() {
+                let place = self.place(begin + offset);
+                if let Some(byte) = self.pending.get_mut(place) {
+                    *byte = *letter;
+                }
+            }
+        }
+        found.overwrite(&mut self.payload);
+        if found.clear >= self.payload.len() {
+            clear.unsplit(self.pending.split());
+            self.payload.clear();
+            self.parts.clear();
+            return;
+        }
+        let place = self.place(found.clear);
+        clear.unsplit(self.pending.split_to(place));
+        self.payload.drain(..found.clear);
+        let parts = std::mem::take(&mut self.parts);
+        let kept = parts.partition_point(|(payload, _)| *payload <= found.clear);
+        self.parts.push((0, 0));
+        let rest = parts.get(kept..).unwrap_or_default().iter();
+        self.parts
+            .extend(rest.map(|(payload, at)| (payload - found.clear, at - place)));
+    }
+
+    /// Where a byte of the payload stands in `pending`.
+    fn place(&self, payload: usize) -> usize {
+        let part = self.parts.partition_point(|(begin, _)| *begin <= payload);
+        let part = part.checked_sub(1).and_then(|part| self.parts.get(part));
+        part.map_or(0, |(begin, at)| at + (payload - begin))
+    }
+
+    /// A control frame, which may stand between the frames of a message. `false`: it is not whole yet.
+    fn control(&mut self, head: &Head, clear: &mut BytesMut) -> Result<bool, Broken> {
+        let payload = usize::try_from(head.payload).unwrap_or(usize::MAX);
+        if !head.fin || payload > CONTROL_MAX || head.opcode > 10 {
+            return Err(Broken);
+        }
+        if self.raw.len() < head.length + payload {
+            return Ok(false);
+        }
+        let begin = self.raw.split_to(head.length);
+        let mut text = self.raw.split_to(payload);
+        if let Some(without) = self.watched.without(&text) {
+            self.hits += 1;
+            text.copy_from_slice(&without);
+        }
+        // What is held back must not be overtaken by what came later.
+        let into = if self.pending.is_empty() {
+            clear
+        } else {
+            &mut self.pending
+        };
+        into.extend_from_slice(&begin);
+        into.extend_from_slice(&text);
+        Ok(true)
+    }
+}
+
+/// The head of the next frame; `None`: it is not whole yet.
+fn head(raw: &BytesMut) -> Result<Option<Head>, Broken> {
+    let [first, second, ..] = raw.as_ref() else {
+        return Ok(None);
+    };
+    // A server masks nothing (RFC 6455 §5.1), and nothing was agreed on that would use the reserved bits.
+    if second & 0x80 != 0 || first & 0x70 != 0 {
+        return Err(Broken);
+    }
+    let mut rest = raw.get(2..HEAD_MAX.min(raw.len())).unwrap_or_default();
+    let (length, payload) = match second & 0x7f {
+        126 if rest.len() >= 2 => (4, rest.get_u16().into()),
+        127 if rest.len() >= 8 => (10, rest.get_u64()),
+        126 | 127 => return Ok(None),
+        short => (2, short.into()),
+    };
+    if payload >> 63 != 0 {
+        return Err(Broken);
+    }
+    Ok(Some(Head {
+        length,
+        fin: first & 0x80 != 0,
+        opcode: first & 0x0f,
+        payload,
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::reflect::Sought;
+
+    const TOKEN: &str = "token-0123456789-abcdef";
+
+    fn watched() -> Watched {
+        let sought = Sought::new(TOKEN.as_bytes()).unwrap();
+        Watched::new(vec![Arc::new(sought)], "tw-placeholder")
+    }
+
+    fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
+        let mut frame = vec![first];
+        match u8::try_from(payload.len()) {
+            Ok(short) if short < 126 => frame.push(short),
+            _ => {
+                frame.push(126);
+                frame.extend(u16::try_from(payload.len()).unwrap().to_be_bytes());
+            }
+        }
+        frame.extend_from_slice(payload);
+        frame
+    }
+
+    /// The frames that a reader sees, and how many credentials were taken out.
+    fn through(bytes: &[u8], cut: usize) -> (Vec<u8>, usize) {
+        let mut messages = Messages::new(watched());
+        let mut out = Vec::new();
+        for part in [&bytes[..cut], &bytes[cut..]] {
+            out.extend_from_slice(&messages.pass(part).unwrap());
+        }
+        (out, messages.hits())
+    }
+
+    #[test]
+    fn a_message_is_one_text_however_it_is_cut() {
+        let text = format!("{}{TOKEN} and {TOKEN}", "x".repeat(200));
+        let (a, rest) = text.as_bytes().split_at(210);
+        let (b, c) = rest.split_at(5);
+        let bytes = [
+            frame(0x01, a),
+            frame(0x89, b"ping"),
+            frame(0x00, b),
+            frame(0x8a, TOKEN.as_bytes()),
+            frame(0x00, b""),
+            frame(0x80, c),
+            frame(0x82, b"next"),
+        ]
+        .concat();
+        for cut in 0..=bytes.len() {
+            let (out, hits) = through(&bytes, cut);
+            assert_eq!((out.len(), hits), (bytes.len(), 3), "{cut}");
+            let heads: Vec<u8> = [0_usize, 214, 220].iter().map(|at| out[*at]).collect();
+            assert_eq!(heads, [0x01, 0x89, 0x00], "{cut}");
+            assert!(out.ends_with(b"\x82\x04next"));
+            let letters: Vec<u8> = out.iter().copied().filter(u8::is_ascii_graphic).collect();
+            let letters = String::from_utf8(letters).unwrap();
+            assert!(!letters.contains("token-01234") && letters.contains("tw-placeholder"));
+        }
+    }
+
+    #[test]
+    fn messages_apart_are_texts_apart_and_leave_at_once() {
+        let (a, b) = TOKEN.as_bytes().split_at(9);
+        let mut messages = Messages::new(watched());
+        for part in [frame(0x81, a), frame(0x81, b), frame(0x81, b"")] {
+            assert_eq!(messages.pass(&part).unwrap(), part);
+        }
+        assert_eq!(messages.hits(), 0);
+    }
+
+    #[test]
+    fn what_is_no_frame_ends_it() {
+        for bad in [
+            frame(0xc1, b"compressed"),
+            frame(0x83, b"unknown kind"),
+            frame(0x80, b"continues nothing"),
+            frame(0x09, b"half a ping"),
+            frame(0x89, &[0; 126]),
+            vec![0x81, 0x84, 0, 0, 0, 0],
+            vec![0x82, 127, 0x80, 0, 0, 0, 0, 0, 0, 0],
+        ] {
+            assert!(Messages::new(watched()).pass(&bad).is_err(), "{bad:?}");
+        }
+    }
+}

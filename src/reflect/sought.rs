@@ -1,0 +1,295 @@
+//! One value, prepared to be looked for.
+
+use aho_corasick::packed::{self, Searcher};
+use aho_corasick::{AhoCorasick, Input, MatchKind, Span};
+use std::cell::OnceCell;
+use std::fmt;
+
+use super::form::{Form, Text};
+use super::view::View;
+
+/// Shortest value that can be looked for, in bytes. A shorter one would be found by chance.
+pub const VALUE_MIN: usize = 8;
+/// Longest value, in bytes; what a request's head can carry is shorter.
+const VALUE_MAX: usize = 16 * 1024;
+/// Bytes of a piece by which a form is noticed: 48 bits and more in any of them.
+const ANCHOR: usize = 8;
+/// Bytes of a piece by which the beginning of a form is noticed.
+const HEAD: usize = 4;
+
+/// A value in all its forms, of which only the pieces are kept by which they are noticed: the rest is written anew
+/// where one was.
+pub struct Sought {
+    /// The value, and what remains of it where its own letters look like escapes.
+    values: Vec<Text>,
+    /// Each form with the number of its value. The first is the value itself.
+    forms: Vec<(usize, Form)>,
+    lengths: Vec<usize>,
+    anchors: Pieces,
+    heads: Pieces,
+    longest: usize,
+    shortest: usize,
+    /// Whether a quote may be a part of it.
+    quoted: bool,
+}
+
+/// Pieces of one length, each with the forms that it is a piece of, and where in them.
+struct Pieces {
+    finder: Finder,
+    places: Vec<Vec<(usize, usize)>>,
+}
+
+enum Finder {
+    /// A few vector instructions for each 16 or 32 bytes.
+    Packed(Searcher),
+    /// Where the processor has none of these.
+    Automaton(AhoCorasick),
+}
+
+impl Pieces {
+    /// `None`: more pieces than one search is for.
+    fn new(all: Vec<(Vec<u8>, usize, usize)>) -> Option<Self> {
+        let (mut texts, mut places) = (Vec::<Vec<u8>>::new(), Vec::<Vec<(usize, usize)>>::new());
+        for (text, form, at) in all {
+            match texts.iter().position(|known| *known == text) {
+                Some(known) => places[known].push((form, at)),
+                None => {
+                    texts.push(text);
+                    places.push(vec![(form, at)]);
+                }
+            }
+        }
+        let packed = packed::Config::new()
+            .match_kind(packed::MatchKind::LeftmostFirst)
+            .builder()
+            .extend(&texts)
+            .build();
+        let finder = if let Some(packed) = packed {
+            Finder::Packed(packed)
+        } else {
+            let automaton = AhoCorasick::builder()
+                .match_kind(MatchKind::LeftmostFirst)
+                .build(&texts);
+            Finder::Automaton(automaton.ok()?)
+        };
+        Some(Self { finder, places })
+    }
+
+    /// The first piece at or behind `from`: its place, and what it is a piece of.
+    fn find(&self, text: &[u8], from: usize) -> Option<(usize, &[(usize, usize)])> {
+        let span = Span {
+            start: from,
+            end: text.len(),
+        };
+        let found = match &self.finder {
+            Finder::Packed(packed) => packed.find_in(text, span),
+            Finder::Automaton(automaton) => automaton.find(Input::new(text).span(span)),
+        }?;
+        let places = self.places.get(found.pattern().as_usize())?;
+        Some((found.start(), places))
+    }
+}
+
+impl Sought {
+    /// Prepares a value in all forms. `None`: it is too short or too long to be looked for.
+    #[must_use]
+    pub fn new(value: &[u8]) -> Option<Self> {
+        Self::of(value, Form::all())
+    }
+
+    /// Prepares a value that is looked for as it is, and in escapes; for what is gone soon and worthless elsewhere.
+    #[must_use]
+    pub fn plain(value: &[u8]) -> Option<Self> {
+        Self::of(value, std::iter::once(Form::PLAIN))
+    }
+
+    fn of(value: &[u8], all: impl Iterator<Item = Form>) -> Option<Self> {
+        if !(VALUE_MIN..=VALUE_MAX).contains(&value.len()) {
+            return None;
+        }
+        let quoted = value.contains(&b'"');
+        let values = readings(value, quoted);
+        let mut forms: Vec<(usize, Form)> = all.map(|form| (0, form)).collect();
+        forms.extend((1..values.len()).map(|reading| (reading, Form::PLAIN)));
+        let (mut kept, mut known) = (Vec::new(), Vec::<Text>::new());
+        let (mut anchors, mut heads) = (Vec::new(), Vec::new());
+        for (reading, form) in forms {
+            let text = form.text(values.get(reading)?);
+            if known.contains(&text) {
+                continue;
+            }
+            let number = kept.len();
+            let piece = |into: &mut Vec<_>, at: usize, length: usize| {
+                let letters = text.get(at..at + length).unwrap_or_default();
+                let other: Vec<u8> = letters.iter().map(|l| form.other(*l)).collect();
+                if other != letters {
+                    into.push((other, number, at));
+                }
+                into.push((letters.to_vec(), number, at));
+            };
+            piece(&mut anchors, anchor(form, &text), ANCHOR);
+            piece(&mut heads, 0, HEAD);
+            kept.push((reading, form));
+            known.push(text);
+        }
+        let lengths: Vec<usize> = known.iter().map(|text| text.len()).collect();
+        Some(Self {
+            longest: lengths.iter().copied().max()?,
+            shortest: lengths.iter().copied().min()?,
+            values,
+            forms: kept,
+            lengths,
+            anchors: Pieces::new(anchors)?,
+            heads: Pieces::new(heads)?,
+            quoted,
+        })
+    }
+
+    /// Bytes of the shortest form, which is the value itself in most cases.
+    #[must_use]
+    pub fn shortest(&self) -> usize {
+        self.shortest
+    }
+
+    pub(super) fn quoted(&self) -> bool {
+        self.quoted
+    }
+
+    /// What stands in for a form of the value: `length` bytes. A form that has this length is kept.
+    pub(super) fn stand_in(&self, form: usize, fill: &[u8], length: usize) -> Vec<u8> {
+        let round = |length| fill.iter().copied().cycle().take(length);
+        match (self.forms.get(form), self.lengths.get(form)) {
+            (Some((reading, form)), Some(whole)) if *whole == length => {
+                let many = self.values.get(*reading).map_or(0, |value| value.len());
+                let value: Vec<u8> = round(many).collect();
+                let text = form.text(&value).to_vec();
+                if text.len() == length {
+                    return text;
+                }
+            }
+            _ => {}
+        }
+        round(length).collect()
+    }
+}
+
+/// The value as it is, and as it looks where its own letters are taken for escapes once or twice.
+fn readings(value: &[u8], quoted: bool) -> Vec<Text> {
+    let mut all = vec![Text::new(value.to_vec())];
+    while all.len() < 3 {
+        let view = all.last().and_then(|last| View::of(last, quoted, true));
+        match view {
+            Some(view) if view.text.len() >= VALUE_MIN => all.push(Text::new(view.text)),
+            _ => break,
+        }
+    }
+    all
+}
+
+/// Where a form is noticed: late in it, where tokens are random, and where all its spellings agree.
+fn anchor(form: Form, text: &[u8]) -> usize {
+    let last = text.len().saturating_sub(ANCHOR);
+    let wanted = last * 3 / 4;
+    let agree = |at: &usize| {
+        let letters = text.get(*at..*at + ANCHOR).unwrap_or_default();
+        letters.iter().all(|letter| form.other(*letter) == *letter)
+    };
+    let behind = (wanted..=last).find(agree);
+    behind
+        .or_else(|| (0..wanted).rev().find(agree))
+        .unwrap_or(wanted)
+}
+
+impl fmt::Debug for Sought {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sought").finish_non_exhaustive()
+    }
+}
+
+/// Forms that were written while something was looked at.
+pub(super) struct Scratch<'a> {
+    sought: &'a Sought,
+    texts: Vec<OnceCell<Text>>,
+}
+
+impl<'a> Scratch<'a> {
+    pub(super) fn new(sought: &'a Sought) -> Self {
+        Self {
+            sought,
+            texts: Vec::new(),
+        }
+    }
+
+    fn text(&mut self, form: usize) -> &[u8] {
+        if self.texts.is_empty() {
+            self.texts
+                .resize_with(self.sought.forms.len(), OnceCell::new);
+        }
+        let Sought { forms, values, .. } = self.sought;
+        let Some((value, kind)) = forms
+            .get(form)
+            .and_then(|(reading, kind)| Some((values.get(*reading)?, kind)))
+        else {
+            return &[];
+        };
+        if *kind == Form::PLAIN {
+            return value;
+        }
+        self.texts
+            .get(form)
+            .map_or(&[], |cell| cell.get_or_init(|| kind.text(value)))
+    }
+
+    /// Tells each whole form that stands in `text`: its number, where it begins and where it ends.
+    pub(super) fn whole(&mut self, text: &[u8], mut tell: impl FnMut(usize, usize, usize)) {
+        let sought = self.sought;
+        let mut from = 0;
+        while let Some((place, forms)) = sought.anchors.find(text, from) {
+            from = place + 1;
+            for &(number, at) in forms {
+                let (Some((_, form)), Some(length)) =
+                    (sought.forms.get(number), sought.lengths.get(number))
+                else {
+                    continue;
+                };
+                let Some(begin) = place.checked_sub(at) else {
+                    continue;
+                };
+                let seen = text.get(begin..begin + length);
+                if seen.is_some_and(|seen| form.same(seen, self.text(number))) {
+                    tell(number, begin, begin + length);
+                }
+            }
+        }
+    }
+
+    /// Where the longest end of `text` begins that could be the beginning of a form.
+    pub(super) fn begun(&mut self, text: &[u8]) -> Option<usize> {
+        let sought = self.sought;
+        let mut from = text.len().saturating_sub(sought.longest - 1);
+        while let Some((place, forms)) = sought.heads.find(text, from) {
+            from = place + 1;
+            let seen = text.get(place..).unwrap_or_default();
+            for &(number, _) in forms {
+                let (Some((_, form)), Some(&length)) =
+                    (sought.forms.get(number), sought.lengths.get(number))
+                else {
+                    continue;
+                };
+                let so_far = self.text(number).get(..seen.len());
+                if seen.len() < length && so_far.is_some_and(|so_far| form.same(seen, so_far)) {
+                    return Some(place);
+                }
+            }
+        }
+        let short = (1..HEAD).rev().filter(|length| *length <= text.len());
+        short.map(|length| text.len() - length).find(|&place| {
+            let seen = text.get(place..).unwrap_or_default();
+            let heads = sought.forms.iter().enumerate();
+            heads.into_iter().any(|(number, (_, form))| {
+                let head = self.text(number).get(..seen.len());
+                head.is_some_and(|head| form.same(seen, head))
+            })
+        })
+    }
+}
