@@ -8,7 +8,7 @@ default:
     @just --list --unsorted
 
 # What CI runs
-check: test kills demo fmt lint doc deny alerts corpus variants leaks conformance issuers differential fuzz deploy interop-quick world verifiers
+check: test kills live demo fmt lint doc deny alerts corpus variants leaks conformance issuers differential fuzz deploy interop-quick world verifiers
 
 # All tests
 test:
@@ -18,6 +18,11 @@ test:
 kills ROUNDS="5" *FLAGS:
     cargo build --locked
     tests/kills/run.py --bin target/debug/tokenward --rounds {{ ROUNDS }} {{ FLAGS }}
+
+# Reloads and restarts under load, in short; `just soak` does the long form
+live *FLAGS:
+    cargo build --locked
+    tests/live/run.py --bin target/debug/tokenward {{ FLAGS }}
 
 # The demonstration, and that it fails (with 1, not with 2 for wrong usage) where a part does not do its work
 demo:
@@ -94,6 +99,7 @@ conformance *FLAGS:
 soak MINUTES="60" DIR="../shared/world":
     cargo build --locked --release
     tests/kills/run.py --bin target/release/tokenward --rounds 200 --seconds 60 --only kills rekey terminated outage storm crowd
+    tests/live/run.py --bin target/release/tokenward --seconds 100 --rate 500 --restarts 50
     TOKENWARD_SEEDS=100000 cargo test --locked --release --lib -- --nocapture tokens::door::sim
     TOKENWARD_WORLD="{{ DIR }}" tests/world/run.py --minutes {{ MINUTES }}
 

@@ -7,14 +7,32 @@ use serde_json::{Value, json};
 
 /// A refusal: a word for programs and a sentence for people.
 pub(super) fn refuse(status: StatusCode, code: &str, what: &str) -> Response<Full<Bytes>> {
-    let problem = json!({
+    written(
+        status,
+        "application/problem+json",
+        &problem(status, code, what),
+    )
+}
+
+/// A refusal for several reasons at once.
+pub(super) fn refuse_all(
+    status: StatusCode,
+    code: &str,
+    problems: &[String],
+) -> Response<Full<Bytes>> {
+    let mut problem = problem(status, code, &problems.join("\n"));
+    problem["problems"] = json!(problems);
+    written(status, "application/problem+json", &problem)
+}
+
+fn problem(status: StatusCode, code: &str, what: &str) -> Value {
+    json!({
         "type": format!("urn:tokenward:admin:{code}"),
         "title": status.canonical_reason().unwrap_or_default(),
         "status": status.as_u16(),
         "detail": what,
         "code": code,
-    });
-    written(status, "application/problem+json", &problem)
+    })
 }
 
 pub(super) fn json_answer(status: StatusCode, value: &Value) -> Response<Full<Bytes>> {

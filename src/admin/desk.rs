@@ -16,10 +16,12 @@ use super::answer::{json_answer, refuse, sealed};
 use super::guard::Objection;
 use super::health::came_from_an_agent;
 use super::logins::{Logins, owner};
+use super::revoke;
 use super::routes::{Act, Found, find};
 use super::tail::{Live, Wanted};
 use super::watcher::Watcher;
-use crate::tokens::{Door, GrantStatus, KeyFate, LoginError, Rotated, Standing};
+use crate::credential::BoxFuture;
+use crate::tokens::{Door, GrantStatus, KeyFate, LoginError, Rotated, Selection, Standing};
 use crate::vocab::{AgentName, Code, GrantId, ServiceName};
 
 /// How long a handshake, a head, and then a body, may take to arrive.
@@ -41,8 +43,12 @@ pub struct Desk {
 
 /// What does not change while we run.
 pub struct DeskFacts {
-    /// Whether the configuration in force has this agent.
-    pub knows: Box<dyn Fn(&AgentName) -> bool + Send + Sync>,
+    /// The agents of the configuration in force.
+    pub agents: Box<dyn Fn() -> Vec<AgentName> + Send + Sync>,
+    /// Ends every exchange that rides on what this selection is about and the door has stopped. How many.
+    pub sever: Box<dyn Fn(&Selection) -> usize + Send + Sync>,
+    /// Has the configuration read again.
+    pub reload: Reload,
     /// What protects the process, by name, and whether it holds.
     pub protections: Vec<(&'static str, bool)>,
     /// Where refresh tokens are kept: `file` or `memory`.
@@ -50,6 +56,10 @@ pub struct DeskFacts {
     /// What is noted of those who are turned away.
     pub watcher: Watcher,
 }
+
+/// Reads the configuration again and takes it into force: the number of the generation that is in force then, or
+/// everything that is wrong with the file, line by line.
+pub type Reload = Box<dyn Fn() -> BoxFuture<'static, Result<u64, Vec<String>>> + Send + Sync>;
 
 impl Desk {
     /// A desk over these grants.
@@ -119,6 +129,14 @@ impl Desk {
                 Ok(wish) => self.rotate(&wish).await,
                 Err(refusal) => refusal,
             },
+            Act::Reload => match self.read(body).await {
+                Ok(_) => revoke::reload(&self.door, &self.facts).await,
+                Err(refusal) => refusal,
+            },
+            Act::Revoke => match self.read(body).await {
+                Ok(wish) => revoke::revoke(&self.door, &self.facts, &wish).await,
+                Err(refusal) => refusal,
+            },
             Act::Status => json_answer(StatusCode::OK, &self.status()),
         }
     }
@@ -182,18 +200,31 @@ impl Desk {
                 ("service", Value::String(text)) => {
                     let service = ServiceName::new(&text).ok();
                     let service = service.filter(|name| self.door.knows(name));
-                    let what = "the configuration has no such service";
-                    let unknown = || refuse(StatusCode::NOT_FOUND, "service", what);
+                    let unknown = || {
+                        let known = self.door.bindings().into_iter();
+                        let known: Vec<_> = known.map(|(name, _)| name.to_string()).collect();
+                        let known = known.join(", ");
+                        let what = format!("the configuration has no such service; it has {known}");
+                        refuse(StatusCode::NOT_FOUND, "service", &what)
+                    };
                     wish.service = Some(service.ok_or_else(unknown)?);
                 }
                 ("agent", Value::String(text)) => {
                     let agent = AgentName::new(&text).ok();
-                    let agent = agent.filter(|name| (self.facts.knows)(name));
-                    let what = "the configuration has no such agent";
-                    let unknown = || refuse(StatusCode::NOT_FOUND, "agent", what);
+                    let known = (self.facts.agents)();
+                    let agent = agent.filter(|name| known.contains(name));
+                    let unknown = || {
+                        let known: Vec<&str> = known.iter().map(AgentName::as_str).collect();
+                        let known = known.join(", ");
+                        let what = format!("the configuration has no such agent; it has {known}");
+                        refuse(StatusCode::NOT_FOUND, "agent", &what)
+                    };
                     wish.agent = Some(agent.ok_or_else(unknown)?);
                 }
                 ("device", Value::Bool(device)) => wish.device = device,
+                ("all", Value::Bool(all)) => wish.all = all,
+                ("compromise", Value::Bool(compromise)) => wish.compromise = compromise,
+                ("dry_run", Value::Bool(dry_run)) => wish.dry_run = dry_run,
                 (_, Value::Null) => {}
                 _ => return Err(bad("a member is not known or of another type")),
             }
@@ -253,10 +284,13 @@ impl Desk {
 
 /// What a request asks for.
 #[derive(Default)]
-struct Wish {
-    service: Option<ServiceName>,
-    agent: Option<AgentName>,
+pub(super) struct Wish {
+    pub(super) service: Option<ServiceName>,
+    pub(super) agent: Option<AgentName>,
     device: bool,
+    pub(super) all: bool,
+    pub(super) compromise: bool,
+    pub(super) dry_run: bool,
 }
 
 fn show_standing(standing: &Standing) -> Value {

@@ -18,6 +18,10 @@ pub(super) enum Act {
     LoginShow,
     /// Lists logins.
     Logins,
+    /// Reads the configuration again.
+    Reload,
+    /// Stops lending.
+    Revoke,
     /// New keys and tokens.
     Rotate,
     /// How everything stands.
@@ -32,6 +36,8 @@ pub(super) const ROUTES: &[(Method, &str, Act)] = &[
     (Method::POST, "/v1/logins", Act::LogIn),
     (Method::GET, "/v1/logins/{id}", Act::LoginShow),
     (Method::DELETE, "/v1/logins/{id}", Act::LoginCancel),
+    (Method::POST, "/v1/reload", Act::Reload),
+    (Method::POST, "/v1/revoke", Act::Revoke),
     (Method::POST, "/v1/rotate", Act::Rotate),
     (Method::GET, "/v1/status", Act::Status),
 ];

@@ -46,6 +46,8 @@ pub enum Action {
     /// It is noted.
     #[default]
     Log,
+    /// The request is refused, and all that the agent is lent is revoked.
+    Revoke,
 }
 
 impl Action {
@@ -55,6 +57,7 @@ impl Action {
         match self {
             Self::Deny => "deny",
             Self::Log => "log",
+            Self::Revoke => "revoke",
         }
     }
 }
@@ -307,7 +310,7 @@ impl Watch {
             .map(|what| Finding {
                 what,
                 tell: what == Oddity::FirstSeen || memory.is_due(what, sighting.now),
-                deny: settings.action == Action::Deny && what != Oddity::FirstSeen,
+                deny: settings.action != Action::Log && what != Oddity::FirstSeen,
             })
             .collect()
     }

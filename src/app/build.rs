@@ -15,7 +15,7 @@ use super::descriptors;
 use super::environment::{Access, ProxyName, environment};
 use super::error::StartError;
 use super::operator::{self, AdminSocket};
-use super::reload::Reloader;
+use super::reload::{ReloadWishes, Reloader};
 use super::running::{Running, Seat};
 use crate::admin::{self, Desk, Health, Readiness};
 use crate::agent::Agents;
@@ -61,9 +61,10 @@ pub async fn start(plan: Plan, clock: Clock) -> Result<Running, StartError> {
         audit: tools.audit.clone(),
     };
     let admin_address = sockets.admin.as_ref().and_then(|admin| admin.address);
+    let (wishes, reload) = ReloadWishes::new();
     let (door, exchange) = (&wing.door, wing.reloader.exchange.clone());
     let noted = (&tools.audit, &tools.metrics, &tools.clock);
-    let desk = operator::desk(&plan, door, exchange, noted);
+    let desk = operator::desk(&plan, door, exchange, reload, noted);
     let desk = sockets.admin.map(|socket| (socket, desk));
     let health_address = local_addresses(&sockets.health)?.first().copied();
     let stop = CancellationToken::new();
@@ -78,6 +79,7 @@ pub async fn start(plan: Plan, clock: Clock) -> Result<Running, StartError> {
     });
     Ok(Running {
         reloader: wing.reloader,
+        wishes,
         proxies: sockets.proxy_addresses,
         listening: sockets.shown,
         health: health_address,
@@ -200,6 +202,7 @@ fn data_wing(
         metrics: tools.metrics.clone(),
         clock: tools.clock.clone(),
         limits: limits(plan),
+        alarm: operator::alarm(&door, &exchange),
     })?;
     let reloader = Reloader {
         exchange,

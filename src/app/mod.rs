@@ -24,5 +24,5 @@ pub use descriptors::raise_descriptors;
 pub use environment::{Access, ProxyName, environment};
 pub use error::StartError;
 pub use hygiene::{Closed, close};
-pub use reload::{ReloadError, Reloaded};
+pub use reload::{ReloadError, ReloadWish, Reloaded};
 pub use running::{Running, Seat};

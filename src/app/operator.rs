@@ -1,4 +1,4 @@
-//! Where operators come in: made with care, for who can speak there can log in and rotate.
+//! Where operators come in: made with care, for who can speak there can log in, rotate and revoke.
 
 use std::fs;
 use std::io;
@@ -11,13 +11,13 @@ use tokio::net::TcpListener;
 
 use super::error::StartError;
 use super::hygiene;
-use crate::admin::{Desk, DeskFacts, Entrance, EntranceDoor, Guard, Watcher};
+use crate::admin::{Desk, DeskFacts, Entrance, EntranceDoor, Guard, Reload, Watcher};
 use crate::audit::Audit;
 use crate::config::{AdminAt, AdminPlan, Plan, StorePlan};
 use crate::exchange::Exchange;
-use crate::listen::{SocketFile, server_tls, unix_socket};
+use crate::listen::{Alarm, SocketFile, server_tls, unix_socket};
 use crate::metrics::Metrics;
-use crate::tokens::Door;
+use crate::tokens::{Door, Selection};
 use crate::vocab::Clock;
 
 /// Only the owner may connect.
@@ -66,7 +66,7 @@ pub(super) async fn bind(plan: Option<&AdminPlan>) -> Result<Option<AdminSocket>
                 file: Some(file),
             })),
             Err(error) if !plan.required => {
-                tracing::warn!(path = %path.display(), %error, "there is no admin socket: `login`, `status` and `rotate` cannot reach this process");
+                tracing::warn!(path = %path.display(), %error, "there is no admin socket: `login`, `status`, `rotate`, `revoke` and `reload` cannot reach this process");
                 Ok(None)
             }
             Err(error) => Err(StartError::Admin {
@@ -94,19 +94,49 @@ async fn make(path: &Path) -> io::Result<(EntranceDoor, SocketFile)> {
     Ok((EntranceDoor::Unix(listener.into_std()?, uid), file))
 }
 
+/// Revokes what an agent is lent, as the verb does: nothing new is lent, what is open is cut, and the issuers are told.
+pub(super) fn alarm(door: &Arc<Door>, exchange: &Arc<Exchange>) -> Alarm {
+    let (door, exchange) = (Arc::clone(door), Arc::clone(exchange));
+    Arc::new(move |agent| {
+        let selection = Selection {
+            service: None,
+            agent: Some(agent.clone()),
+        };
+        door.stop(&selection, false);
+        sever(&door, &exchange, &selection);
+        let door = Arc::clone(&door);
+        // Whoever asks `status` or reads the audit file learns what the issuers said.
+        tokio::spawn(async move { drop(door.revoke(&selection, false).await) });
+    })
+}
+
+/// Cuts what rides on a selection that the door has stopped. How many.
+fn sever(door: &Arc<Door>, exchange: &Arc<Exchange>, selection: &Selection) -> usize {
+    let (door, selection) = (Arc::clone(door), selection.clone());
+    exchange.sever(Arc::new(move |service, agent| {
+        selection.covers(service, agent) && door.stopped(service, agent)
+    }))
+}
+
 /// What is spoken about there.
 pub(super) fn desk(
     plan: &Plan,
     door: &Arc<Door>,
     exchange: Arc<Exchange>,
+    reload: Reload,
     (audit, metrics, clock): (&Audit, &Metrics, &Clock),
 ) -> Desk {
     let closed = hygiene::standing();
     let facts = DeskFacts {
-        knows: Box::new(move |agent| {
-            let plan = exchange.plan();
-            plan.snapshot().agents().any(|known| known == agent)
-        }),
+        agents: {
+            let exchange = exchange.clone();
+            Box::new(move || exchange.plan().snapshot().agents().cloned().collect())
+        },
+        sever: {
+            let door = Arc::clone(door);
+            Box::new(move |selection| sever(&door, &exchange, selection))
+        },
+        reload,
         protections: vec![
             ("not_dumpable", closed.not_dumpable),
             ("no_core", closed.no_core),

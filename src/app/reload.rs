@@ -6,11 +6,12 @@
 
 use std::sync::Arc;
 
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, mpsc, oneshot};
 
 use super::build::{placeholders, seats};
 use super::environment::ProxyName;
 use super::running::Seat;
+use crate::admin::Reload;
 use crate::agent::Agents;
 use crate::audit::{Audit, Event};
 use crate::ca::{Leaves, TrustFiles};
@@ -23,6 +24,9 @@ use crate::policy::Snapshot;
 use crate::tokens::{self, SetupError};
 use crate::upstream::Upstream;
 use crate::vocab::Generation;
+
+/// Most wishes of operators that wait for their turn.
+const WISHES_MAX: usize = 8;
 
 /// Why a configuration is not taken. The one before it stays in force.
 #[derive(Debug, thiserror::Error)]
@@ -52,6 +56,46 @@ pub struct Reloaded {
     pub seats: Vec<Seat>,
     /// Exchanges that end now because they are not allowed any more.
     pub ended: usize,
+}
+
+/// The operator's wish that the configuration be read again. It is answered once.
+pub struct ReloadWish(oneshot::Sender<Result<u64, Vec<String>>>);
+
+impl ReloadWish {
+    /// Says what came of it: the generation that is in force now, or everything that is wrong, line by line.
+    pub fn answer(self, outcome: Result<u64, Vec<String>>) {
+        // The operator may have gone.
+        let _gone = self.0.send(outcome);
+    }
+}
+
+/// Where the operator's wishes come in. Whoever read the configuration at the start reads it again.
+pub(super) struct ReloadWishes(Mutex<mpsc::Receiver<ReloadWish>>);
+
+impl ReloadWishes {
+    /// The place, and how the operator's socket reaches it.
+    pub(super) fn new() -> (Self, Reload) {
+        let (wish, wishes) = mpsc::channel(WISHES_MAX);
+        let reload: Reload = Box::new(move || {
+            let wish = wish.clone();
+            Box::pin(async move {
+                let (answer, outcome) = oneshot::channel();
+                let sent = wish.send(ReloadWish(answer)).await;
+                let ends = |_| vec!["the proxy is at its end".to_owned()];
+                sent.map_err(|_| vec!["the proxy is at its end".to_owned()])?;
+                outcome.await.unwrap_or_else(|gone| Err(ends(gone)))
+            })
+        });
+        (Self(Mutex::new(wishes)), reload)
+    }
+
+    /// The next one; never, once there can be none.
+    pub(super) async fn next(&self) -> ReloadWish {
+        match self.0.lock().await.recv().await {
+            Some(wish) => wish,
+            None => std::future::pending().await,
+        }
+    }
 }
 
 /// Takes new configurations into force.

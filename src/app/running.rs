@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use super::reload::{ReloadError, Reloaded, Reloader};
+use super::reload::{ReloadError, ReloadWish, ReloadWishes, Reloaded, Reloader};
 use crate::admin::Readiness;
 use crate::audit::{Audit, Event, Writer};
 use crate::ca::TrustFiles;
@@ -31,6 +31,7 @@ pub struct Seat {
 /// A proxy at work.
 pub struct Running {
     pub(super) reloader: Reloader,
+    pub(super) wishes: ReloadWishes,
     pub(super) proxies: Vec<SocketAddr>,
     pub(super) listening: Vec<String>,
     pub(super) health: Option<SocketAddr>,
@@ -97,6 +98,11 @@ impl Running {
     /// [`ReloadError`]; nothing has changed then.
     pub async fn reload(&self, next: Plan) -> Result<Reloaded, ReloadError> {
         self.reloader.reload(next).await
+    }
+
+    /// Waits until an operator wants the configuration to be read again. Nothing is lost where this is dropped.
+    pub async fn reload_wish(&self) -> ReloadWish {
+        self.wishes.next().await
     }
 
     /// Notes that a new configuration could not even be read; the one in force stays.

@@ -13,6 +13,22 @@ use crate::vocab::{
 /// name, so that a token's whole life can be found by it.
 #[derive(Debug, Clone)]
 pub enum Event {
+    /// The operator has lifted a stop.
+    AccessRestored {
+        /// Of this service; of all where absent.
+        service: Option<ServiceName>,
+        /// Of this agent; of all where absent.
+        agent: Option<AgentName>,
+    },
+    /// The operator has stopped that credentials are lent.
+    AccessRevoked {
+        /// Of this service; of all where absent.
+        service: Option<ServiceName>,
+        /// To this agent; to all where absent.
+        agent: Option<AgentName>,
+        /// Only a fresh grant brings it back.
+        compromise: bool,
+    },
     /// Somebody asked the admin API for something without its token.
     AdminAuthFailed,
     /// A destination resolved to an address that is never dialled.
@@ -78,6 +94,13 @@ pub enum Event {
         /// Why, in a word.
         reason: &'static str,
     },
+    /// Something happened after which a grant gets a new key and new tokens.
+    GrantSuspected {
+        /// The grant.
+        grant: GrantId,
+        /// What happened, in a word.
+        reason: &'static str,
+    },
     /// The next token of a grant is bound to a new key.
     KeyRotated {
         /// The grant.
@@ -126,6 +149,13 @@ pub enum Event {
     RefreshNotRotated {
         /// The grant.
         grant: GrantId,
+    },
+    /// The issuer could not be told yet that a token is over; it is tried again.
+    RevocationPending {
+        /// The grant.
+        grant: GrantId,
+        /// `access_token` or `refresh_token`.
+        kind: &'static str,
     },
     /// The issuer granted other scopes than asked for.
     ScopeChanged {
@@ -308,6 +338,8 @@ impl Event {
     #[must_use]
     pub fn name(&self) -> &'static str {
         match self {
+            Self::AccessRestored { .. } => "access.restored",
+            Self::AccessRevoked { .. } => "access.revoked",
             Self::AdminAuthFailed => "auth.admin_failed",
             Self::AddressProhibited { .. } => "connect.address_prohibited",
             Self::AgentAuthFailed { .. } => "auth.agent_failed",
@@ -319,12 +351,14 @@ impl Event {
             Self::DowngradeRefused { .. } => "downgrade.refused",
             Self::GrantDead { .. } => "grant.dead",
             Self::GrantInDoubt { .. } => "grant.in_doubt",
+            Self::GrantSuspected { .. } => "grant.suspected",
             Self::IssuerAuthFailed { .. } => "auth.as_failed",
             Self::KeyRotated { .. } => "key.rotated",
             Self::LoginWanted { .. } => "scope.step_up",
             Self::PlaceholderMisused { .. } => "placeholder.misused",
             Self::RefreshNotRotated { .. } => "grant.refresh_not_rotated",
             Self::RefreshRate { .. } => "token.refresh_rate",
+            Self::RevocationPending { .. } => "token.revocation_pending",
             Self::ScopeChanged { .. } => "scope.changed",
             Self::ScopeEscalated { .. } => "scope.escalated",
             Self::ScopeGranted { .. } => "scope.granted",
@@ -386,7 +420,25 @@ impl Event {
             | Self::RefreshNotRotated { grant } => {
                 of_grant(&mut line, grant);
             }
-            Self::GrantDead { grant, reason } => {
+            Self::AccessRestored { service, agent } => selected(&mut line, service, agent),
+            Self::AccessRevoked {
+                service,
+                agent,
+                compromise,
+            } => {
+                selected(&mut line, service, agent);
+                let why = if *compromise {
+                    "compromise"
+                } else {
+                    "operator"
+                };
+                line.text("reason", why);
+            }
+            Self::RevocationPending { grant, kind } => {
+                of_grant(&mut line, grant);
+                line.text("token", kind);
+            }
+            Self::GrantDead { grant, reason } | Self::GrantSuspected { grant, reason } => {
                 of_grant(&mut line, grant);
                 line.text("reason", reason);
             }
@@ -581,6 +633,12 @@ fn asked(line: &mut Members, of: (&AgentName, &ServiceName, &RuleName), scopes: 
 
 fn of_grant(line: &mut Members, grant: &GrantId) {
     parties(line, &grant.agent, &grant.service);
+}
+
+/// Whom the operator means; a star where that is everybody.
+fn selected(line: &mut Members, service: &Option<ServiceName>, agent: &Option<AgentName>) {
+    line.text("agent", agent.as_ref().map_or("*", AgentName::as_str));
+    line.text("service", service.as_ref().map_or("*", ServiceName::as_str));
 }
 
 fn parties(line: &mut Members, agent: &AgentName, service: &ServiceName) {

@@ -98,7 +98,13 @@ pub(super) enum Verb {
     ///
     /// Talks to the running proxy; with none running it opens `store: file` itself.
     Login(LoginWish),
+    /// Read the configuration again, and lend again what was revoked without `--compromise`
+    Reload,
+    /// Stop lending at once, cut what is open, destroy keys and tokens and tell their issuers
+    Revoke(RevokeWish),
     /// Fetch new keys and tokens without an outage
+    ///
+    /// With `--service` or `--agent` it also brings back what was revoked and needs no person.
     Rotate {
         /// Only this service
         #[arg(long)]
@@ -145,6 +151,27 @@ pub(super) struct LoginWish {
     /// Only print the URL
     #[arg(long)]
     pub(super) no_browser: bool,
+}
+
+/// What `revoke` is asked for.
+#[derive(Debug, clap::Args)]
+#[group(id = "selection", required = true, multiple = true, args = ["service", "agent", "all"])]
+pub(super) struct RevokeWish {
+    /// This service's credential
+    #[arg(long)]
+    pub(super) service: Option<String>,
+    /// What this agent is lent; others go on
+    #[arg(long)]
+    pub(super) agent: Option<String>,
+    /// Everything
+    #[arg(long, conflicts_with_all = ["service", "agent"])]
+    pub(super) all: bool,
+    /// Only a fresh login or grant with a new key brings it back
+    #[arg(long)]
+    pub(super) compromise: bool,
+    /// Only say what would happen
+    #[arg(long)]
+    pub(super) dry_run: bool,
 }
 
 #[derive(Debug, Subcommand)]

@@ -17,6 +17,7 @@ mod log;
 mod login;
 mod operate;
 mod out;
+mod revoke;
 mod run;
 mod schema;
 mod serve;
@@ -134,6 +135,8 @@ fn act(args: &Args) -> ExitCode {
         Verb::Healthcheck => healthcheck::healthcheck(args),
         Verb::Leakcheck(wish) => leakcheck::leakcheck(args, wish),
         Verb::Login(wish) => login::login(args, wish),
+        Verb::Reload => revoke::reload(args),
+        Verb::Revoke(wish) => revoke::revoke(args, wish),
         Verb::Rotate { service, agent } => {
             status::rotate(args, service.as_deref(), agent.as_deref())
         }

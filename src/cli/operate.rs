@@ -2,13 +2,14 @@
 
 use std::fs;
 use std::io;
+use std::path::Path;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use serde_json::Value;
 
 use super::Failure;
 use super::args::Args;
-use super::serve::config_path;
+use super::serve::{config_path, plan_without_secrets};
 use crate::admin::{Caller, Reach};
 use crate::config::{self, AdminAt, AdminPlan, Plan, SecretReading};
 
@@ -18,11 +19,21 @@ pub(super) fn place(args: &Args, plan: &Plan) -> Result<Option<AdminPlan>, Failu
     if let Some(given) = &plan.admin {
         return Ok(Some(given.clone()));
     }
+    usual_place(args)
+}
+
+fn usual_place(args: &Args) -> Result<Option<AdminPlan>, Failure> {
     let Some(state) = config::environment().state_dir() else {
         return Ok(None);
     };
+    // The folder may be named in several ways. What the file itself is a link to may change while the proxy runs.
     let file = config_path(args)?;
-    let file = fs::canonicalize(&file).unwrap_or(file);
+    let name = file.file_name().unwrap_or_default().to_owned();
+    let folder = file
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty());
+    let folder = fs::canonicalize(folder.unwrap_or_else(|| Path::new(".")));
+    let file = folder.map_or(file, |folder| folder.join(name));
     let name = digest(&SHA256, file.as_os_str().as_encoded_bytes());
     let name: String = name
         .as_ref()
@@ -54,14 +65,22 @@ pub(super) struct Reply {
 impl Operator {
     /// The proxy that runs with this configuration; `None` where none does.
     pub(super) fn find(args: &Args, plan: &Plan) -> Result<Option<Self>, Failure> {
-        let Some(mut found) = place(args, plan)? else {
-            return Ok(None);
-        };
-        if found.token.is_some() || found.tls.is_some() {
+        let mut found = place(args, plan)?;
+        if found
+            .as_ref()
+            .is_some_and(|at| at.token.is_some() || at.tls.is_some())
+        {
             let path = config_path(args)?;
             let again = config::load(&path, SecretReading::Operator).map_err(Failure::of)?;
-            found = place(args, &again)?.unwrap_or(found);
+            found = place(args, &again)?;
         }
+        Self::at(found)
+    }
+
+    fn at(found: Option<AdminPlan>) -> Result<Option<Self>, Failure> {
+        let Some(found) = found else {
+            return Ok(None);
+        };
         let place = match &found.at {
             AdminAt::Tcp(address) => address.to_string(),
             AdminAt::Unix(path) => path.display().to_string(),
@@ -88,6 +107,15 @@ impl Operator {
                 "no proxy runs with this configuration (`tokenward serve`), or it has another admin socket".into(),
             )
         })
+    }
+
+    /// The same, also where the file is broken just now: the proxy runs on with the one before, and an incident does not
+    /// wait. Found then where the socket is unless the file says otherwise.
+    pub(super) fn need_whatever_the_file(args: &Args) -> Result<Self, Failure> {
+        match plan_without_secrets(args) {
+            Ok(plan) => Self::need(args, &plan),
+            Err(broken) => Self::at(usual_place(args)?)?.ok_or(broken),
+        }
     }
 
     /// One call.

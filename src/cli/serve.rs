@@ -43,8 +43,9 @@ pub(super) fn serve(args: &Args) -> Result<ExitCode, Failure> {
             tokio::select! {
                 _ = terminate.recv() => break,
                 _ = interrupt.recv() => break,
-                _ = hangup.recv() => reload(&running, &path, &answers).await,
-                () = changes.next() => reload(&running, &path, &answers).await,
+                _ = hangup.recv() => drop(reload(&running, &path, &answers).await),
+                () = changes.next() => drop(reload(&running, &path, &answers).await),
+                wish = running.reload_wish() => wish.answer(reload(&running, &path, &answers).await),
             }
         }
         tracing::info!("draining");
@@ -55,16 +56,22 @@ pub(super) fn serve(args: &Args) -> Result<ExitCode, Failure> {
 }
 
 /// Reads the file again and takes it into force. Whatever is wrong with it is said, and changes nothing.
-async fn reload(running: &Running, path: &Path, answers: &Answers) {
+async fn reload(running: &Running, path: &Path, answers: &Answers) -> Result<u64, Vec<String>> {
     let (read, answers) = (path.to_path_buf(), answers.clone());
     let read = tokio::task::spawn_blocking(move || config::load_again(&read, &answers));
     let plan = match read.await {
         Ok(Ok(plan)) => plan,
         Ok(Err(problems)) => {
             running.note_unreadable().await;
-            return tracing::error!(%problems, "the changed configuration is not used");
+            tracing::error!(%problems, "the changed configuration is not used");
+            return Err(problems.to_string().lines().map(str::to_owned).collect());
         }
-        Err(_) => return running.note_unreadable().await,
+        Err(_) => {
+            running.note_unreadable().await;
+            return Err(vec![
+                "reading the configuration ended in a panic".to_owned(),
+            ]);
+        }
     };
     for warning in &plan.warnings {
         tracing::warn!(warning = %warning, "the configuration works and deserves a second look");
@@ -81,8 +88,12 @@ async fn reload(running: &Running, path: &Path, answers: &Answers) {
                 ended = done.ended,
                 "the configuration was taken"
             );
+            Ok(generation)
         }
-        Err(error) => tracing::error!(%error, "the changed configuration is not used"),
+        Err(error) => {
+            tracing::error!(%error, "the changed configuration is not used");
+            Err(vec![error.to_string()])
+        }
     }
 }
 

@@ -142,7 +142,7 @@ fn token_for_people(token: &Value) -> String {
     words.join(", ")
 }
 
-fn named(grant: &Value) -> String {
+pub(super) fn named(grant: &Value) -> String {
     let service = grant["service"].as_str().unwrap_or_default();
     match grant["agent"].as_str() {
         Some(agent) => format!("{service}/{agent}"),
@@ -150,6 +150,6 @@ fn named(grant: &Value) -> String {
     }
 }
 
-fn list(value: &Value) -> &[Value] {
+pub(super) fn list(value: &Value) -> &[Value] {
     value.as_array().map_or(&[], Vec::as_slice)
 }

@@ -10,7 +10,6 @@ const NOT_YET: &[&str] = &[
     "agents.*.auth.peer_uid",
     "agents.*.auth.spiffe",
     "agents.*.uid",
-    "agents.*.watch.action.revoke",
     "listen.gateway",
     "listen.transparent",
     "services.*.body_inspection",

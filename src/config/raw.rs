@@ -250,6 +250,8 @@ pub(super) enum RawWatchAction {
     Deny,
     /// It is noted.
     Log,
+    /// The request is refused, and all that the agent is lent is revoked, until the operator lifts it.
+    Revoke,
 }
 
 /// How an agent proves its name.

@@ -31,7 +31,7 @@ pub enum Feedback {
     InvalidToken,
     /// The token that replaced a refused one was refused as well: rest for a while before asking for a third.
     InvalidTokenAgain,
-    /// An answer held it, and was kept from the agent: whoever answers has written it down somewhere.
+    /// Its answer held the token: whoever has read that may have it, so the grant needs a new key and a new token.
     Reflected,
 }
 

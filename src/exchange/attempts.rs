@@ -239,6 +239,9 @@ async fn attempt(
     });
     let wait = wait(exchange, crossing, bare, lease, connection.version());
     let cancel = line.cancel();
+    if cancel.is_cancelled() {
+        return Err(ended(lease, line).into());
+    }
     let body = bare.body.take(&cancel, bare.patience, &progress, wait);
     let (body, gate) = body.ok_or(Code::DpopNonceRetry)?;
     let wire = Wire {
@@ -274,17 +277,19 @@ async fn attempt(
     let answer = within(answer, settings.timeouts.first_byte, &progress);
     let outcome = cancel.run_until_cancelled(answer).await;
     line.upstream_took(waiting.elapsed());
-    let outcome = outcome.ok_or_else(|| ended(lease))?;
+    let outcome = outcome.ok_or_else(|| ended(lease, line))?;
     Ok((nonce, outcome.ok_or(Code::UpstreamTimeout)?))
 }
 
 /// Why an exchange was ended before it was answered: its credential is gone, or its permit.
-fn ended(lease: &Lease) -> Code {
-    if lease.facts().cancel.is_cancelled() {
+fn ended(lease: &Lease, line: &Line) -> Code {
+    let gone = lease.facts().cancel.is_cancelled();
+    let otherwise = if gone {
         Code::ServiceRevoked
     } else {
         Code::ConfigChanged
-    }
+    };
+    line.over().unwrap_or(otherwise)
 }
 
 /// What becomes of interim answers: a 100 asks for a body that waits, others are the agent's.

@@ -55,6 +55,14 @@ impl Exchange {
     {
         line.allowed(StatusCode::OK);
         let watch = Watch::new(line.cancel(), Timeouts::default().idle, None);
-        carry((agent, upstream), watch, &self.ending.cut, None, &mut line).await;
+        carry(
+            (agent, None),
+            upstream,
+            watch,
+            &self.ending.cut,
+            None,
+            &mut line,
+        )
+        .await;
     }
 }

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::credential::Lease;
 use crate::policy::{Admission, Decision, Facts, Snapshot};
-use crate::vocab::{AgentName, Authority, RequestPath, ServiceName};
+use crate::vocab::{AgentName, Authority, Code, RequestPath, ServiceName};
 
 /// All exchanges of the process.
 #[derive(Clone, Default)]
@@ -37,6 +37,9 @@ pub(super) enum About {
     Tunnel,
 }
 
+/// Whether what this agent does at this service ends now.
+pub type Severed = dyn Fn(&ServiceName, &AgentName) -> bool + Send + Sync;
+
 /// Exchanges that are not allowed any more.
 pub(super) struct Forbidden(Vec<Arc<Subject>>);
 
@@ -48,7 +51,7 @@ impl Forbidden {
     /// Ends those that are still not allowed.
     pub(super) fn end(self, snapshot: &Snapshot) {
         let still = self.0.iter().filter(|subject| !subject.allowed(snapshot));
-        still.for_each(|subject| subject.end());
+        still.for_each(|subject| subject.end(Code::ConfigChanged));
     }
 }
 
@@ -64,8 +67,8 @@ struct Subject {
 struct End {
     /// Its token, as soon as there is one.
     cancel: CancellationToken,
-    /// No longer allowed, or gone: later tokens begin cancelled.
-    over: bool,
+    /// Why it must not go on: later tokens begin cancelled.
+    over: Option<Code>,
 }
 
 /// One exchange's place; given up when dropped.
@@ -103,6 +106,17 @@ impl Live {
         Forbidden(all)
     }
 
+    /// Ends at once what has the operator's revoked credentials: all requests of which this says yes. How many.
+    pub(super) fn sever(&self, who: &Severed) -> usize {
+        let all: Vec<Arc<Subject>> = self.table().all.values().cloned().collect();
+        let all = all.iter().filter(|subject| match &subject.about {
+            About::Request { service, .. } => who(service, &subject.agent),
+            // No credential of ours goes through it.
+            About::Tunnel => false,
+        });
+        all.map(|subject| subject.end(Code::ServiceRevoked)).count()
+    }
+
     fn table(&self) -> MutexGuard<'_, Table> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -132,9 +146,9 @@ impl Subject {
         }
     }
 
-    fn end(&self) {
+    fn end(&self, why: Code) {
         let mut end = self.lock();
-        end.over = true;
+        end.over = Some(why);
         end.cancel.cancel();
     }
 
@@ -148,9 +162,14 @@ impl Ticket {
     pub(super) fn bind(&self, lease: &Lease) {
         let mut end = self.subject.lock();
         end.cancel = lease.facts().cancel.child_token();
-        if end.over {
+        if end.over.is_some() {
             end.cancel.cancel();
         }
+    }
+
+    /// Why it was ended, if it was.
+    pub(super) fn over(&self) -> Option<Code> {
+        self.subject.lock().over
     }
 
     /// What ends it.

@@ -63,27 +63,26 @@ impl Messages {
         std::mem::take(&mut self.hits)
     }
 
-    /// Takes what came and gives what can go on.
+    /// Takes what came and adds to `clear` what can go on.
     ///
     /// # Errors
-    /// [`Broken`]; nothing more goes on then.
-    pub(super) fn pass(&mut self, bytes: &[u8]) -> Result<BytesMut, Broken> {
+    /// [`Broken`]; what is in `clear` came before that, and nothing goes on behind it.
+    pub(super) fn pass(&mut self, bytes: &[u8], clear: &mut BytesMut) -> Result<(), Broken> {
         self.raw.extend_from_slice(bytes);
-        let mut clear = BytesMut::new();
         loop {
             if self.left > 0 {
                 if self.raw.is_empty() {
-                    return Ok(clear);
+                    return Ok(());
                 }
-                self.payload_came(&mut clear);
+                self.payload_came(clear);
                 continue;
             }
             let Some(head) = head(&self.raw)? else {
-                return Ok(clear);
+                return Ok(());
             };
             if head.opcode >= 8 {
-                if !self.control(&head, &mut clear)? {
-                    return Ok(clear);
+                if !self.control(&head, clear)? {
+                    return Ok(());
                 }
                 continue;
             }
@@ -98,7 +97,7 @@ impl Messages {
             self.last = head.fin;
             self.left = head.payload;
             if self.left == 0 {
-                self.search(&mut clear);
+                self.search(clear);
             }
         }
     }
@@ -240,7 +239,9 @@ mod tests {
         let mut messages = Messages::new(watched());
         let mut out = Vec::new();
         for part in [&bytes[..cut], &bytes[cut..]] {
-            out.extend_from_slice(&messages.pass(part).unwrap());
+            let mut clear = BytesMut::new();
+            messages.pass(part, &mut clear).unwrap();
+            out.extend_from_slice(&clear);
         }
         (out, messages.hits())
     }
@@ -277,7 +278,9 @@ mod tests {
         let (a, b) = TOKEN.as_bytes().split_at(9);
         let mut messages = Messages::new(watched());
         for part in [frame(0x81, a), frame(0x81, b), frame(0x81, b"")] {
-            assert_eq!(messages.pass(&part).unwrap(), part);
+            let mut clear = BytesMut::new();
+            messages.pass(&part, &mut clear).unwrap();
+            assert_eq!(clear, part);
         }
         assert_eq!(messages.hits(), 0);
     }
@@ -293,7 +296,14 @@ mod tests {
             vec![0x81, 0x84, 0, 0, 0, 0],
             vec![0x82, 127, 0x80, 0, 0, 0, 0, 0, 0, 0],
         ] {
-            assert!(Messages::new(watched()).pass(&bad).is_err(), "{bad:?}");
+            let mut clear = BytesMut::new();
+            let bytes = [frame(0x81, b"before"), bad.clone()].concat();
+            let outcome = Messages::new(watched()).pass(&bytes, &mut clear);
+            assert_eq!(
+                (outcome, &clear[..]),
+                (Err(Broken), &frame(0x81, b"before")[..]),
+                "{bad:?}"
+            );
         }
     }
 }

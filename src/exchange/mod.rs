@@ -45,6 +45,7 @@ pub use body::AgentBody;
 pub use ending::Ending;
 pub use floor::BodyFloor;
 pub use interim::Interim;
+pub use live::Severed;
 pub use plan::{Plan, PlanError};
 pub use record::Line;
 pub use refusal::Refusal;

@@ -21,7 +21,7 @@ use crate::credential::{Lease, Seen};
 use crate::metrics::Metrics;
 use crate::policy::Permit;
 use crate::proof::Jti;
-use crate::vocab::{AgentName, Authority, RequestId, ServiceName, Stopwatch};
+use crate::vocab::{AgentName, Authority, Code, RequestId, ServiceName, Stopwatch};
 
 /// The open record of one request.
 pub struct Line {
@@ -110,6 +110,11 @@ impl Line {
     pub(super) fn cancel(&self) -> CancellationToken {
         let ticket = self.ticket.as_ref();
         ticket.map_or_else(CancellationToken::new, Ticket::cancel)
+    }
+
+    /// Why it was ended before its end, if it was.
+    pub(super) fn over(&self) -> Option<Code> {
+        self.ticket.as_ref().and_then(Ticket::over)
     }
 
     /// The agent's share, for what outlives the line.
@@ -243,7 +248,11 @@ impl Drop for Line {
         let overhead = self
             .overhead
             .unwrap_or_else(|| took.saturating_sub(self.waited));
+        let ticket = self.ticket.as_ref();
         let facts = self.record.facts();
+        if facts.code.is_none() && !facts.complete {
+            facts.code = ticket.and_then(Ticket::over);
+        }
         facts.bytes_in = bytes_in;
         facts.duration_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
         facts.upstream_ms = upstream.map(|d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX));

@@ -16,6 +16,7 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use http::{Request, Response, Version};
 use http_body::Body as _;
+use tokio::sync::watch;
 
 use super::arrival::{Arrival, Door};
 use super::attempts::{self, Bare, Crossing};
@@ -26,7 +27,7 @@ use super::floor::BodyFloor;
 use super::guard::{Guarded, guard};
 use super::interim::Interim;
 use super::kept::{Kept, Patience, ReplayBudget};
-use super::live::{About, Live};
+use super::live::{About, Live, Severed};
 use super::media::Media;
 use super::plan::{Plan, Service};
 use super::record::Line;
@@ -78,6 +79,8 @@ pub struct Exchange {
     pub(super) plan: ArcSwap<Plan>,
     pub(super) live: Live,
     pub(super) step_ups: StepUps,
+    /// What was severed last, for those who have no exchange yet.
+    severed: watch::Sender<Option<Arc<Severed>>>,
     pub(super) source: Arc<dyn Source>,
     pub(super) upstream: Upstream,
     audit: Audit,
@@ -104,6 +107,7 @@ impl Exchange {
             plan: ArcSwap::from_pointee(deps.plan),
             live: Live::default(),
             step_ups: StepUps::default(),
+            severed: watch::Sender::new(None),
             source: deps.source,
             upstream: deps.upstream,
             audit: deps.audit,
@@ -146,6 +150,32 @@ impl Exchange {
             });
         }
         many
+    }
+
+    /// Ends at once every exchange, and every head on its way, of which `who` says yes: the operator has revoked what they
+    /// ride on. New ones must be refused by the source already. How many exchanges that were.
+    pub fn sever(&self, who: Arc<Severed>) -> usize {
+        let many = self.live.sever(&*who);
+        self.severed.send_replace(Some(who));
+        many
+    }
+
+    /// Waits until what this agent does at this destination is severed.
+    pub async fn severed(&self, agent: &AgentName, authority: &Authority) {
+        let mut seen = self.severed.subscribe();
+        loop {
+            // Also what was severed a moment ago: the head may have begun just then.
+            let who = seen.borrow_and_update().clone();
+            let admitted = self.plan.load().snapshot.admits(agent, authority);
+            if let (Some(who), Ok(Admission::Intercept(service))) = (who, admitted)
+                && who(&service, agent)
+            {
+                return;
+            }
+            if seen.changed().await.is_err() {
+                return;
+            }
+        }
     }
 
     /// Whether an agent may open a tunnel to this destination, asked before a leaf is minted.
@@ -369,14 +399,16 @@ impl Exchange {
             unhurried: arrival.parts.version == Version::HTTP_2 && media.speaks_both_ways(),
         };
         let reading = (!arrival.body.is_end_stream()).then(Stopwatch::start);
-        let body = Kept::of(
-            arrival.body,
-            settings.replay_buffer,
-            &self.budget,
-            patience,
-            &line.progress(),
-        )
-        .await?;
+        let progress = line.progress();
+        let (limit, budget) = (settings.replay_buffer, &self.budget);
+        let kept = Kept::of(arrival.body, limit, budget, patience, &progress);
+        let body = if reading.is_some() {
+            // What is being kept for a second attempt may come slowly, and must end with its permit all the same.
+            let kept = line.cancel().run_until_cancelled_owned(kept).await;
+            kept.unwrap_or_else(|| Err(line.over().unwrap_or(Code::ConfigChanged).into()))
+        } else {
+            kept.await
+        }?;
         line.waited(reading.map_or(Duration::ZERO, |reading| reading.elapsed()));
         Ok(Bare {
             head: stripped.head,

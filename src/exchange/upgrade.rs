@@ -2,10 +2,11 @@
 //! operator or silence ends them.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use bytes::BytesMut;
+use bytes::{Buf as _, BytesMut};
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{Response, StatusCode};
 use hyper::upgrade::OnUpgrade;
@@ -22,9 +23,15 @@ use super::shield::Shield;
 use crate::credential::BareHead;
 use crate::upstream::Reply;
 use crate::vocab::Code;
+use crate::wire::WebSocketFrames;
 
 /// Appended to the key before hashing (RFC 6455 §1.3).
 const GUID: &str = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
+/// Why a WebSocket is closed (RFC 6455 §7.4.1): the proxy ends, or silence does; the operator or a policy has ended it.
+const GOING_AWAY: u16 = 1001;
+const POLICY: u16 = 1008;
+/// How long the last frame may take.
+const LAST_FRAME: Duration = Duration::from_millis(250);
 /// Bytes in flight per direction.
 const BUFFER: usize = 16 * 1024;
 
@@ -104,7 +111,8 @@ impl Switch {
             let opened = cut.run_until_cancelled(both).await.flatten();
             if let Some((agent, upstream)) = opened {
                 let (agent, upstream) = (TokioIo::new(agent), TokioIo::new(upstream));
-                carry((agent, upstream), watch, &cut, shield, &mut line).await;
+                let frames = Some(WebSocketFrames::default());
+                carry((agent, frames), upstream, watch, &cut, shield, &mut line).await;
             }
         });
         let mut response = Response::new(AgentBody::empty());
@@ -138,9 +146,11 @@ fn accept(key: &[u8]) -> String {
     STANDARD.encode(hash.finish())
 }
 
-/// Copies both ways, each at its own pace, until both sides have ended, or the watch or `cut` ends both.
+/// Copies both ways, each at its own pace, until both sides have ended, or the watch or `cut` ends both. An agent whose
+/// WebSocket ends so is told, where what it got last was a whole frame.
 pub(super) async fn carry<A, U>(
-    (agent, upstream): (A, U),
+    (agent, mut frames): (A, Option<WebSocketFrames>),
+    upstream: U,
     mut watch: Watch,
     cut: &CancellationToken,
     mut shield: Option<Shield>,
@@ -149,21 +159,51 @@ pub(super) async fn carry<A, U>(
     A: AsyncRead + AsyncWrite,
     U: AsyncRead + AsyncWrite,
 {
-    let (agent_in, agent_out) = tokio::io::split(agent);
-    let (upstream_in, upstream_out) = tokio::io::split(upstream);
+    let (mut agent_in, mut agent_out) = tokio::io::split(agent);
+    let (mut upstream_in, mut upstream_out) = tokio::io::split(upstream);
     let (sent, received) = (AtomicU64::new(0), AtomicU64::new(0));
-    let flows = async {
-        let back = async {
-            match &mut shield {
-                Some(shield) => searched(upstream_in, agent_out, &received, shield, line).await,
-                None => copy(upstream_in, agent_out, &received).await,
-            }
+    let told = {
+        let mut unseen = None;
+        let flows = async {
+            let back = async {
+                let (from, to) = (&mut upstream_in, &mut agent_out);
+                match &mut shield {
+                    Some(shield) => {
+                        searched((from, to), &received, &mut frames, (shield, line)).await
+                    }
+                    None => copy(from, to, &received, &mut frames).await,
+                }
+            };
+            tokio::try_join!(
+                copy(&mut agent_in, &mut upstream_out, &sent, &mut unseen),
+                back
+            )
         };
-        tokio::try_join!(copy(agent_in, upstream_out, &sent), back)
+        carried(flows, &mut watch, cut, (&sent, &received)).await
     };
-    let whole = carried(flows, &mut watch, cut, (&sent, &received)).await;
-    if whole {
-        line.completed();
+    let told = match told {
+        Ended::Whole => {
+            line.completed();
+            None
+        }
+        Ended::Broken => None,
+        Ended::Cut => Some(GOING_AWAY),
+        Ended::Watched if line.over().is_some() => Some(POLICY),
+        Ended::Watched => Some(GOING_AWAY),
+    };
+    if let (Some(why), Some(frames)) = (told, &frames)
+        && frames.is_between()
+    {
+        let last = async {
+            agent_out.write_all(&close(why)).await?;
+            agent_out.shutdown().await
+        };
+        // An agent that does not read is not waited for.
+        let written = tokio::time::timeout(LAST_FRAME, last).await;
+        tracing::debug!(
+            written = matches!(written, Ok(Ok(()))),
+            "a WebSocket was ended"
+        );
     }
     line.carried(
         sent.load(Ordering::Relaxed),
@@ -171,41 +211,50 @@ pub(super) async fn carry<A, U>(
     );
 }
 
-/// Whether both directions came to their end, before the watch or `cut` ended them.
+/// How it came to an end.
+enum Ended {
+    /// Both directions at theirs.
+    Whole,
+    /// A side broke off, or was told already.
+    Broken,
+    /// The process ends.
+    Cut,
+    /// The operator, a policy, silence or age.
+    Watched,
+}
+
+/// Waits until both directions have come to their end, or the watch or `cut` ends them.
 async fn carried<T>(
     flows: impl Future<Output = std::io::Result<T>>,
     watch: &mut Watch,
     cut: &CancellationToken,
     (sent, received): (&AtomicU64, &AtomicU64),
-) -> bool {
+) -> Ended {
     tokio::pin!(flows);
     loop {
         let before = sent.load(Ordering::Relaxed) + received.load(Ordering::Relaxed);
         tokio::select! {
-            ended = &mut flows => return ended.is_ok(),
-            () = cut.cancelled() => return false,
+            ended = &mut flows => return if ended.is_ok() { Ended::Whole } else { Ended::Broken },
+            () = cut.cancelled() => return Ended::Cut,
             stop = watch.end() => {
                 let moved = sent.load(Ordering::Relaxed) + received.load(Ordering::Relaxed) != before;
                 if stop == Stop::Silent && moved {
                     watch.moved();
                 } else {
-                    return false;
+                    return Ended::Watched;
                 }
             }
         }
     }
 }
 
-/// What the API is told to have done, in a frame of its own: it said what may not pass (RFC 6455 §7.4.1).
-const POLICY_VIOLATION: [u8; 4] = [0x88, 2, 0x03, 0xf0];
-
-/// Copies the API's messages to their end, searched.
+/// Copies the API's messages to their end, searched. An API that says what may not pass, or what cannot be searched, has its
+/// WebSocket ended.
 async fn searched<R, W>(
-    mut from: R,
-    mut to: W,
+    (from, to): (&mut R, &mut W),
     count: &AtomicU64,
-    shield: &mut Shield,
-    line: &mut Line,
+    frames: &mut Option<WebSocketFrames>,
+    (shield, line): (&mut Shield, &mut Line),
 ) -> std::io::Result<()>
 where
     R: AsyncRead + Unpin,
@@ -214,26 +263,59 @@ where
     let mut messages = Messages::new(shield.watched().clone());
     let mut buffer = BytesMut::with_capacity(BUFFER);
     while from.read_buf(&mut buffer).await? > 0 {
-        let clear = messages.pass(&buffer);
+        let mut clear = BytesMut::new();
+        let sound = messages.pass(&buffer, &mut clear).is_ok();
         buffer.clear();
-        let allowed = shield.found(messages.hits(), line);
-        let (Ok(mut clear), Ok(())) = (clear, allowed) else {
-            to.write_all(&POLICY_VIOLATION).await?;
-            to.shutdown().await?;
-            return Err(std::io::ErrorKind::InvalidData.into());
-        };
+        let allowed = shield.found(messages.hits(), line).is_ok();
+        if !allowed {
+            clear.clear();
+        }
         count.fetch_add(clear.len() as u64, Ordering::Relaxed);
         if !clear.is_empty() {
-            to.write_all_buf(&mut clear).await?;
-            to.flush().await?;
+            hand_on(&mut clear, to, frames).await?;
+        }
+        if !sound || !allowed {
+            to.write_all(&close(POLICY)).await?;
+            to.shutdown().await?;
+            return Err(std::io::ErrorKind::InvalidData.into());
         }
         buffer.reserve(BUFFER);
     }
     to.shutdown().await
 }
 
+/// A close frame with this reason (RFC 6455 §5.5.1), from the server's side.
+fn close(why: u16) -> [u8; 4] {
+    let [high, low] = why.to_be_bytes();
+    [0x88, 2, high, low]
+}
+
+/// Writes what there is to its end. Cut off in between, `frames` knows where.
+async fn hand_on<W: AsyncWrite + Unpin>(
+    bytes: &mut BytesMut,
+    to: &mut W,
+    frames: &mut Option<WebSocketFrames>,
+) -> std::io::Result<()> {
+    while !bytes.is_empty() {
+        let written = to.write(bytes).await?;
+        if written == 0 {
+            return Err(std::io::ErrorKind::WriteZero.into());
+        }
+        if let Some(frames) = frames {
+            frames.feed(bytes.get(..written).unwrap_or_default());
+        }
+        bytes.advance(written);
+    }
+    to.flush().await
+}
+
 /// Copies one direction to its end, and passes the end on.
-async fn copy<R, W>(mut from: R, mut to: W, count: &AtomicU64) -> std::io::Result<()>
+async fn copy<R, W>(
+    from: &mut R,
+    to: &mut W,
+    count: &AtomicU64,
+    frames: &mut Option<WebSocketFrames>,
+) -> std::io::Result<()>
 where
     R: AsyncRead + Unpin,
     W: AsyncWrite + Unpin,
@@ -241,8 +323,7 @@ where
     let mut buffer = BytesMut::with_capacity(BUFFER);
     while from.read_buf(&mut buffer).await? > 0 {
         count.fetch_add(buffer.len() as u64, Ordering::Relaxed);
-        to.write_all_buf(&mut buffer).await?;
-        to.flush().await?;
+        hand_on(&mut buffer, to, frames).await?;
         buffer.reserve(BUFFER);
     }
     to.shutdown().await

@@ -22,7 +22,7 @@ use crate::agent::Agents;
 use crate::ca::{CaError, Leaves};
 use crate::exchange::{Door, Ending, Exchange};
 use crate::metrics::Metrics;
-use crate::vocab::{Clock, Code};
+use crate::vocab::{AgentName, Clock, Code};
 
 /// How long to rest when the system has no room for another socket: at first, and at most.
 const REST_FIRST: Duration = Duration::from_millis(10);
@@ -68,7 +68,12 @@ pub struct DoorsSetup {
     pub clock: Clock,
     /// What may be open.
     pub limits: Limits,
+    /// Revokes all that an agent is lent. Must not block.
+    pub alarm: Alarm,
 }
+
+/// Told of an agent that is to be stopped.
+pub type Alarm = Arc<dyn Fn(&AgentName) + Send + Sync>;
 
 /// All doors of a proxy. They share their limits and their end.
 pub struct Doors {
@@ -81,6 +86,7 @@ pub struct Doors {
     pub(super) clock: Clock,
     pub(super) quotas: Quotas,
     pub(super) strangers: Strangers,
+    pub(super) alarm: Alarm,
     connections: Arc<Semaphore>,
     crowd: Arc<Crowd>,
     pub(super) tasks: TaskTracker,
@@ -101,6 +107,7 @@ impl Doors {
             metrics,
             clock,
             limits,
+            alarm,
         } = setup;
         let Ending { tasks, cut } = exchange.ending().clone();
         let quotas = Quotas::new(limits);
@@ -115,6 +122,7 @@ impl Doors {
             clock,
             quotas,
             strangers: Strangers::new(),
+            alarm,
             connections: Arc::new(Semaphore::new(limits.connections)),
             crowd: Crowd::new(limits.per_agent),
             tasks,

@@ -25,5 +25,5 @@ mod tls;
 mod unusual;
 mod watched;
 
-pub use accept::{Doors, DoorsSetup, Limits};
+pub use accept::{Alarm, Doors, DoorsSetup, Limits};
 pub use listener::{Listener, ListenerTlsError, SocketFile, server_tls, unix_socket};

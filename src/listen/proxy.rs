@@ -17,7 +17,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use super::accept::Doors;
 use super::linger::{Linger, Wanted};
 use super::quota::{Guest, Haste, Quota};
-use super::watched::{Flying, Heads, Judged, Refuse, Watched};
+use super::watched::{Flying, Heads, Judged, Refuse, Severing, Watched};
 use crate::agent::Agent;
 use crate::exchange::{AgentBody, Arrival, Door, Interim, Refusal, absolute_authority, watched};
 use crate::policy::Admission;
@@ -86,6 +86,7 @@ impl Doors {
         let interim = Interim::default();
         let io = Linger::new(io, wanted.clone());
         let io = Watched::new(io, heads.clone(), interim.clone(), refuse);
+        let io = io.severed_by(self.severing(whose.clone()));
         let asked = Arc::new(AtomicBool::new(false));
         let service = service_fn({
             let asked = asked.clone();
@@ -137,6 +138,18 @@ impl Doors {
         };
         let (door, agent, authority) = whose.words();
         self.exchange.unread(code, door, agent, authority);
+    }
+
+    /// What ends a head that is on its way in a tunnel, where its agent and its destination are known.
+    fn severing(&self, whose: Whose) -> Option<Box<dyn Fn() -> Severing + Send>> {
+        let Whose::Tunnel(caller) = whose else {
+            return None;
+        };
+        let exchange = self.exchange.clone();
+        Some(Box::new(move || {
+            let (exchange, caller) = (exchange.clone(), caller.clone());
+            Box::pin(async move { exchange.severed(caller.0.name(), &caller.1).await })
+        }))
     }
 
     /// How a connection ends whose next head the parser is not given: a line, and a document.

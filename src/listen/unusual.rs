@@ -25,7 +25,7 @@ impl Doors {
         for finding in found {
             denied |= finding.deny;
             let action = if finding.deny {
-                Action::Deny
+                watch.settings().action
             } else {
                 Action::Log
             };
@@ -37,6 +37,10 @@ impl Doors {
             };
             if finding.tell {
                 self.exchange.event(event);
+                // Once: what is revoked stays so until the operator lifts it.
+                if action == Action::Revoke {
+                    (self.alarm)(caller.agent.name());
+                }
             } else {
                 self.metrics.security_event(event.name());
             }

@@ -137,6 +137,9 @@ impl<B: Body + Unpin> Body for Flying<B> {
     }
 }
 
+/// Waits until the operator has revoked what the head would ride on.
+pub(super) type Severing = Pin<Box<dyn Future<Output = ()> + Send>>;
+
 /// Writes the audit line of a request that nobody could read, and words its refusal.
 pub(super) type Refuse = Box<dyn Fn(Code) -> Bytes + Send>;
 
@@ -148,6 +151,10 @@ pub(super) struct Watched<I> {
     /// An interim answer of which a part has been written.
     announcing: Bytes,
     refuse: Refuse,
+    /// Begins to wait for the operator, where the agent and its destination are known.
+    sever: Option<Box<dyn Fn() -> Severing + Send>>,
+    /// While a head is on its way.
+    severing: Option<Severing>,
     /// Whether anything has come at all.
     opened: bool,
     /// Whether the last write is still waiting: words in the middle of an answer would be taken for a part of it.
@@ -188,6 +195,8 @@ impl<I> Watched<I> {
             interim,
             announcing: Bytes::new(),
             refuse,
+            sever: None,
+            severing: None,
             opened: false,
             stuck: false,
             patience: None,
@@ -198,6 +207,19 @@ impl<I> Watched<I> {
         }
     }
 
+    /// A head that is on its way ends with what it would ride on.
+    pub(super) fn severed_by(self, sever: Option<Box<dyn Fn() -> Severing + Send>>) -> Self {
+        Self { sever, ..self }
+    }
+
+    /// Asked while a head is on its way and nothing of it is there.
+    fn poll_severed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(sever) = &self.sever else {
+            return Poll::Pending;
+        };
+        self.severing.get_or_insert_with(sever).as_mut().poll(cx)
+    }
+
     /// Asked while there is nothing to read: whether it was waited for long enough.
     fn poll_patience(&mut self, cx: &mut Context<'_>) -> Poll<Option<Code>> {
         let in_head = self.heads.seen().in_head();
@@ -206,6 +228,13 @@ impl<I> Watched<I> {
             Some(number) => (Wait::Head(number), HEAD_TIMEOUT),
             None => (Wait::Look, self.look_every),
         };
+        if let Wait::Head(_) = kind {
+            if self.poll_severed(cx).is_ready() {
+                return Poll::Ready(Some(Code::ServiceRevoked));
+            }
+        } else {
+            self.severing = None;
+        }
         loop {
             if self
                 .patience

@@ -143,6 +143,8 @@ pub struct IssuerSettings {
     pub metadata: Option<MetadataFault>,
     /// How it answers who asks after a token; not at all and not in its metadata at the start.
     pub introspection: Option<Introspection>,
+    /// There is an endpoint for revocation (RFC 7009).
+    pub revokes: bool,
 }
 
 impl Default for IssuerSettings {
@@ -162,6 +164,7 @@ impl Default for IssuerSettings {
             duplicate_members: false,
             metadata: None,
             introspection: None,
+            revokes: true,
         }
     }
 }

@@ -66,8 +66,9 @@ pub(super) async fn answer(
     if head.method == Method::GET && path == stage.issuer_path("/jwks") {
         return Ok(reply::json(200, &json!({"keys": [stage.issuer_key.jwk()]})));
     }
+    let revokes = path == stage.issuer_path("/revoke");
     let asked_after = path == stage.issuer_path("/introspect");
-    if path != stage.issuer_path("/token") && !asked_after {
+    if path != stage.issuer_path("/token") && !revokes && !asked_after {
         return Ok(reply::empty(404));
     }
     if head.method != Method::POST {
@@ -76,6 +77,8 @@ pub(super) async fn answer(
     let (bytes, _) = reply::read(body, 64 * 1024).await?;
     let answer = if asked_after {
         introspect(stage, &settings, visit, &head.headers, &bytes)
+    } else if revokes {
+        revoke(stage, &settings, visit, &head.headers, &bytes)
     } else {
         token(stage, &settings, visit, &head.headers, &bytes)
     };
@@ -114,6 +117,9 @@ fn metadata(stage: &Stage, settings: &IssuerSettings) -> Response<Body> {
     });
     if settings.introspection.is_some() {
         document["introspection_endpoint"] = json!(format!("{issuer}/introspect"));
+    }
+    if settings.revokes {
+        document["revocation_endpoint"] = json!(format!("{issuer}/revoke"));
     }
     const ALGORITHMS: &str = "dpop_signing_alg_values_supported";
     match &settings.metadata {
@@ -210,6 +216,37 @@ fn token(
         None => granted(client, form::value(&form, "scope"))?,
     };
     issue(stage, settings, client, jkt.as_deref(), &audience, &scope)
+}
+
+/// RFC 7009 §2: the client proves its name, the token is its own or nobody's, and then it is over.
+fn revoke(
+    stage: &Stage,
+    settings: &IssuerSettings,
+    visit: &Visit,
+    headers: &HeaderMap,
+    body: &[u8],
+) -> Result<Response<Body>, Refused> {
+    let form = read_form(headers, body)?;
+    visit.form(&form);
+    let client = authenticate(stage, settings, headers, &form)?;
+    visit.client(&client.registration.id);
+    let token = form::value(&form, "token").ok_or_else(|| Refused::request("no token"))?;
+    let all: Vec<String> = stage
+        .api_origins
+        .iter()
+        .chain(&stage.static_origins)
+        .cloned()
+        .collect();
+    let now = stage.now(Service::Issuer);
+    let public = stage.issuer_key.public();
+    // RFC 7009 §2.2: a token that nobody knows is over already.
+    if let Ok(claims) = verify::token(token, &public, &stage.issuer_url, &all, now) {
+        if claims.client_id != client.registration.id {
+            return Err(Refused::new(400, "invalid_grant", "another client's token"));
+        }
+        stage.living_tokens.take(&claims.jti);
+    }
+    Ok(reply::empty(200))
 }
 
 fn read_form(headers: &HeaderMap, body: &[u8]) -> Result<Vec<(String, String)>, Refused> {

@@ -43,6 +43,12 @@ impl Once {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Spent::default();
     }
 
+    /// Forgets one identifier.
+    pub(super) fn take(&self, identifier: &str) {
+        let mut spent = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        spent.known.remove(identifier);
+    }
+
     pub(super) fn contains(&self, identifier: &str) -> bool {
         let spent = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         spent.known.contains(identifier)

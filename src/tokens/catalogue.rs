@@ -203,6 +203,29 @@ impl Catalogue {
             .collect()
     }
 
+    /// Every service with a credential of its own, in the order of their names.
+    pub(super) fn all(&self) -> Vec<(ServiceName, Kind)> {
+        let offers = self.services.iter();
+        let mut all: Vec<_> = offers
+            .map(|(name, offer)| (name.clone(), offer.kind.clone()))
+            .filter(|(_, kind)| kind.binding() != Binding::None)
+            .collect();
+        all.sort_by(|a, b| a.0.cmp(&b.0));
+        all
+    }
+
+    /// Services whose issuer is described in another way in `next`: its name, its roots, its address.
+    pub(super) fn issuers_changed_in(&self, next: &Self) -> Vec<ServiceName> {
+        let changed = |name: &ServiceName, client: &Client| {
+            let now = next.services.get(name).map(|offer| &offer.kind);
+            matches!(now, Some(Kind::Oauth { client: now, .. })
+                if now.issuer().settings() != client.issuer().settings())
+        };
+        let all = self.clients().into_iter();
+        all.filter_map(|(name, _, client)| changed(&name, &client).then_some(name))
+            .collect()
+    }
+
     /// The catalogue of new settings, with whatever is unchanged taken over from this one.
     pub(super) fn succeed(
         &self,
@@ -348,6 +371,14 @@ impl Kind {
         match self {
             Self::Fixed(fixed) => fixed.settings.binding(),
             Self::Oauth { client, .. } => client.settings().binding,
+        }
+    }
+
+    /// The hash of what the configuration gives, where that is the credential itself or what it grows from.
+    pub(super) fn given(&self) -> Option<[u8; 32]> {
+        match self {
+            Self::Fixed(fixed) => fixed.settings.given(),
+            Self::Oauth { client, .. } => client.settings().grant.given(),
         }
     }
 

@@ -21,6 +21,8 @@ use crate::credential::{BoxFuture, Feedback, Lease, Source, Unavailable};
 use crate::policy::Permit;
 use crate::vocab::{AgentName, Binding, Clock, Code, Generation, GrantId, ScopeSet, ServiceName};
 
+pub use revoke::{Return, Revoked};
+
 /// Part F of the requirements.
 const WAIT_MAX: Duration = Duration::from_secs(5);
 /// Longest wait of a person for the token of a login: that of the fetch, and a little.
@@ -83,7 +85,7 @@ pub struct Standing {
     pub how: &'static str,
     /// It has a refresh token.
     pub persists: bool,
-    /// `healthy`, `degraded`, `failed`, `idle`, `approval_pending` or `login_required`.
+    /// `healthy`, `degraded`, `failed`, `idle`, `revoked`, `approval_pending` or `login_required`.
     pub health: &'static str,
     /// Its tokens, and what went wrong.
     pub tokens: Vec<GrantStatus>,
@@ -190,9 +192,10 @@ impl Door {
         settings: Settings,
         generation: Generation,
     ) -> Result<(), SetupError> {
-        let gone = self.swap(settings, generation)?;
+        let (gone, moved) = self.swap(settings, generation)?;
         // Without a worker there is nothing to retire.
         drop(self.commands.send(Command::Retire(gone)).await);
+        self.after_swap(moved).await;
         Ok(())
     }
 
@@ -282,6 +285,8 @@ impl Door {
             "degraded"
         } else if tokens.iter().any(|s| s.lease.is_some()) {
             "healthy"
+        } else if self.stopped(&grant.service, &grant.agent) {
+            "revoked"
         } else if lost && self.pending().contains_key(&grant) {
             "approval_pending"
         } else if lost {
@@ -307,7 +312,12 @@ impl Door {
         self.shelf.catalogue.load().bindings()
     }
 
-    fn swap(&self, settings: Settings, generation: Generation) -> Result<Vec<u64>, SetupError> {
+    /// The editions that are gone, and the services whose issuer is another one now.
+    fn swap(
+        &self,
+        settings: Settings,
+        generation: Generation,
+    ) -> Result<(Vec<u64>, Vec<ServiceName>), SetupError> {
         let mut counter = self.counter.lock().unwrap_or_else(PoisonError::into_inner);
         let mut builder = Builder {
             lines: self.lines.as_ref(),
@@ -318,8 +328,9 @@ impl Door {
         let old = self.shelf.catalogue.load_full();
         let new = old.succeed(settings, generation, &mut builder)?;
         let gone = old.editions_gone_in(&new);
+        let moved = old.issuers_changed_in(&new);
         self.shelf.catalogue.store(Arc::new(new));
-        Ok(gone)
+        Ok((gone, moved))
     }
 
     /// Everything that can be answered without the worker; else the place to wait for.
@@ -330,6 +341,9 @@ impl Door {
         scopes: &ScopeSet,
         generation: Generation,
     ) -> Result<Result<Lease, Key>, Unavailable> {
+        if self.stopped(service, agent) {
+            return Err(Code::ServiceRevoked.into());
+        }
         let catalogue = self.shelf.catalogue.load();
         // A permit that was given under another configuration must be asked for again (architecture, generations).
         let offer = catalogue
@@ -487,7 +501,8 @@ impl Door {
     /// # Errors
     /// [`LoginError`]; the login is used up all the same.
     pub async fn finish_login(&self, login: &Login, answered: Answered) -> Result<(), LoginError> {
-        self.finish(&login.grant, login.edition, answered).await
+        let begun = (login.edition, login.epoch);
+        self.finish(&login.grant, begun, answered).await
     }
 
     /// Takes the tokens of a device's login into use.
@@ -499,15 +514,20 @@ impl Door {
         device: &Device,
         answered: Answered,
     ) -> Result<(), LoginError> {
-        self.finish(&device.grant, device.edition, answered).await
+        let begun = (device.edition, device.epoch);
+        self.finish(&device.grant, begun, answered).await
     }
 
     async fn finish(
         &self,
         grant: &GrantId,
-        edition: u64,
+        (edition, epoch): (u64, u64),
         answered: Answered,
     ) -> Result<(), LoginError> {
+        // Whoever was revoked meanwhile may be the one who has logged in.
+        if self.lineages.stops().since(epoch, grant) {
+            return Err(Code::ServiceRevoked.into());
+        }
         let (_, client) = self
             .client(&grant.service)
             .filter(|(current, _)| *current == edition)
@@ -528,6 +548,9 @@ impl Door {
                 break;
             }
         }
+        if outcome.is_ok() {
+            self.lift(grant).await;
+        }
         outcome.map(drop).map_err(|refusal| {
             // What was there before the login goes on.
             drop(self.commands.try_send(Command::Answered(key)));
@@ -544,6 +567,7 @@ impl Door {
         service: Option<&ServiceName>,
         agent: Option<&AgentName>,
     ) -> Vec<Rotated> {
+        self.bring_back(service, agent).await;
         let clients = self.shelf.catalogue.load().clients();
         let clients = clients
             .into_iter()
@@ -703,9 +727,8 @@ impl Source for Door {
 
     fn report(&self, lease: &Lease, feedback: Feedback) {
         if feedback == Feedback::Reflected {
-            // The agent did not get it, so the token stays in use: an API that shows it in every answer must not make us
-            // fetch without end. What an operator wants done about it (a rotation, say) begins here.
-            return;
+            let GrantId { service, agent } = &lease.facts().grant;
+            return self.suspect(service, agent, "credential_reflected");
         }
         let again = feedback == Feedback::InvalidTokenAgain;
         if self.shelf.reject(lease, again) {
@@ -714,6 +737,8 @@ impl Source for Door {
         }
     }
 }
+
+mod revoke;
 
 #[cfg(test)]
 mod sim;

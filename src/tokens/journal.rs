@@ -7,6 +7,7 @@ use futures_util::future::BoxFuture;
 use super::failure::Failure;
 use super::keeper::Reason;
 use super::pattern::Excess;
+use super::stops::Selection;
 use crate::vocab::{Binding, GrantId, ScopeSet, ServiceName};
 
 /// Takes notes. Must not block: it is called from the control runtime's only thread.
@@ -88,12 +89,29 @@ pub(super) enum Note<'a> {
         kind: &'static str,
         confirmed: bool,
     },
+    /// The issuer could not be told yet that a token is over; it is tried again.
+    RevocationPending {
+        grant: &'a GrantId,
+        kind: &'static str,
+    },
+    /// The operator has lifted a stop.
+    Restored { selection: &'a Selection },
     /// The issuer granted other scopes than asked for. `taken`: the token is used all the same, as configured.
     ScopeChanged {
         grant: &'a GrantId,
         requested: &'a ScopeSet,
         granted: &'a ScopeSet,
         taken: bool,
+    },
+    /// The operator has stopped something.
+    Stopped {
+        selection: &'a Selection,
+        compromise: bool,
+    },
+    /// Something happened after which a grant gets a new key and new tokens (S-31).
+    Suspected {
+        grant: &'a GrantId,
+        reason: &'static str,
     },
     /// How the grants of a service stand.
     Standing {

@@ -110,6 +110,7 @@ impl Keeper {
     }
 
     /// Takes one event. The two clocks are those of this moment.
+    #[expect(clippy::too_many_lines, reason = "a table: one arm an event")]
     pub(super) fn handle<T>(
         &mut self,
         now: Moment,
@@ -124,6 +125,10 @@ impl Keeper {
             }
             Event::Asked(key) => {
                 self.asked(now, wall, &key, &mut actions);
+                Some(key)
+            }
+            Event::Distrusted(key) => {
+                self.distrusted(&key, &mut actions);
                 Some(key)
             }
             Event::Doubted { lease, dead } => self.doubted(now, wall, (lease, dead), &mut actions),
@@ -162,7 +167,11 @@ impl Keeper {
                 None
             }
             Event::Retired { edition } => {
-                self.retired(edition, &mut actions);
+                self.end(edition, None, Reason::ConfigChanged, &mut actions);
+                None
+            }
+            Event::Revoked { edition, agent } => {
+                self.end(edition, agent.as_ref(), Reason::Revoked, &mut actions);
                 None
             }
             Event::Tick => {
@@ -434,15 +443,32 @@ impl Keeper {
         }
     }
 
-    fn retired<T>(&mut self, edition: u64, actions: &mut Vec<Action<T>>) {
-        let gone: Vec<Key> = self
-            .entries
-            .keys()
-            .filter(|key| key.edition == edition)
-            .cloned()
-            .collect();
+    fn distrusted<T>(&mut self, key: &Key, actions: &mut Vec<Action<T>>) {
+        let entry = self.entries.get_mut(key);
+        if let Some(live) = entry.and_then(|entry| entry.live.take()) {
+            self.holders.remove(&live.lease);
+            actions.push(Action::Drop {
+                key: key.clone(),
+                lease: live.lease,
+                reason: Reason::Distrusted,
+            });
+        }
+    }
+
+    /// Forgets what an edition has, or what it has for one owner.
+    fn end<T>(
+        &mut self,
+        edition: u64,
+        agent: Option<&AgentName>,
+        reason: Reason,
+        actions: &mut Vec<Action<T>>,
+    ) {
+        let of_it = |key: &&Key| {
+            key.edition == edition && agent.is_none_or(|agent| key.grant.agent == *agent)
+        };
+        let gone: Vec<Key> = self.entries.keys().filter(of_it).cloned().collect();
         for key in gone {
-            self.forget(&key, Reason::ConfigChanged, actions);
+            self.forget(&key, reason, actions);
         }
     }
 
@@ -496,11 +522,17 @@ impl Keeper {
                 reason,
             });
         }
-        // Only an entry with a fetch under way has somebody waiting, and only a reload takes such an entry away.
+        // Only an entry with a fetch under way has somebody waiting, and only a reload or the operator takes such an entry
+        // away.
         if entry.waiting {
+            let code = if reason == Reason::Revoked {
+                Code::ServiceRevoked
+            } else {
+                Code::ConfigChanged
+            };
             actions.push(Action::Refuse {
                 key: key.clone(),
-                refusal: Code::ConfigChanged.into(),
+                refusal: code.into(),
             });
         }
         actions.push(Action::Forget(key.clone()));

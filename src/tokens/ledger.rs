@@ -38,6 +38,7 @@ impl Journal for Ledger {
 }
 
 impl Ledger {
+    #[expect(clippy::too_many_lines, reason = "a table: one arm a note")]
     fn count(&self, note: &Note<'_>) {
         let metrics = &self.metrics;
         if let Some((grant, event)) = life(note) {
@@ -78,6 +79,17 @@ impl Ledger {
             }
             Note::Proof { service } => metrics.dpop_proof(service.as_str()),
             Note::ScopeChanged { .. } => metrics.security_event("scope_changed"),
+            Note::Stopped { compromise, .. } => {
+                metrics.security_event(if *compromise {
+                    "compromised"
+                } else {
+                    "revoked"
+                });
+            }
+            Note::Suspected { grant, reason } => {
+                tracing::warn!(%grant, why = reason, "a grant gets a new key and new tokens");
+                metrics.security_event("grant_suspected");
+            }
             Note::TooFast { grant, excess } => {
                 let (had, expected) = (excess.had, excess.expected);
                 tracing::warn!(%grant, had, expected, "tokens come faster than their lives explain");
@@ -94,6 +106,8 @@ impl Ledger {
             | Note::Failed { .. }
             | Note::Issued { .. }
             | Note::KeyRotated { .. }
+            | Note::Restored { .. }
+            | Note::RevocationPending { .. }
             | Note::Revoked { .. } => {}
         }
     }
@@ -135,6 +149,7 @@ fn life<'a>(note: &Note<'a>) -> Option<(&'a GrantId, &'static str)> {
             grant, confirmed, ..
         } if confirmed => (grant, "revoked"),
         Note::Revoked { grant, .. } => (grant, "revocation_failed"),
+        Note::RevocationPending { grant, .. } => (grant, "revocation_pending"),
         _ => return None,
     })
 }
@@ -172,6 +187,24 @@ fn event(note: &Note<'_>) -> Option<Event> {
         Note::NotRotated { grant } => Event::RefreshNotRotated {
             grant: grant.clone(),
         },
+        Note::Revoked { .. }
+        | Note::RevocationPending { .. }
+        | Note::Stopped { .. }
+        | Note::Restored { .. }
+        | Note::Suspected { .. } => return ended(note),
+        // Told by the failure that follows, or by metrics alone.
+        Note::BindingMismatch { .. }
+        | Note::ClockOffset { .. }
+        | Note::EndpointMoved { .. }
+        | Note::NonceChallenge { .. }
+        | Note::Proof { .. }
+        | Note::Standing { .. } => return None,
+    })
+}
+
+/// What the operator, or a suspicion, has ended.
+fn ended(note: &Note<'_>) -> Option<Event> {
+    Some(match *note {
         Note::Revoked {
             grant,
             kind,
@@ -181,13 +214,27 @@ fn event(note: &Note<'_>) -> Option<Event> {
             kind,
             confirmed,
         },
-        // Told by the failure that follows, or by metrics alone.
-        Note::BindingMismatch { .. }
-        | Note::ClockOffset { .. }
-        | Note::EndpointMoved { .. }
-        | Note::NonceChallenge { .. }
-        | Note::Proof { .. }
-        | Note::Standing { .. } => return None,
+        Note::RevocationPending { grant, kind } => Event::RevocationPending {
+            grant: grant.clone(),
+            kind,
+        },
+        Note::Stopped {
+            selection,
+            compromise,
+        } => Event::AccessRevoked {
+            service: selection.service.clone(),
+            agent: selection.agent.clone(),
+            compromise,
+        },
+        Note::Restored { selection } => Event::AccessRestored {
+            service: selection.service.clone(),
+            agent: selection.agent.clone(),
+        },
+        Note::Suspected { grant, reason } => Event::GrantSuspected {
+            grant: grant.clone(),
+            reason,
+        },
+        _ => return None,
     })
 }
 

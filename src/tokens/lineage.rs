@@ -10,6 +10,7 @@
 //! holds within one process.
 
 mod row;
+mod seizure;
 #[cfg(test)]
 mod tests;
 
@@ -23,6 +24,7 @@ use zeroize::Zeroizing;
 
 use super::failure::Failure;
 use super::journal::{Ending, Journal, Note};
+use super::stops::Stops;
 use crate::proof::ProofKey;
 use crate::store::{RowId, Store, StoreError};
 use crate::vocab::{AgentName, Code, GrantId, Secret, ServiceName};
@@ -32,6 +34,10 @@ use row::Row;
 const KIND: u8 = 1;
 /// The kind of rows that say which refresh token of the configuration a grant began with.
 const PLANTED: u8 = 2;
+/// The kind of rows that say what the operator has stopped because it was compromised.
+const STOPPED: u8 = 3;
+/// The kind of rows that name, by its hash, what was shown to issuers before a compromise.
+const BURNT: u8 = 4;
 
 /// What a grant is for: a hash over issuer, client and everything else that a refresh token depends on.
 pub(super) type Print = [u8; 32];
@@ -50,6 +56,10 @@ pub(super) struct Lineages {
     states: AtomicU64,
     /// Prints of grants that began with a refresh token of the configuration. As many as there were of those.
     planted: Mutex<HashSet<Print>>,
+    /// Hashes of assertions, tokens and fixed credentials that were compromised. A few for each time.
+    burnt: Mutex<HashSet<Print>>,
+    /// What the operator has stopped.
+    stops: Stops,
 }
 
 /// Where rows outlive the process. A seam for the simulation, which crashes at each point of a write.
@@ -139,17 +149,23 @@ impl Lineages {
         for id in lost {
             tell_damaged(id, journal);
         }
-        let planted = store.rows(PLANTED);
-        let planted = planted
-            .into_iter()
-            .filter_map(|(_, print)| Print::try_from(&print[..]).ok());
-        let planted = planted.collect();
+        let prints = |kind| {
+            let rows = store.rows(kind).into_iter();
+            let prints = rows.filter_map(|(_, print)| Print::try_from(&print[..]).ok());
+            Mutex::new(prints.collect::<HashSet<_>>())
+        };
+        let (planted, burnt) = (prints(PLANTED), prints(BURNT));
+        let stops = store.rows(STOPPED);
+        let stops = stops.iter().map(|(id, row)| (id.name.as_str(), &row[..]));
+        let stops = Stops::restored(stops);
         Self {
             all: Mutex::new(all),
             waits: store.waits(),
             store: Some(Arc::new(Mutex::new(store))),
             states: AtomicU64::new(1),
-            planted: Mutex::new(planted),
+            planted,
+            burnt,
+            stops,
         }
     }
 

@@ -22,8 +22,10 @@ mod lineage;
 mod pattern;
 mod probe;
 mod retired;
+mod revoking;
 mod settings;
 mod shelf;
+mod stops;
 mod supply;
 #[cfg(feature = "demo")]
 #[cfg(test)]
@@ -41,13 +43,17 @@ use crate::vocab::Clock;
 
 pub use catalogue::SetupError;
 pub use checks::Checkup;
-pub use door::{Door, Expected, GrantStatus, KeyFate, LoginWay, Rotated, Standing};
+pub use door::{
+    Door, Expected, GrantStatus, KeyFate, LoginWay, Return, Revoked, Rotated, Standing,
+};
 pub use issuer::{Answered, Brought, Device, Login, LoginError, Verdict};
+pub use revoking::Fate;
 pub use settings::{
     AssertionAudience, AssertionSource, CertificateSettings, ClientAuth, CredentialSettings,
     ExchangeSettings, FirstRefresh, Grant, HealthSettings, IssuerSettings, OauthSettings, Platform,
     Presented, ProbeSettings, Redirect, Settings, WorkloadSettings,
 };
+pub use stops::Selection;
 pub use supply::Supply;
 pub use worker::Worker;
 

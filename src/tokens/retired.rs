@@ -2,7 +2,8 @@
 //!
 //! An access token is revoked where the configuration says that sessions end with a revocation (`revoke_on_exit`), and
 //! where the issuer takes it for longer than we use it. Not while a refresh token of the same grant goes on:
-//! revoking an access token may end its refresh token too (RFC 7009 §2.1), and with it a person's login.
+//! revoking an access token may end its refresh token too (RFC 7009 §2.1), and with it a person's login. What the operator
+//! revokes is taken from here (`revoking.rs`), so every token is held until nobody takes it.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -58,11 +59,11 @@ impl Retired {
             let digest = digest(&token.access);
             self.used.insert(lease, (digest, expires.monotonic));
         }
-        let settings = client.settings();
-        let outlives = token.outlives && !settings.grant.refreshes();
-        if !(settings.revoke_on_exit || outlives) || self.held.len() >= HELD_MAX {
+        if self.held.len() >= HELD_MAX {
+            tracing::warn!("too many tokens are in use; one could not be revoked before its end");
             return;
         }
+        let outlives = token.outlives && !client.settings().grant.refreshes();
         let held = Held {
             client,
             agent: key.grant.agent.clone(),
@@ -79,12 +80,15 @@ impl Retired {
             return;
         }
         self.used.remove(&lease);
-        let Some(held) = self.held.remove(&lease) else {
+        let Some(held) = self.held.get(&lease) else {
             return;
         };
         let settings = held.client.settings();
         let over = matches!(reason, Reason::Inactive | Reason::InvalidToken);
-        if !over && settings.revoke_on_exit && !settings.grant.refreshes() {
+        if (over || (settings.revoke_on_exit && !settings.grant.refreshes()))
+            && let Some(held) = self.held.remove(&lease)
+            && !over
+        {
             self.revoke(held, journal);
         }
     }
@@ -106,6 +110,24 @@ impl Retired {
                 self.revoke(held, journal);
             }
         }
+    }
+
+    /// Takes out the tokens of a client, or of its owner alone, that are not over: the operator revokes them. Those that a
+    /// refresh has replaced are among them.
+    pub(super) fn seize(
+        &mut self,
+        client: &Arc<Client>,
+        owner: Option<&AgentName>,
+    ) -> Vec<(AgentName, Secret<String>, Moment)> {
+        let ours = |_: &u64, held: &mut Held| {
+            Arc::ptr_eq(&held.client, client) && owner.is_none_or(|owner| held.agent == *owner)
+        };
+        let seized: Vec<(u64, Held)> = self.held.extract_if(ours).collect();
+        for (lease, _) in &seized {
+            self.used.remove(lease);
+        }
+        let each = |(_, held): (u64, Held)| (held.agent, held.access, held.expires);
+        seized.into_iter().map(each).collect()
     }
 
     fn revoke(&mut self, held: Held, journal: &Arc<dyn Journal>) {

@@ -113,6 +113,14 @@ impl Grant {
         }
     }
 
+    /// The hash of the refresh token that the configuration gives.
+    pub(super) fn given(&self) -> Option<[u8; 32]> {
+        match self {
+            Self::RefreshToken { token, .. } => Some(hash(&token.0)),
+            _ => None,
+        }
+    }
+
     /// Whether a person begins it.
     #[must_use]
     pub fn by_login(&self) -> bool {
@@ -311,6 +319,14 @@ impl CredentialSettings {
         }
     }
 
+    /// The hash of a value that the configuration gives.
+    pub(super) fn given(&self) -> Option<[u8; 32]> {
+        match self {
+            Self::Bearer(value) | Self::Header { value, .. } => Some(hash(value)),
+            Self::Nothing | Self::Oauth(_) => None,
+        }
+    }
+
     /// Whether leases of the one may go on under the other.
     pub(super) fn same(&self, other: &Self) -> bool {
         match (self, other) {
@@ -400,6 +416,13 @@ impl ClientAuth {
             _ => false,
         }
     }
+}
+
+fn hash(value: &Secret<String>) -> [u8; 32] {
+    let mut context = Context::new(&SHA256);
+    context.update(value.expose().as_bytes());
+    let digest = context.finish();
+    std::array::from_fn(|at| digest.as_ref().get(at).copied().unwrap_or_default())
 }
 
 /// Compares secrets without telling by its duration where they differ.

@@ -126,6 +126,14 @@ impl Shelf {
         self.checks().clear();
     }
 
+    /// Ends every exchange that rides on this lease.
+    pub(super) fn end(&self, key: &Key, lease: u64) {
+        let slot = self.slots.get(key);
+        if let Some(slot) = slot.filter(|slot| slot.lease.facts().id == lease) {
+            slot.lease.facts().cancel.cancel();
+        }
+    }
+
     /// Takes this lease, and no other, out of use.
     pub(super) fn remove(&self, key: &Key, lease: u64) {
         self.slots

@@ -5,6 +5,7 @@
 //! anybody is told of it.
 
 mod health;
+mod revoke;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -19,10 +20,12 @@ use super::checks::Checks;
 use super::failure::Failure;
 use super::issuer::{Answered, Client, Device, Login, LoginError, Obtained, Token};
 use super::journal::{Journal, Note};
-use super::keeper::{Action, Event, Keeper, Key};
+use super::keeper::{Action, Event, Keeper, Key, Reason};
 use super::pattern::Pattern;
 use super::retired::Retired;
+use super::revoking::Revoking;
 use super::shelf::Shelf;
+use super::stops::Selection;
 use crate::credential::{BadToken, Certificate, Expiry, Lease, LeaseFacts, Unavailable};
 use crate::proof::Signer;
 use crate::vocab::{AgentName, Binding, Code, GrantId, Moment};
@@ -44,6 +47,8 @@ const CERTIFICATES_EVERY: Duration = Duration::from_secs(10);
 const LOGINS_MAX: usize = 8;
 /// Most requests that wait for one token.
 const WAITERS_MAX: usize = 4096;
+
+pub(super) use revoke::{Ended, Order, Target};
 
 /// The outcome of an ask.
 pub(super) type Answer = Result<Lease, Unavailable>;
@@ -79,6 +84,18 @@ pub(super) enum Command {
         owner: AgentName,
         answer: oneshot::Sender<Result<bool, Failure>>,
     },
+    /// The operator ends these grants.
+    Revoke {
+        order: Order,
+        answer: oneshot::Sender<Vec<Ended>>,
+    },
+    /// The operator's stop of this is over.
+    Restored(Selection),
+    /// Something happened after which this grant needs a new key and new tokens.
+    Suspect {
+        grant: GrantId,
+        reason: &'static str,
+    },
     /// What [`Rotate`](Self::Rotate) wants, once the key is there.
     Renew { edition: u64, owner: AgentName },
     /// End everything: nothing new is fetched, what is under way comes to its end, sessions end.
@@ -111,6 +128,12 @@ pub struct Worker {
     watched: Moment,
     /// Tokens that will be given back to their issuers.
     retired: Retired,
+    /// Tokens that the operator has revoked.
+    revoking: Revoking,
+    /// Grants that got a new key on suspicion, and when. As many as the configuration has.
+    suspected: HashMap<GrantId, Moment>,
+    /// New keys that are being made for that; the tokens follow.
+    rekeyed: JoinSet<(u64, AgentName)>,
     swept: Moment,
     /// Checks of the tokens in use.
     checks: Checks,
@@ -144,6 +167,9 @@ impl Worker {
             shown: HashMap::new(),
             watched: Moment::default(),
             retired: Retired::default(),
+            revoking: Revoking::default(),
+            suspected: HashMap::new(),
+            rekeyed: JoinSet::new(),
             swept: Moment::default(),
             checks: Checks::new(seed),
             pattern: Pattern::default(),
@@ -164,6 +190,7 @@ impl Worker {
                 biased;
                 Some(landed) = self.flights.join_next_with_id() => self.landed(landed),
                 Some(_) = self.logins.join_next() => {}
+                Some(made) = self.rekeyed.join_next() => self.rekeyed(made),
                 Some(seen) = self.watch.join_next() => self.compare(seen.unwrap_or_default()),
                 () = self.retired.next_done() => {}
                 Some(ended) = self.checks.next_done() => self.checked(ended),
@@ -237,6 +264,7 @@ impl Worker {
         self.checks.clear();
         self.waiters.clear();
         let revoked = self.retired.end(clients, &self.journal);
+        let revoked = async { tokio::join!(revoked, self.revoking.end()) };
         if tokio::time::timeout(LAST_REVOCATIONS, revoked)
             .await
             .is_err()
@@ -305,6 +333,10 @@ impl Worker {
     fn obey(&mut self, command: Command) {
         self.catch_up();
         match command {
+            // It was asked for before the operator stopped it. A login that is being finished lifts the stop itself.
+            Command::Ask { key, answer } if self.is_stopped(&key) => {
+                drop(answer.send(Err(Code::ServiceRevoked.into())));
+            }
             Command::Ask { key, answer } => {
                 let waiting = self.waiters.entry(key.clone()).or_default();
                 if waiting.len() >= WAITERS_MAX {
@@ -335,6 +367,13 @@ impl Worker {
                 agent: Some(owner),
             }),
             Command::Answered(key) => self.feed(Event::Answered(key)),
+            Command::Revoke { order, answer } => {
+                let _gone = answer.send(self.revoke(order));
+            }
+            Command::Restored(selection) => self.journal.note(&Note::Restored {
+                selection: &selection,
+            }),
+            Command::Suspect { grant, reason } => self.rekey(&grant, reason),
             // Seen where commands are taken.
             Command::Close(_) | Command::Look => {}
             Command::Retire(editions) => {
@@ -380,6 +419,7 @@ impl Worker {
                     grant: &key.grant,
                     failure,
                 });
+                self.reused(&key, failure);
                 self.feed(Event::Failed {
                     key,
                     attempt,
@@ -399,6 +439,9 @@ impl Worker {
     fn perform(&mut self, action: Action<Token>) {
         match action {
             Action::Drop { key, lease, reason } => {
+                if reason == Reason::Revoked {
+                    self.shelf.end(&key, lease);
+                }
                 self.shelf.remove(&key, lease);
                 self.checks.dropped(&key, lease);
                 self.retired.dropped(lease, reason, &self.journal);

@@ -15,12 +15,14 @@ mod frames;
 mod head;
 mod request;
 mod response;
+mod socket;
 mod tunnel;
 
 pub use frames::{Frames, Underway};
 pub use head::Fault;
 pub use request::{Requests, Stop, Verdict};
 pub use response::{Asked, Came, Responses};
+pub use socket::WebSocketFrames;
 pub use tunnel::{TunnelAnswer, tunnel_answer};
 
 /// Most interim answers to one request; a browser's page has one or two.

@@ -2,16 +2,14 @@
 
 import os
 import secrets
+import signal
 import subprocess
 import threading
 import time
 
 from annex import Annex
-from cases import case, expect, waits
-from house import MIB, fail_unless
-
-waits("S02", "live reload")
-waits("S03", "live reload")
+from cases import case, expect
+from house import MIB, fail_unless, wait_until
 
 OK = "services: {ok: {hosts: [ok.example], rules: [{allow: GET /}]}}\n"
 RULES = 'rules: [{allow: "GET /"}]'
@@ -162,6 +160,74 @@ def measured(house, path, seconds):
             process.returncode = -9
             return None, seconds, 0
         time.sleep(0.01)
+
+
+FAILURES = "tokenward_config_reload_failures_total"
+GENERATION = "tokenward_config_generation"
+
+
+def gauge(annex, name):
+    return next(int(line.split()[1]) for line in annex.metrics().splitlines() if line.startswith(f"{name} "))
+
+
+@case("S02", "a reload with a broken file under load", private=True)
+def run(house, mark):
+    annex = Annex(house, {"wild": '{hosts: ["*.wild.test"], upstream: {<CA>}, rules: [{allow: "* /**"}]}'}, who=("A",), log="error")
+    agent, whole = annex.agents["A"], annex.config.read_text()
+    odd, done, stop = [], [], threading.Event()
+
+    def ask():
+        while not stop.is_set():
+            answer = agent.get("s02.wild.test", "/")
+            done.append(answer.status)
+            if answer.status != 200:
+                odd.append((answer.status, answer.code))
+    threads = [threading.Thread(target=ask, daemon=True) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    broken = [BROKEN["unknown key"], "services: [", "", whole.replace("rules:", "rulez:"), whole + "services: {}\n"]
+    for count, text in enumerate(broken, 1):
+        annex.config.write_text(text)
+        annex.process.send_signal(signal.SIGHUP)
+        wait_until("the refusal is counted", lambda: gauge(annex, FAILURES) >= count, 10)
+    # The file's own watch may have counted some of them once more.
+    fail_unless(gauge(annex, GENERATION) == 1, "a broken file was taken")
+    annex.config.write_text(whole)
+    annex.process.send_signal(signal.SIGHUP)
+    wait_until("the whole file is taken", lambda: gauge(annex, GENERATION) >= 2, 10)
+    before = len(done)
+    wait_until("requests go on", lambda: len(done) > before + 8, 10)
+    stop.set()
+    for thread in threads:
+        thread.join(20)
+    fail_unless(not odd, "requests failed:", odd[:5])
+    fail_unless(len(annex.events("config.refused")) >= len(broken), annex.events("config.refused"))
+
+
+@case("S03", "a reload that takes a rule away from a tunnel that is open", private=True)
+def run(house, mark):
+    host, other = "s03.wild.test", "s03b.wild.test"
+    service = '{hosts: [%s], upstream: {<CA>}, rules: [{allow: "* /**"}]}'
+    annex = Annex(house, {"rw": service % host, "ro": service % other}, who=("A", "B"), log="error")
+    agent, request = annex.agents["A"], f"GET /x HTTP/1.1\r\nhost: {host}\r\n\r\n".encode()
+    with agent.tunnel(host) as tunnel, annex.agents["B"].tunnel(host) as others:
+        for one in (tunnel, others):
+            one.send(request)
+            expect(one.answer(), 200)
+        annex.config.write_text(annex.config.read_text().replace("services: [rw, ro]", "services: [ro]", 1))
+        annex.process.send_signal(signal.SIGHUP)
+        start, allowed = time.monotonic(), 0
+        while True:
+            tunnel.send(request)
+            answer = tunnel.answer()
+            if answer.status == 403:
+                break
+            allowed += 1
+            fail_unless(time.monotonic() - start < 1, "still allowed after a second,", allowed, "requests")
+        fail_unless(answer.code in ("policy-denied", "destination-denied"), answer.code)
+        others.send(request)
+        expect(others.answer(), 200)
+    expect(agent.get(other, "/"), 200)
 
 
 @case("S04", "bombs, giants and files that are none")

@@ -7,8 +7,10 @@ credential at its head.
 import base64
 import hashlib
 import os
+import time
 
 from agent import Closed
+from annex import Annex
 from cases import case, expect
 from cases_framing import H11, MAL, PATH, RW, Watch, hosts, raw, says, sent, then_next
 from house import fail_unless
@@ -234,3 +236,30 @@ def run(house, mark):
             answers, closed = stream.rest()
         fail_unless(closed and [a.status for a in answers] in ([200, 403], [501]), host, answers, closed)
         fail_unless(all(r.body == b"hi" and not r.values("upgrade") for r in watch.records), watch.records)
+
+
+# --- L08
+
+@case("L08", "a WebSocket whose agent is revoked", private=True, lines_wanted=None)
+def run(house, mark):
+    host, secret = "l08.wild.test", "canary-l08-" + base64.urlsafe_b64encode(os.urandom(18)).decode()
+    house.credentialed.add(host)
+    house.open_origin(host, behave=speaks(said=b"\x81\x02hi"))
+    service = f"{{hosts: [{host}], upstream: {{<CA>}}, credential: {{bearer: {{env: L08}}}}, rules: [{{allow: \"* /**\"}}]}}"
+    annex = Annex(house, {"ws": service}, who=("A", "B"), environment={"L08": secret}, owners=[(secret, host)], log="error")
+    text, _ = handshake()
+    with annex.agents["A"].tunnel(host) as ours, annex.agents["B"].tunnel(host) as others:
+        for one in (ours, others):
+            sent(one, host, text)
+            fail_unless(b" 101 " in one.line(), "no WebSocket")
+            one.fields()
+            fail_unless(one.exactly(4)[0] == b"\x81\x02hi", "the origin is not heard")
+        start = time.monotonic()
+        done = house.verb("revoke", "--agent", "A", config=annex.config, environment={"HOME": str(annex.dir), "PATH": os.environ["PATH"]})
+        fail_unless(done.returncode == 0, done.stderr)
+        fail_unless(ours.exactly(4)[0] == b"\x88\x02\x03\xf0", "not closed with 1008")
+        fail_unless(ours.closed(1), "it stays open")
+        fail_unless(time.monotonic() - start < 1.5, "closed after", time.monotonic() - start)
+        expect(annex.agents["A"].get(host, "/socket"), (403, "service-revoked"))
+        others.send(b"\x81\x82\0\0\0\0yo")
+        fail_unless(others.exactly(8)[0] == b"\x81\x82\0\0\0\0yo", "the other agent's WebSocket is cut")

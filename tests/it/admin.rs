@@ -102,6 +102,13 @@ async fn every_answer_is_as_the_document_says() {
     let (status, rotated) = post("/v1/rotate", json!({"service": "items"})).await;
     assert_eq!((status, &rotated["grants"][0]["key"]), (200, &json!("new")));
     assert_eq!(post("/v1/rotate", json!({"service": "x"})).await.0, 404);
+    let wish = json!({"service": "items", "dry_run": true});
+    let (status, foreseen) = post("/v1/revoke", wish).await;
+    assert_eq!((status, &foreseen["cut"]), (200, &Value::Null));
+    assert_eq!(post("/v1/revoke", json!({})).await.0, 400);
+    let (status, revoked) = post("/v1/revoke", json!({"service": "items"})).await;
+    assert_eq!(status, 200);
+    assert_eq!(revoked["grants"][0]["comes_back_by"], "reload");
     assert_eq!(post("/v1/rotate", json!([])).await.0, 400);
     assert_eq!(post("/v1/logins", json!({"service": "items"})).await.0, 409);
     assert_eq!(asked(to, "DELETE", "/v1/logins/7", None).await.0, 404);

@@ -324,6 +324,8 @@ async fn an_open_websocket_is_cut_at_the_end_and_written_down() {
     let requests = Written::read(&file).requests();
     assert_eq!(requests.len(), 1, "{requests:#?}");
     assert_eq!(requests[0]["ended"], "early");
+    let (first, why) = socket.hear().await.unwrap();
+    assert_eq!((first, why), (0x88, 1001_u16.to_be_bytes().to_vec()));
     assert!(socket.hear().await.is_err());
 }
 

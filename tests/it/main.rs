@@ -64,6 +64,8 @@ mod prompts;
 mod refusals;
 mod reload;
 #[cfg(test)]
+mod revoke;
+#[cfg(test)]
 mod scopes;
 #[cfg(test)]
 mod store;

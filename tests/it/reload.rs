@@ -70,6 +70,8 @@ async fn rules_change_and_what_they_forbid_ends_at_once() {
     assert_eq!((done.generation.0, done.ended), (2, 3));
     let cut = async {
         while stream.read(&mut bytes).await.is_ok_and(|n| n > 0) {}
+        let (first, why) = socket.hear().await.unwrap();
+        assert_eq!((first, why), (0x88, 1008_u16.to_be_bytes().to_vec()));
         assert!(socket.hear().await.is_err());
         let mut answer = vec![0; 4096];
         let n = slow.read(&mut answer).await.unwrap();
@@ -277,5 +279,48 @@ async fn serve_sees_a_changed_file_and_obeys_hangup() {
 
     served.signal(Signal::HUP);
     eventually("the reload", || log(&served).contains("\"generation\":3")).await;
+    assert!(served.terminate().await.success());
+}
+
+/// A ConfigMap of Kubernetes: the file is a link into `..data`, which is a link to a folder, and that one is swapped.
+#[tokio::test(flavor = "multi_thread")]
+async fn serve_follows_the_swap_of_a_config_map() {
+    let mut served = Served::start_with(Setup::usual(), "info", |folder| {
+        let file = folder.join("tokenward.yaml");
+        fs::create_dir(folder.join("..1")).unwrap();
+        fs::rename(&file, folder.join("..1/tokenward.yaml")).unwrap();
+        std::os::unix::fs::symlink("..1", folder.join("..data")).unwrap();
+        std::os::unix::fs::symlink("..data/tokenward.yaml", &file).unwrap();
+    })
+    .await;
+    let get = || Call::get("/v1/echo");
+    assert_eq!(ask(&served.agent(), API, true, get()).await.status, 200);
+    let folder = served.folder.path().to_owned();
+    let swap = |number: u32, text: &str| {
+        let name = format!("..{number}");
+        fs::create_dir(folder.join(&name)).unwrap();
+        fs::write(folder.join(&name).join("tokenward.yaml"), text).unwrap();
+        std::os::unix::fs::symlink(&name, folder.join("..data_tmp")).unwrap();
+        fs::rename(folder.join("..data_tmp"), folder.join("..data")).unwrap();
+        fs::remove_dir_all(folder.join(format!("..{}", number - 1))).unwrap();
+    };
+    let text = fs::read_to_string(&served.config).unwrap();
+    let closed = text.replace(
+        STREAM_RULE,
+        r#"{allow: "HEAD /v1/echo", scopes: ["items:read"]}"#,
+    );
+    let log = |served: &Served| served.file("stderr.txt");
+    swap(2, &closed);
+    eventually("the swap", || log(&served).contains("\"generation\":2")).await;
+    let answer = ask(&served.agent(), API, true, get()).await;
+    refused(&answer, 403, "policy-denied");
+    swap(3, &text.replace("services:", "servces:"));
+    eventually("the word about it", || log(&served).contains("is not used")).await;
+    swap(4, &text);
+    eventually("the next swap", || {
+        log(&served).contains("\"generation\":3")
+    })
+    .await;
+    assert_eq!(ask(&served.agent(), API, true, get()).await.status, 200);
     assert!(served.terminate().await.success());
 }

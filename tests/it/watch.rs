@@ -6,7 +6,7 @@ use tokenward::config::{self, SecretReading};
 use tokenward::rehearsal::{Answer, Call};
 use tokenward::vocab::Clock;
 
-use super::kit::{API, House, Setup, agent_token, ask, refused};
+use super::kit::{API, House, PATIENCE, Setup, agent_token, ask, refused};
 
 /// Two agents, the first watched like this.
 fn setup(watch: &str) -> Setup {
@@ -97,4 +97,36 @@ async fn other_hours_are_noted_or_refused_in_open_tunnels_too() {
     let lines = house.end().await.of("anomaly.hours");
     let actions: Vec<_> = lines.iter().map(|line| &line["action"]).collect();
     assert_eq!(actions, ["log", "deny"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_agent_is_lent_can_be_revoked_for_it() {
+    let watch = format!("{{hours: '{}', action: log}}", other_hours());
+    let house = setup(&watch).start().await;
+    // A stream is open when the hour turns out to be another.
+    let mut tunnel = house.named("coder").open(API, 443, true).await.unwrap();
+    let call = Call::get("/v1/stream?n=10000&ms=20");
+    let open = tunnel.start(call).await.unwrap();
+    assert_eq!(open.status(), 200);
+    let reading = tokio::spawn(Answer::read(open));
+    reload(&house, "action: log", "action: revoke").await;
+    refused(&get(&house, "coder").await, 403, "anomaly-denied");
+    // The stream is cut, and the other agent goes on.
+    let cut = tokio::time::timeout(PATIENCE, reading).await;
+    assert!(cut.unwrap().unwrap().is_err());
+    assert_eq!(get(&house, "writer").await.status, 200);
+    // At a usual hour again it is still revoked, until somebody lifts it.
+    reload(
+        &house,
+        "action: revoke",
+        "action: revoke, timezone: '+12:00'",
+    )
+    .await;
+    refused(&get(&house, "coder").await, 403, "service-revoked");
+    let written = house.end().await;
+    let revoked = written.of("access.revoked");
+    assert_eq!(revoked.len(), 1, "{}", written.text);
+    assert_eq!(revoked[0]["agent"], "coder");
+    let unusual = written.of("anomaly.hours");
+    assert_eq!(unusual.last().unwrap()["action"], "revoke");
 }

@@ -43,6 +43,7 @@ pub(super) fn compile(agent: &str, raw: RawWatch, it: &mut Context<'_>) -> Watch
         rate: raw.rate.and_then(|factor| rate(&key, &factor, it)),
         action: match raw.action {
             Some(RawWatchAction::Deny) => Action::Deny,
+            Some(RawWatchAction::Revoke) => Action::Revoke,
             Some(RawWatchAction::Log) | None => Action::Log,
         },
     }

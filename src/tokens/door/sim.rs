@@ -103,10 +103,11 @@ impl Plate {
 }
 
 impl Disk for Plate {
-    fn rows(&self, _: u8) -> Vec<(RowId, Zeroizing<Vec<u8>>)> {
+    fn rows(&self, kind: u8) -> Vec<(RowId, Zeroizing<Vec<u8>>)> {
         let rows = self.platter.rows.lock().unwrap();
         let row = |(id, row): (&RowId, &Vec<u8>)| (id.clone(), Zeroizing::new(row.clone()));
-        rows.iter().map(row).collect()
+        let of_kind = rows.iter().filter(|(id, _)| id.kind == kind);
+        of_kind.map(row).collect()
     }
 
     fn put(&mut self, id: &RowId, content: &[u8], ahead: bool) -> Result<(), StoreError> {

@@ -12,6 +12,8 @@ use super::*;
 use crate::upstream::{IssuerError, TargetSettings};
 use crate::vocab::{Secret, WallTime};
 
+mod revoked;
+
 struct OneLine(Arc<FakeIssuer>);
 
 impl Lines for OneLine {

@@ -38,6 +38,7 @@ const ERRORS: &[(&str, Code)] = &[
     ("temporarily_unavailable", Code::AsUnavailable),
     ("unauthorized_client", Code::ClientMisconfigured),
     ("unsupported_grant_type", Code::ClientMisconfigured),
+    ("unsupported_token_type", Code::ClientMisconfigured),
     ("use_dpop_nonce", Code::AsUnavailable),
 ];
 

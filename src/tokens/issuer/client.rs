@@ -5,6 +5,8 @@ mod introspection;
 mod request;
 mod revocation;
 
+pub(in crate::tokens) use revocation::Tried;
+
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
@@ -69,6 +71,8 @@ pub(in crate::tokens) struct Client {
     print: Print,
     /// Held while a configured refresh token is looked for or written down.
     planting: tokio::sync::Mutex<()>,
+    /// How often the operator has ended grants.
+    endings: Mutex<revocation::Endings>,
     /// Asks the API after a token.
     probe: Option<Probe>,
 }
@@ -190,6 +194,7 @@ impl Client {
             lineages: Arc::default(),
             print,
             planting: tokio::sync::Mutex::default(),
+            endings: Mutex::default(),
             probe: None,
         })
     }
@@ -258,6 +263,7 @@ impl Client {
         scopes: &ScopeSet,
         journal: &dyn Journal,
     ) -> Result<Obtained, Failure> {
+        let began = self.endings_of(agent);
         let ready = self.prepare(agent, journal);
         let ready = tokio::time::timeout(patience.min(READY_LIMIT), ready);
         let ready = tokio::select! {
@@ -275,11 +281,15 @@ impl Client {
             journal,
         };
         let reply = self.reply_to(&errand).await?;
+        // From here to the end of `settle` nothing is waited for before the lineage stands where a revocation finds it.
+        self.still_wanted(&errand, began, &reply).await?;
         if let (Means::Code(_), 200) = (&ready.means, reply.status) {
             self.judge_login(&errand, &reply).await?;
         }
         // Before anything of the answer is used, or even judged: the refresh token in it may be the only one.
-        let renewal = self.settle(&errand, &reply).await?;
+        let settled = self.settle(&errand, &reply).await;
+        self.still_wanted(&errand, began, &reply).await?;
+        let renewal = settled?;
         if reply.status != 200 {
             // Another endpoint, an alias, another algorithm: what we were refused for may stand there by now.
             if matches!(reply.status, 300..=407 | 409..=428) {
@@ -636,7 +646,7 @@ impl Client {
             },
             Grant::JwtBearer(AssertionSource::Found(supply)) => {
                 let assertion = supply.read_text().await.ok_or(Unfit::Missing);
-                Means::Assertion(self.unexpired(assertion)?)
+                Means::Assertion(self.unburnt(self.unexpired(assertion)?)?)
             }
             Grant::JwtBearer(AssertionSource::Signed { key, .. }) => {
                 let key = key.read().await;
@@ -654,7 +664,7 @@ impl Client {
 
     async fn shown(&self, presented: &Presented) -> Result<Secret<String>, Failure> {
         let token = presented.token.read_text().await.ok_or(Unfit::Missing);
-        self.unexpired(token)
+        self.unburnt(self.unexpired(token)?)
     }
 
     /// A token that is known to be dead is not shown: the issuer's "no" would look like a lost grant.

@@ -32,6 +32,8 @@ const USER_CODE_MAX: usize = 64;
 pub struct Device {
     pub(in crate::tokens) grant: GrantId,
     pub(in crate::tokens) edition: u64,
+    /// The last revocation before it began.
+    pub(in crate::tokens) epoch: u64,
     code: Secret<String>,
     user_code: String,
     url: String,
@@ -77,6 +79,7 @@ impl Client {
         let whole = self.settings().grant.whole();
         let scopes = whole.filter(|_| self.settings().grant.by_login());
         let scopes = scopes.ok_or(LoginError::OtherGrant)?;
+        let (epoch, _) = self.stopped(&grant.agent);
         let metadata = self.metadata(journal).await?;
         let endpoint = metadata.device_endpoint.as_ref();
         let endpoint = endpoint.ok_or(LoginError::NoDevices)?;
@@ -93,7 +96,7 @@ impl Client {
         if reply.status != 200 {
             return Err(answer::failure(&reply, issuer.clock.wall()).into());
         }
-        let device = read(&reply, grant, edition).ok_or(Code::AsUnavailable)?;
+        let device = read(&reply, grant, (edition, epoch)).ok_or(Code::AsUnavailable)?;
         // A person would type a password there.
         let leads = [Some(&device.url), device.complete.as_ref()];
         let elsewhere =
@@ -149,7 +152,7 @@ impl Pace {
 }
 
 /// Reads RFC 8628 §3.2. `None`: it is none, or holds what cannot be shown to a person.
-fn read(reply: &IssuerReply, grant: &GrantId, edition: u64) -> Option<Device> {
+fn read(reply: &IssuerReply, grant: &GrantId, (edition, epoch): (u64, u64)) -> Option<Device> {
     let mut members = Members::read(&reply.body).ok()?;
     let code = members.take_secret("device_code")?;
     let printable = |text: &str| text.bytes().all(|b| matches!(b, 0x20..=0x7e));
@@ -169,6 +172,7 @@ fn read(reply: &IssuerReply, grant: &GrantId, edition: u64) -> Option<Device> {
     Some(Device {
         grant: grant.clone(),
         edition,
+        epoch,
         user_code,
         url: url("verification_uri")?,
         complete: url("verification_uri_complete"),

@@ -31,6 +31,8 @@ const TEXT_MAX: usize = 4 * 1024;
 pub struct Login {
     pub(in crate::tokens) grant: GrantId,
     pub(in crate::tokens) edition: u64,
+    /// The last revocation before it began.
+    pub(in crate::tokens) epoch: u64,
     url: String,
     state: Secret<String>,
     verifier: Secret<String>,
@@ -175,6 +177,7 @@ impl Client {
         let Grant::AuthorizationCode { scopes, .. } = &self.settings().grant else {
             return Err(LoginError::OtherGrant);
         };
+        let (epoch, compromised) = self.stopped(&grant.agent);
         let metadata = self.metadata(journal).await?;
         let endpoint = metadata
             .authorization_endpoint
@@ -200,6 +203,11 @@ impl Client {
         form.add("code_challenge", &URL_SAFE_NO_PAD.encode(challenge));
         form.add("code_challenge_method", "S256");
         self.say_what_for(&mut form, scopes);
+        if compromised {
+            // OpenID Connect Core §3.1.2.1: whoever holds the browser's session must not be enough.
+            form.add("prompt", "login");
+            form.add("max_age", "0");
+        }
         if self.proves() {
             form.add("dpop_jkt", self.key(&grant.agent)?.thumbprint());
         }
@@ -214,6 +222,7 @@ impl Client {
         Ok(Login {
             grant: grant.clone(),
             edition,
+            epoch,
             url: format!("{}{joint}{}", endpoint.as_str(), query.expose()),
             state,
             verifier,

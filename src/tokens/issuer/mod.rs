@@ -40,7 +40,7 @@ use metadata::{Book, Metadata, MetadataError, Miss};
 
 pub(super) use address::{Address, BadAddress};
 pub(super) use auth::AuthError;
-pub(super) use client::{Client, Obtained, Spent, Token};
+pub(super) use client::{Client, Obtained, Spent, Token, Tried};
 pub use device::Device;
 pub use login::{Answered, Brought, Login, LoginError, Verdict};
 

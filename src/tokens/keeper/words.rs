@@ -14,6 +14,8 @@ pub(in crate::tokens) enum Event<T> {
     Answered(Key),
     /// Somebody waits for a token.
     Asked(Key),
+    /// The token in use is given up although nothing has come in its place.
+    Distrusted(Key),
     /// A check says of this lease that it is over, or that it may be.
     Doubted { lease: u64, dead: bool },
     /// A fetch failed.
@@ -46,6 +48,11 @@ pub(in crate::tokens) enum Event<T> {
     },
     /// The credential of this edition is no longer configured.
     Retired { edition: u64 },
+    /// The operator has revoked what this edition has, or what it has for one owner.
+    Revoked {
+        edition: u64,
+        agent: Option<AgentName>,
+    },
     /// Time passed.
     Tick,
     /// A published token was used at this time.
@@ -91,6 +98,8 @@ pub(in crate::tokens) enum Action<T> {
 pub(in crate::tokens) enum Reason {
     /// A reload changed or removed the credential.
     ConfigChanged,
+    /// The grant may be in somebody else's hands.
+    Distrusted,
     /// The table is full.
     Evicted,
     /// Its time is over.
@@ -105,6 +114,8 @@ pub(in crate::tokens) enum Reason {
     Merged,
     /// Somebody logged in anew.
     Replaced,
+    /// The operator has revoked it.
+    Revoked,
 }
 
 impl Reason {
@@ -112,6 +123,7 @@ impl Reason {
     pub(in crate::tokens) fn as_str(self) -> &'static str {
         match self {
             Self::ConfigChanged => "config_changed",
+            Self::Distrusted => "distrusted",
             Self::Evicted => "evicted",
             Self::Expired => "expired",
             Self::Idle => "idle",
@@ -119,6 +131,7 @@ impl Reason {
             Self::InvalidToken => "invalid_token",
             Self::Merged => "merged",
             Self::Replaced => "replaced",
+            Self::Revoked => "revoked",
         }
     }
 }

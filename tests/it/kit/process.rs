@@ -81,20 +81,26 @@ pub(crate) struct Served {
 
 impl Served {
     pub(crate) async fn start(setup: Setup, log: &str) -> Self {
-        Self::with(setup, log, false).await
+        Self::with(setup, log, false, |_| {}).await
     }
 
-    /// The same, with pipes where it writes; nobody reads them until the test does.
+    /// With something more in its folder.
+    pub(crate) async fn start_with(setup: Setup, log: &str, more: impl Fn(&Path)) -> Self {
+        Self::with(setup, log, false, more).await
+    }
+
+    /// With pipes where it writes; nobody reads them until the test does.
     pub(crate) async fn piped(setup: Setup, log: &str) -> Self {
-        Self::with(setup, log, true).await
+        Self::with(setup, log, true, |_| {}).await
     }
 
-    async fn with(mut setup: Setup, log: &str, piped: bool) -> Self {
+    async fn with(mut setup: Setup, log: &str, piped: bool, more: impl Fn(&Path)) -> Self {
         let rehearsal = Rehearsal::start(setup.options.clone()).await.unwrap();
         let folder = TempDir::new().unwrap();
         let health = SocketAddr::from(([127, 0, 0, 1], free_port().await));
         setup.health = health.to_string();
         let config = setup.write(folder.path(), &rehearsal);
+        more(folder.path());
         let program = match setup.files {
             Some(files) => tokenward_with(files, folder.path()),
             None => tokenward(folder.path()),

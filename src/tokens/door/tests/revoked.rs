@@ -1,0 +1,246 @@
+//! What the operator ends, at an issuer that answers late, and how it comes back.
+
+use super::*;
+use crate::tokens::revoking::Fate;
+use crate::tokens::settings::AssertionAudience;
+use crate::tokens::stops::Selection;
+
+fn everything() -> Selection {
+    Selection::default()
+}
+
+fn of(service: Option<&str>, agent: Option<&str>) -> Selection {
+    Selection {
+        service: service.map(name),
+        agent: agent.map(|agent| AgentName::new(agent).unwrap()),
+    }
+}
+
+/// What the issuer was told to forget, in order.
+fn told(house: &House) -> Vec<String> {
+    let seen = house.fake.at("/revoke").into_iter();
+    seen.map(|seen| seen.form["token"].clone()).collect()
+}
+
+async fn code(house: &House, service: &str, scopes: &str) -> Code {
+    house.lend(service, scopes).await.unwrap_err().code
+}
+
+#[tokio::test]
+async fn a_compromised_login_comes_back_by_a_fresh_one_with_another_key() {
+    let house = logged_in(|_| {}, rotating(None)).await;
+    if let Ok((_, document)) = &mut *house.fake.metadata.lock().unwrap() {
+        document["authorization_endpoint"] = json!("https://as.test/authorize");
+        document["code_challenge_methods_supported"] = json!(["S256"]);
+    }
+    // By then the metadata is read again.
+    house.clock.advance(Duration::from_hours(25));
+    house.lend("items", "a").await.unwrap();
+    let old = house.lend("items", "b").await.unwrap();
+    let grant = GrantId {
+        service: name("items"),
+        agent: AgentName::fallback(),
+    };
+    let begin = async || {
+        let uri = "http://127.0.0.1:1/callback".to_owned();
+        house.door.begin_login(grant.clone(), uri).await.unwrap()
+    };
+    let early = begin().await;
+    assert!(!early.url().contains("prompt"));
+
+    let report = house.door.revoke(&everything(), true).await;
+    let items = &report[0];
+    assert_eq!((items.back, items.still_stored), (Return::Login, false));
+    assert!(
+        items
+            .tokens
+            .iter()
+            .all(|(_, fate)| *fate == Fate::Confirmed)
+    );
+    // The newest refresh token first, and then each access token that is not over.
+    let told_now = told(&house);
+    assert_eq!(told_now[0], "rt-3");
+    let mut access = told_now[1..].to_vec();
+    access.sort();
+    assert_eq!(access, ["at-2", "at-3"]);
+    assert_eq!(code(&house, "items", "a").await, Code::ServiceRevoked);
+    assert!(old.facts().cancel.is_cancelled());
+    assert_eq!(house.door.resume().await, 0);
+    assert_eq!(code(&house, "items", "a").await, Code::ServiceRevoked);
+    house.door.bring_back(Some(&name("items")), None).await;
+    assert_eq!(code(&house, "items", "a").await, Code::ServiceRevoked);
+
+    let answered = super::super::super::issuer::tests::answered;
+    let late = house.door.finish_login(&early, answered()).await;
+    assert_eq!(late, Err(LoginError::Unavailable(Code::ServiceRevoked)));
+    let fresh = begin().await;
+    assert!(
+        fresh.url().contains("prompt=login&max_age=0"),
+        "{}",
+        fresh.url()
+    );
+    house.door.finish_login(&fresh, answered()).await.unwrap();
+    let new = house.lend("items", "a b").await.unwrap();
+    assert_ne!(new.thumbprint(), old.thumbprint());
+    assert!(!begin().await.url().contains("prompt"));
+    let seen = house.fake.tokens();
+    assert_eq!(
+        seen.last().unwrap().form["grant_type"],
+        "authorization_code"
+    );
+}
+
+#[tokio::test]
+async fn what_an_issuer_was_about_to_give_is_handed_back() {
+    let house = house();
+    *house.fake.delay.lock().unwrap() = Duration::from_millis(50);
+    let waiting = tokio::spawn({
+        let door = Arc::clone(&house.door);
+        async move {
+            let (service, agent) = (name("items"), AgentName::fallback());
+            let scopes = ScopeSet::parse("a").unwrap();
+            door.lend(&service, &agent, &scopes, Generation(1)).await
+        }
+    });
+    eventually(&house, || house.fake.tokens().len() == 1).await;
+    let report = house.door.revoke(&of(Some("items"), None), false).await;
+    assert_eq!(report[0].tokens, []);
+    let refused = waiting.await.unwrap().unwrap_err();
+    assert_eq!(refused.code, Code::ServiceRevoked);
+    eventually(&house, || told(&house).len() == 1).await;
+    assert_eq!(house.door.status(), []);
+    assert_eq!(house.door.resume().await, 1);
+    house.lend("items", "a").await.unwrap();
+}
+
+#[tokio::test]
+async fn a_refresh_under_way_does_not_bring_a_login_back() {
+    let house = logged_in(|_| {}, rotating(None)).await;
+    house.clock.advance(Duration::from_secs(600));
+    *house.fake.delay.lock().unwrap() = Duration::from_millis(50);
+    let before = house.fake.tokens().len();
+    let waiting = tokio::spawn({
+        let door = Arc::clone(&house.door);
+        async move {
+            let (service, agent) = (name("items"), AgentName::fallback());
+            let scopes = ScopeSet::parse("a").unwrap();
+            door.lend(&service, &agent, &scopes, Generation(1)).await
+        }
+    });
+    eventually(&house, || house.fake.tokens().len() == before + 1).await;
+    house.door.revoke(&of(None, Some("default")), false).await;
+    waiting.await.unwrap().unwrap_err();
+    // The one that was sent, and the one that came.
+    eventually(&house, || {
+        let told = told(&house);
+        told.contains(&"rt-1".into())
+            && told.contains(&"rt-2".into())
+            && told.contains(&"at-2".into())
+    })
+    .await;
+    house.door.resume().await;
+    assert_eq!(
+        code(&house, "items", "a").await,
+        Code::ReauthorizationRequired
+    );
+}
+
+#[tokio::test]
+async fn an_agent_that_rides_on_a_shared_grant_is_stopped_alone() {
+    let house = logged_in(|_| {}, rotating(None)).await;
+    // The agent's own login ends; that of all takes its place.
+    house.door.revoke(&of(Some("items"), None), false).await;
+    house.door.resume().await;
+    let (edition, _) = house.door.client(&name("items")).unwrap();
+    let everyone = GrantId {
+        service: name("items"),
+        agent: AgentName::everyone(),
+    };
+    let answered = super::super::super::issuer::tests::answered();
+    let begun = (edition, house.door.lineages.stops().epoch());
+    house.door.finish(&everyone, begun, answered).await.unwrap();
+    let lend = async |agent: &str| {
+        let (service, agent) = (name("items"), AgentName::new(agent).unwrap());
+        let scopes = ScopeSet::parse("a b").unwrap();
+        house
+            .door
+            .lend(&service, &agent, &scopes, Generation(1))
+            .await
+    };
+    let shared = lend("other").await.unwrap();
+    assert_eq!(lend("default").await.unwrap().facts().id, shared.facts().id);
+    let before = told(&house);
+    let foreseen = house.door.foresee(&of(None, Some("default")), false).await;
+    let report = house.door.revoke(&of(None, Some("default")), false).await;
+    assert_eq!(foreseen, report);
+    assert!(report[0].rides && report[0].tokens.is_empty());
+    assert_eq!(
+        lend("default").await.unwrap_err().code,
+        Code::ServiceRevoked
+    );
+    assert_eq!(lend("other").await.unwrap().facts().id, shared.facts().id);
+    assert!(!shared.facts().cancel.is_cancelled());
+    assert_eq!(told(&house), before);
+}
+
+/// The issuer refuses a refresh token that had worked: tokens of the login are given up, and the next login has a new key.
+#[tokio::test]
+async fn a_refresh_token_that_somebody_else_has_used_ends_everything_of_its_login() {
+    let house = logged_in(|_| {}, rotating(None)).await;
+    let old = house.lend("items", "a b").await.unwrap();
+    house.fake.always(|_| Ok(refused(400, "invalid_grant")));
+    assert_eq!(
+        code(&house, "items", "a").await,
+        Code::ReauthorizationRequired
+    );
+    eventually(&house, || house.notes.count("Suspected") == 1).await;
+    assert_eq!(
+        code(&house, "items", "a b").await,
+        Code::ReauthorizationRequired
+    );
+    house.fake.always(rotating(None));
+    let (edition, _) = house.door.client(&name("items")).unwrap();
+    let grant = GrantId {
+        service: name("items"),
+        agent: AgentName::fallback(),
+    };
+    let answered = super::super::super::issuer::tests::answered();
+    house
+        .door
+        .finish(&grant, (edition, 0), answered)
+        .await
+        .unwrap();
+    let new = house.lend("items", "a b").await.unwrap();
+    assert_ne!(new.thumbprint(), old.thumbprint());
+}
+
+#[tokio::test]
+async fn another_issuer_in_the_configuration_is_a_suspicion_and_another_key() {
+    let house = logged_in(
+        |o| o.client_auth = ClientAuth::SecretBasic(Secret::new("s".into())),
+        rotating(None),
+    )
+    .await;
+    let old = house.lend("items", "a b").await.unwrap();
+    let (_, client) = house.door.client(&name("items")).unwrap();
+    let mut changed = client.settings().clone();
+    let mut issuer = (*changed.issuer).clone();
+    issuer.assertion_audience = AssertionAudience::TokenEndpoint;
+    changed.issuer = Arc::new(issuer);
+    let services = vec![(name("items"), CredentialSettings::Oauth(Box::new(changed)))];
+    house
+        .door
+        .replace(Settings { services }, Generation(2))
+        .await
+        .unwrap();
+    eventually(&house, || house.notes.count("KeyRotated") == 1).await;
+    assert_eq!(house.notes.count("Suspected"), 1);
+    let (service, agent) = (name("items"), AgentName::fallback());
+    let scopes = ScopeSet::parse("a b").unwrap();
+    let new = house
+        .door
+        .lend(&service, &agent, &scopes, Generation(2))
+        .await
+        .unwrap();
+    assert_ne!(new.thumbprint(), old.thumbprint());
+}

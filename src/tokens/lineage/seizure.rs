@@ -1,0 +1,109 @@
+//! What the operator revokes: lineages that end here and on the disk, and what must stay on the disk so that they do not
+//! come back.
+
+use std::sync::{Arc, PoisonError};
+
+use super::{BURNT, Lineages, Print, STOPPED};
+use crate::store::{RowId, StoreError};
+use crate::tokens::failure::Failure;
+use crate::tokens::stops::{Change, Stops};
+use crate::vocab::{AgentName, Code, GrantId, Secret, ServiceName};
+
+impl Lineages {
+    /// What the operator has stopped. They stand here because some of them are rows like the lineages.
+    pub(in crate::tokens) fn stops(&self) -> &Stops {
+        &self.stops
+    }
+
+    /// Takes the lineages of a service, or its owner's alone, out of memory and disk, whatever configuration they were
+    /// begun under. A refresh that is under way loses its turn. `false`: the disk has still one of them.
+    pub(in crate::tokens) async fn seize(
+        self: &Arc<Self>,
+        service: &ServiceName,
+        owner: Option<&AgentName>,
+    ) -> (Vec<(AgentName, Print, Secret<String>)>, bool) {
+        let out: Vec<(GrantId, super::Lineage)> = {
+            let ours = |grant: &GrantId, _: &mut super::Lineage| {
+                grant.service == *service && owner.is_none_or(|owner| grant.agent == *owner)
+            };
+            self.lock().extract_if(ours).collect()
+        };
+        let mut gone = true;
+        for (grant, _) in &out {
+            gone &= self.save(grant, false).await.is_ok();
+        }
+        let each = |(grant, lineage): (GrantId, super::Lineage)| {
+            (grant.agent, lineage.row.print, lineage.row.refresh)
+        };
+        (out.into_iter().map(each).collect(), gone)
+    }
+
+    /// Writes down how stops have changed.
+    ///
+    /// # Errors
+    /// [`Failure`] where one could not be written; in memory it stands all the same.
+    pub(in crate::tokens) async fn note_stops(&self, changes: Vec<Change>) -> Result<(), Failure> {
+        let mut outcome = Ok(());
+        for (selection, content) in changes {
+            let id = RowId {
+                kind: STOPPED,
+                name: selection.row(),
+            };
+            outcome = outcome.and(self.write_row(id, content).await);
+        }
+        outcome
+    }
+
+    /// From here on what has one of these hashes is shown to no issuer.
+    ///
+    /// # Errors
+    /// [`Failure`] where it could not be written down; it is remembered all the same.
+    pub(in crate::tokens) async fn burn(&self, hashes: Vec<Print>) -> Result<(), Failure> {
+        let mut outcome = Ok(());
+        for hash in hashes {
+            let new = self
+                .burnt
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .insert(hash);
+            if new {
+                let name = hash.iter().map(|byte| format!("{byte:02x}")).collect();
+                let id = RowId { kind: BURNT, name };
+                outcome = outcome.and(self.write_row(id, Some(hash.to_vec())).await);
+            }
+        }
+        outcome
+    }
+
+    /// Whether what has this hash was compromised.
+    pub(in crate::tokens) fn is_burnt(&self, hash: &Print) -> bool {
+        let burnt = self.burnt.lock().unwrap_or_else(PoisonError::into_inner);
+        burnt.contains(hash)
+    }
+
+    async fn write_row(&self, id: RowId, content: Option<Vec<u8>>) -> Result<(), Failure> {
+        let Some(store) = self.store.clone() else {
+            return Ok(());
+        };
+        let write = move || -> Result<(), StoreError> {
+            let mut store = store.lock().unwrap_or_else(PoisonError::into_inner);
+            match content {
+                Some(content) => store.put(&id, &content, false),
+                None => store.remove(&id),
+            }
+        };
+        let written = if self.waits {
+            tokio::task::spawn_blocking(write).await
+        } else {
+            Ok(write())
+        };
+        match written {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => {
+                tracing::error!(%error, "a revocation could not be written down");
+                Err(Code::AsUnavailable.into())
+            }
+            Err(_) => Err(Code::Internal.into()),
+        }
+    }
+}
