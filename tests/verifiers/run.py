@@ -221,7 +221,7 @@ class Game:
                   "", self.tokens and not leaked)
 
     def reflected(self):
-        """The API repeats the token. Looking for it in answers is not built: what happens is shown, not judged."""
+        """The API repeats the token, and the agent does not get it."""
         agent = self.agent(name(0, "/v1"))
         self.world.set(echoToken=True)
         mark = self.world.collect()
@@ -231,7 +231,7 @@ class Game:
         self.world.do("reset")
         found = any(t.encode() in done.stdout for t in used)
         told = "200 with the token" if found else "200 without the token"
-        self.note("echoToken: true", "both", told, OK, "", True, "not judged: the response guard is not built; a bound token is of no use without the key")
+        self.note("echoToken: true", "both", told, OK, "", bool(used) and not found)
 
     def mtls(self):
         """binding: mtls without a certificate is refused before anything starts; without the binding mtls_api takes nothing."""
