@@ -79,7 +79,8 @@ pub(in crate::tokens) struct Client {
 
 /// A token that nobody will use any more.
 pub(in crate::tokens) enum Spent {
-    Access(Secret<String>),
+    /// With the number of its lease.
+    Access(Secret<String>, u64),
     Refresh(Secret<String>),
 }
 
