@@ -8,7 +8,7 @@ default:
     @just --list --unsorted
 
 # What CI runs
-check: test kills live demo fmt lint doc deny alerts corpus variants leaks conformance issuers differential fuzz interop-quick world verifiers
+check: test kills live demo fmt lint doc deny alerts corpus variants leaks conformance issuers differential fuzz deploy interop-quick world verifiers
 
 # All tests
 test:
@@ -102,6 +102,11 @@ soak MINUTES="60" DIR="../shared/world":
     tests/live/run.py --bin target/release/tokenward --seconds 100 --rate 500 --restarts 50
     TOKENWARD_SEEDS=100000 cargo test --locked --release --lib -- --nocapture tokens::door::sim
     TOKENWARD_WORLD="{{ DIR }}" tests/world/run.py --minutes {{ MINUTES }}
+
+# Manifests, Compose file, units, dashboard and their configurations; plays the pods where it is run as root
+deploy *FLAGS:
+    cargo build --locked --release
+    tests/deploy/run.py --bin target/release/tokenward {{ FLAGS }}
 
 # Every client with what `tokenward env` prints; writes the README's table. Needs gh, wget and a JDK 17 beside what `world` needs
 interop *FLAGS:

@@ -160,7 +160,6 @@ fn strip_and_attach(c: &mut Criterion) {
             authority: &authority,
             htu: &HtuProfile::AsSent,
             pseudonym: "tokenward-bench",
-            guarded: true,
             expects: false,
         };
         let stamp = || Stamp {

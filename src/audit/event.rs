@@ -319,6 +319,8 @@ pub enum Event {
         grant: GrantId,
         /// `access_token` or `refresh_token`.
         kind: &'static str,
+        /// The number of the lease that an access token was.
+        token_id: Option<u64>,
         /// The issuer said that it is over.
         confirmed: bool,
     },
@@ -595,10 +597,14 @@ impl Event {
             Self::TokenRevoked {
                 grant,
                 kind,
+                token_id,
                 confirmed,
             } => {
                 of_grant(&mut line, grant);
                 line.text("token", kind);
+                if let Some(token_id) = token_id {
+                    line.number("lease", *token_id);
+                }
                 let outcome = if *confirmed {
                     "confirmed"
                 } else {

@@ -16,6 +16,7 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use http::{Request, Response, Version};
 use http_body::Body as _;
+use hyper::body::Incoming;
 use tokio::sync::watch;
 
 use super::arrival::{Arrival, Door};
@@ -33,7 +34,7 @@ use super::plan::{Plan, Service};
 use super::record::Line;
 use super::refusal::Refusal;
 use super::respond::{Form, last_words, respond};
-use super::settings::ResponseGuard;
+use super::settings::{ResponseGuard, ServiceSettings};
 use super::shield::Alarm;
 use super::stepup::StepUps;
 use crate::agent::Agent;
@@ -398,18 +399,7 @@ impl Exchange {
             // Their silence ends by `timeouts.idle` alone, and each takes one of its agent's places meanwhile.
             unhurried: arrival.parts.version == Version::HTTP_2 && media.speaks_both_ways(),
         };
-        let reading = (!arrival.body.is_end_stream()).then(Stopwatch::start);
-        let progress = line.progress();
-        let (limit, budget) = (settings.replay_buffer, &self.budget);
-        let kept = Kept::of(arrival.body, limit, budget, patience, &progress);
-        let body = if reading.is_some() {
-            // What is being kept for a second attempt may come slowly, and must end with its permit all the same.
-            let kept = line.cancel().run_until_cancelled_owned(kept).await;
-            kept.unwrap_or_else(|| Err(line.over().unwrap_or(Code::ConfigChanged).into()))
-        } else {
-            kept.await
-        }?;
-        line.waited(reading.map_or(Duration::ZERO, |reading| reading.elapsed()));
+        let body = self.keep(arrival.body, settings, patience, line).await?;
         Ok(Bare {
             head: stripped.head,
             body,
@@ -425,6 +415,28 @@ impl Exchange {
                 .cloned(),
             interim,
         })
+    }
+
+    /// Takes charge of a body. What is being kept for a second attempt may come slowly, and must end with its permit all
+    /// the same.
+    async fn keep(
+        &self,
+        body: Incoming,
+        settings: &ServiceSettings,
+        patience: Patience,
+        line: &mut Line,
+    ) -> Result<Kept, Refusal> {
+        let (limit, budget, progress) = (settings.replay_buffer, &self.budget, line.progress());
+        let empty = body.is_end_stream();
+        let reading = Stopwatch::start();
+        let kept = Kept::of(body, limit, budget, patience, &progress);
+        if empty {
+            return kept.await;
+        }
+        let kept = line.cancel().run_until_cancelled_owned(kept).await;
+        let kept = kept.unwrap_or_else(|| Err(line.over().unwrap_or(Code::ConfigChanged).into()));
+        line.waited(reading.elapsed());
+        kept
     }
 
     /// Notes a security event, in the audit file and in the metrics.

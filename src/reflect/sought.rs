@@ -25,6 +25,8 @@ pub struct Sought {
     /// Each form with the number of its value. The first is the value itself.
     forms: Vec<(usize, Form)>,
     lengths: Vec<usize>,
+    /// How each form begins, so that no form is written anew for an end of a few bytes.
+    starts: Vec<[u8; HEAD - 1]>,
     anchors: Pieces,
     heads: Pieces,
     longest: usize,
@@ -132,12 +134,15 @@ impl Sought {
             kept.push((reading, form));
             known.push(text);
         }
+        let starts = known.iter().map(|text| [text[0], text[1], text[2]]);
+        let starts = starts.collect();
         let lengths: Vec<usize> = known.iter().map(|text| text.len()).collect();
         Some(Self {
             longest: lengths.iter().copied().max()?,
             shortest: lengths.iter().copied().min()?,
             values,
             forms: kept,
+            starts,
             lengths,
             anchors: Pieces::new(anchors)?,
             heads: Pieces::new(heads)?,
@@ -285,10 +290,10 @@ impl<'a> Scratch<'a> {
         let short = (1..HEAD).rev().filter(|length| *length <= text.len());
         short.map(|length| text.len() - length).find(|&place| {
             let seen = text.get(place..).unwrap_or_default();
-            let heads = sought.forms.iter().enumerate();
-            heads.into_iter().any(|(number, (_, form))| {
-                let head = self.text(number).get(..seen.len());
-                head.is_some_and(|head| form.same(seen, head))
+            let mut starts = sought.forms.iter().zip(&sought.starts);
+            starts.any(|((_, form), start)| {
+                let start = start.get(..seen.len());
+                start.is_some_and(|start| form.same(seen, start))
             })
         })
     }

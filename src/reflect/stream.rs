@@ -4,11 +4,17 @@ use bytes::{Bytes, BytesMut};
 
 use super::search::Watched;
 
+/// So many bytes are told at once though they could begin a value: a message that happens to end with a letter of one must
+/// not wait for the next. They are remembered, so the rest of a value does not pass, and alone they are nothing.
+const SAID_MAX: usize = 3;
+
 /// What flows by, watched.
 pub struct Stream {
     watched: Watched,
     /// What could be the beginning of a value. Bounded by the longest form in two layers of escapes.
     held: Bytes,
+    /// How much of its beginning has gone already.
+    sent: usize,
     hits: usize,
 }
 
@@ -19,6 +25,7 @@ impl Stream {
         Self {
             watched,
             held: Bytes::new(),
+            sent: 0,
             hits: 0,
         }
     }
@@ -42,14 +49,21 @@ impl Stream {
             found.overwrite(&mut changed);
             text = changed.freeze();
         }
-        self.held = text.split_off(found.clear.min(text.len()));
-        text
+        let clear = found.clear.min(text.len());
+        self.held = text.slice(clear..);
+        let gone = self.sent;
+        if self.held.len() <= SAID_MAX {
+            self.sent = self.held.len();
+            return text.slice(gone..);
+        }
+        self.sent = gone.saturating_sub(clear);
+        text.slice(gone.min(clear)..clear)
     }
 
     /// Bytes that are held back.
     #[must_use]
     pub fn held(&self) -> usize {
-        self.held.len()
+        self.held.len() - self.sent
     }
 
     /// How many values were taken out so far.

@@ -87,6 +87,8 @@ pub(super) enum Note<'a> {
     Revoked {
         grant: &'a GrantId,
         kind: &'static str,
+        /// The number of the lease that it was; refresh tokens have none.
+        lease: Option<u64>,
         confirmed: bool,
     },
     /// The issuer could not be told yet that a token is over; it is tried again.

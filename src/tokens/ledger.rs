@@ -208,10 +208,12 @@ fn ended(note: &Note<'_>) -> Option<Event> {
         Note::Revoked {
             grant,
             kind,
+            lease,
             confirmed,
         } => Event::TokenRevoked {
             grant: grant.clone(),
             kind,
+            token_id: lease,
             confirmed,
         },
         Note::RevocationPending { grant, kind } => Event::RevocationPending {

@@ -89,7 +89,7 @@ impl Retired {
             && let Some(held) = self.held.remove(&lease)
             && !over
         {
-            self.revoke(held, journal);
+            self.revoke((lease, held), journal);
         }
     }
 
@@ -99,15 +99,10 @@ impl Retired {
         self.used.retain(|_, (_, expires)| now < *expires);
         let over = |_: &u64, held: &mut Held| now >= held.expires;
         let room = AT_ONCE.saturating_sub(self.under_way.len());
-        let over: Vec<Held> = self
-            .held
-            .extract_if(over)
-            .map(|(_, held)| held)
-            .take(room)
-            .collect();
-        for held in over {
+        let over: Vec<_> = self.held.extract_if(over).take(room).collect();
+        for (lease, held) in over {
             if held.outlives {
-                self.revoke(held, journal);
+                self.revoke((lease, held), journal);
             }
         }
     }
@@ -118,7 +113,7 @@ impl Retired {
         &mut self,
         client: &Arc<Client>,
         owner: Option<&AgentName>,
-    ) -> Vec<(AgentName, Secret<String>, Moment)> {
+    ) -> Vec<(AgentName, Spent, Moment)> {
         let ours = |_: &u64, held: &mut Held| {
             Arc::ptr_eq(&held.client, client) && owner.is_none_or(|owner| held.agent == *owner)
         };
@@ -126,11 +121,14 @@ impl Retired {
         for (lease, _) in &seized {
             self.used.remove(lease);
         }
-        let each = |(_, held): (u64, Held)| (held.agent, held.access, held.expires);
+        let each = |(lease, held): (u64, Held)| {
+            let access = Spent::Access(held.access, lease);
+            (held.agent, access, held.expires)
+        };
         seized.into_iter().map(each).collect()
     }
 
-    fn revoke(&mut self, held: Held, journal: &Arc<dyn Journal>) {
+    fn revoke(&mut self, (lease, held): (u64, Held), journal: &Arc<dyn Journal>) {
         let this = digest(&held.access);
         if self.used.values().any(|(other, _)| *other == this) {
             return;
@@ -141,7 +139,7 @@ impl Retired {
         }
         let journal = Arc::clone(journal);
         self.under_way.spawn(async move {
-            let tokens = vec![Spent::Access(held.access)];
+            let tokens = vec![Spent::Access(held.access, lease)];
             let revoked = held.client.revoke(&held.agent, tokens, journal.as_ref());
             if tokio::time::timeout(LIMIT, revoked).await.is_err() {
                 tracing::warn!("the issuer took too long to revoke a token");
@@ -165,8 +163,8 @@ impl Retired {
     ) -> impl Future<Output = ()> + use<> {
         let journal = Arc::clone(journal);
         self.used.clear();
-        let mut left: Vec<Held> = self.held.drain().map(|(_, held)| held).collect();
-        left.retain(|held| held.client.settings().revoke_on_exit);
+        let mut left: Vec<_> = self.held.drain().collect();
+        left.retain(|(_, held)| held.client.settings().revoke_on_exit);
         let mut under_way = std::mem::take(&mut self.under_way);
         async move {
             let mut spent: HashMap<(usize, AgentName), (Arc<Client>, Vec<Spent>)> = HashMap::new();
@@ -181,8 +179,9 @@ impl Retired {
                     add(client, agent, Spent::Refresh(refresh));
                 }
             }
-            for held in left {
-                add(&held.client, held.agent, Spent::Access(held.access));
+            for (lease, held) in left {
+                let access = Spent::Access(held.access, lease);
+                add(&held.client, held.agent, access);
             }
             let each = spent.into_iter().map(|((_, agent), (client, tokens))| {
                 let journal = Arc::clone(&journal);

@@ -131,9 +131,9 @@ impl Job {
             // The end of the process cuts the wait and not the try.
             let _ended = closing.run_until_cancelled(tokio::time::sleep(wait)).await;
         }
-        for (kind, fate) in self.fates.borrow().iter() {
-            if *fate == Fate::Pending {
-                self.note(kind, false);
+        for (at, (spent, _)) in self.tokens.iter().enumerate() {
+            if self.fate(at) == Some(Fate::Pending) {
+                self.note(spent, false);
             }
         }
     }
@@ -165,7 +165,7 @@ impl Job {
             if fate == Fate::Pending {
                 continue;
             }
-            self.note(spent.hint(), fate == Fate::Confirmed);
+            self.note(spent, fate == Fate::Confirmed);
             self.fates.send_modify(|fates| {
                 if let Some((_, of)) = fates.get_mut(at) {
                     *of = fate;
@@ -194,10 +194,11 @@ impl Job {
         }
     }
 
-    fn note(&self, kind: &'static str, confirmed: bool) {
+    fn note(&self, spent: &Spent, confirmed: bool) {
         self.journal.note(&Note::Revoked {
             grant: &self.grant,
-            kind,
+            kind: spent.hint(),
+            lease: spent.lease(),
             confirmed,
         });
     }

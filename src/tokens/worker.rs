@@ -5,6 +5,7 @@
 //! anybody is told of it.
 
 mod health;
+mod logins;
 mod revoke;
 
 use std::collections::{BTreeMap, HashMap};
@@ -15,7 +16,6 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use super::catalogue::Kind;
 use super::checks::Checks;
 use super::failure::Failure;
 use super::issuer::{Answered, Client, Device, Login, LoginError, Obtained, Token};
@@ -512,55 +512,6 @@ impl Worker {
         self.errands.insert(task.id(), (key, attempt));
     }
 
-    /// Begins a device login on a task of its own.
-    fn begin_device(
-        &mut self,
-        grant: GrantId,
-        answer: oneshot::Sender<Result<Device, LoginError>>,
-    ) {
-        let offer = self.shelf.catalogue.load().offer(&grant.service).cloned();
-        let Some(Kind::Oauth { edition, client }) = offer.map(|offer| offer.kind) else {
-            drop(answer.send(Err(LoginError::OtherGrant)));
-            return;
-        };
-        if self.logins.len() >= LOGINS_MAX {
-            drop(answer.send(Err(Code::Overloaded.into())));
-            return;
-        }
-        let (journal, patience) = (Arc::clone(&self.journal), self.patience);
-        self.logins.spawn(async move {
-            let begun = client.begin_device(&grant, edition, journal.as_ref());
-            let begun = tokio::time::timeout(patience, begun)
-                .await
-                .unwrap_or_else(|_| Err(Code::AsTimeout.into()));
-            drop(answer.send(begun));
-        });
-    }
-
-    /// Asks the issuer until the person has logged in, on a task that ends with whoever waits.
-    fn await_device(
-        &mut self,
-        device: Arc<Device>,
-        mut answer: oneshot::Sender<Result<Answered, LoginError>>,
-    ) {
-        let catalogue = self.shelf.catalogue.load();
-        let Some(client) = catalogue.client(&device.grant.service, device.edition) else {
-            drop(answer.send(Err(Code::ConfigChanged.into())));
-            return;
-        };
-        if self.logins.len() >= LOGINS_MAX {
-            drop(answer.send(Err(Code::Overloaded.into())));
-            return;
-        }
-        let journal = Arc::clone(&self.journal);
-        self.logins.spawn(async move {
-            tokio::select! {
-                done = client.await_device(&device, journal.as_ref()) => drop(answer.send(done)),
-                () = answer.closed() => {}
-            }
-        });
-    }
-
     /// Makes the new key on a task of its own, for it may have to be written down.
     fn rotate(
         &mut self,
@@ -577,32 +528,6 @@ impl Worker {
         let journal = Arc::clone(&self.journal);
         self.logins.spawn(async move {
             let _gone = answer.send(client.renew_key(&owner, journal.as_ref()).await);
-        });
-    }
-
-    /// Begins a login on a task of its own. Whoever asked may have gone; then nobody is told.
-    fn begin_login(
-        &mut self,
-        grant: GrantId,
-        redirect_uri: String,
-        answer: oneshot::Sender<Result<Login, LoginError>>,
-    ) {
-        if self.logins.len() >= LOGINS_MAX {
-            drop(answer.send(Err(Code::Overloaded.into())));
-            return;
-        }
-        let offer = self.shelf.catalogue.load().offer(&grant.service).cloned();
-        let Some(Kind::Oauth { edition, client }) = offer.map(|offer| offer.kind) else {
-            drop(answer.send(Err(LoginError::OtherGrant)));
-            return;
-        };
-        let (journal, patience) = (Arc::clone(&self.journal), self.patience);
-        self.logins.spawn(async move {
-            let begun = client.begin_login(&grant, edition, redirect_uri, journal.as_ref());
-            let begun = tokio::time::timeout(patience, begun)
-                .await
-                .unwrap_or_else(|_| Err(Code::AsTimeout.into()));
-            drop(answer.send(begun));
         });
     }
 

@@ -4,7 +4,7 @@ use tokenward::credential::{Armed, OutBody};
 use tokenward::upstream::Connection;
 
 fn arm(connection: Connection, request: http::Request<OutBody>) -> Armed<Connection> {
-    Armed { connection, request, jti: None, nonce: None }
+    Armed { connection, request, jti: None, nonce: None, proof: None }
 }
 
 fn main() {}

@@ -79,7 +79,8 @@ pub(in crate::tokens) struct Client {
 
 /// A token that nobody will use any more.
 pub(in crate::tokens) enum Spent {
-    Access(Secret<String>),
+    /// With the number of its lease.
+    Access(Secret<String>, u64),
     Refresh(Secret<String>),
 }
 
@@ -264,13 +265,7 @@ impl Client {
         journal: &dyn Journal,
     ) -> Result<Obtained, Failure> {
         let began = self.endings_of(agent);
-        let ready = self.prepare(agent, journal);
-        let ready = tokio::time::timeout(patience.min(READY_LIMIT), ready);
-        let ready = tokio::select! {
-            biased;
-            () = stop.cancelled() => return Err(Code::Draining.into()),
-            ready = ready => ready.unwrap_or_else(|_| Err(Code::AsTimeout.into()))?,
-        };
+        let ready = self.ready_within((patience, stop), agent, journal).await?;
         let errand = Errand {
             agent,
             scopes,
@@ -327,6 +322,22 @@ impl Client {
                 self.hand_back(&issued.access, &ready.metadata).await;
                 Err(objection.code().into())
             }
+        }
+    }
+
+    /// What is needed before anything is sent.
+    async fn ready_within(
+        &self,
+        (patience, stop): (Duration, &CancellationToken),
+        agent: &AgentName,
+        journal: &dyn Journal,
+    ) -> Result<Ready<'_>, Failure> {
+        let ready = self.prepare(agent, journal);
+        let ready = tokio::time::timeout(patience.min(READY_LIMIT), ready);
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => Err(Code::Draining.into()),
+            ready = ready => ready.unwrap_or_else(|_| Err(Code::AsTimeout.into())),
         }
     }
 

@@ -68,7 +68,7 @@ impl Worker {
             let owner = target.owner.as_ref();
             for (owner, access, end) in self.retired.seize(&target.client, owner) {
                 let of = tokens.entry(owner).or_default();
-                of.push((Spent::Access(access), Some(end)));
+                of.push((access, Some(end)));
             }
             self.feed(Event::Revoked {
                 edition: target.edition,

@@ -40,14 +40,22 @@ impl Spent {
     /// The hint of RFC 7009 §2.1.
     pub(in crate::tokens) fn hint(&self) -> &'static str {
         match self {
-            Self::Access(_) => "access_token",
+            Self::Access(..) => "access_token",
             Self::Refresh(_) => "refresh_token",
         }
     }
 
     fn token(&self) -> &Secret<String> {
         match self {
-            Self::Access(token) | Self::Refresh(token) => token,
+            Self::Access(token, _) | Self::Refresh(token) => token,
+        }
+    }
+
+    /// The number under which an access token stands in the audit file.
+    pub(in crate::tokens) fn lease(&self) -> Option<u64> {
+        match self {
+            Self::Access(_, lease) => Some(*lease),
+            Self::Refresh(_) => None,
         }
     }
 }
@@ -89,6 +97,7 @@ impl Client {
             journal.note(&Note::Revoked {
                 grant: &grant,
                 kind: hint,
+                lease: spent.lease(),
                 confirmed,
             });
         }

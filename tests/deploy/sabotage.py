@@ -1,0 +1,135 @@
+"""Changes that make a manifest wrong. Each must be found, else the judge is of no use."""
+
+import copy
+
+import pods
+
+
+def pod(docs, name):
+    return next(spec for n, _, _, spec in pods.pods(docs) if n == name)
+
+
+def container(docs, pod_name, name):
+    return next(c for c in pods.containers(pod(docs, pod_name)) if c["name"] == name)
+
+
+def policy(docs, name):
+    return next(d for d in docs if d["kind"] == "NetworkPolicy" and d["metadata"]["name"] == name)
+
+
+def one(docs, kind):
+    return next(d for d in docs if d["kind"] == kind)
+
+
+def mount(docs, pod_name, container_name, /, **what):
+    container(docs, pod_name, container_name)["volumeMounts"].append(what)
+
+
+def config(docs, old, new):
+    doc = next(d for d in docs if d["kind"] == "ConfigMap" and "tokenward.yaml" in d["data"])
+    assert old in doc["data"]["tokenward.yaml"], old
+    doc["data"]["tokenward.yaml"] = doc["data"]["tokenward.yaml"].replace(old, new)
+
+
+ANYWHERE = [{"to": [{"ipBlock": {"cidr": "0.0.0.0/0"}}]}]
+CHANGES = {
+    "the agent has tokenward's user": ("sidecar", lambda d: container(d, "agent", "agent")["securityContext"].update(runAsUser=65532)),
+    "the agent has tokenward's group": ("sidecar", lambda d: container(d, "agent", "agent")["securityContext"].update(runAsGroup=65532)),
+    "the pod's group is tokenward's": ("sidecar", lambda d: pod(d, "agent")["securityContext"].update(fsGroup=65532)),
+    "the pod shares its processes": ("sidecar", lambda d: pod(d, "agent").update(shareProcessNamespace=True)),
+    "the node's network": ("gateway", lambda d: pod(d, "agent").update(hostNetwork=True)),
+    "the node's processes": ("sidecar", lambda d: pod(d, "agent").update(hostPID=True)),
+    "NET_ADMIN": ("sidecar", lambda d: container(d, "agent", "agent")["securityContext"]["capabilities"].update(add=["NET_ADMIN"])),
+    "NET_RAW, for not all were dropped": ("gateway", lambda d: container(d, "agent", "agent")["securityContext"].update(capabilities={})),
+    "root": ("gateway", lambda d: container(d, "tokenward", "tokenward")["securityContext"].update(runAsNonRoot=False)),
+    "a root file system to write to": ("gateway", lambda d: container(d, "tokenward", "tokenward")["securityContext"].pop("readOnlyRootFilesystem")),
+    "no seccomp": ("sidecar", lambda d: container(d, "agent", "agent")["securityContext"].update(seccompProfile={"type": "Unconfined"})),
+    "a token of the cluster": ("gateway", lambda d: pod(d, "agent").pop("automountServiceAccountToken")),
+    "a folder of the node": ("gateway", lambda d: pod(d, "agent")["volumes"].append({"name": "x", "hostPath": {"path": "/"}})),
+    "the agent mounts the keys": ("sidecar", lambda d: mount(d, "agent", "agent", name="private", mountPath="/x", readOnly=True)),
+    "the agent mounts the secrets": ("sidecar", lambda d: mount(d, "agent", "agent", name="secrets", mountPath="/x", readOnly=True)),
+    "the agent mounts the configuration": ("sidecar", lambda d: mount(d, "agent", "agent", name="configuration", mountPath="/x", readOnly=True)),
+    "the agent may write the certificates": ("sidecar", lambda d: container(d, "agent", "agent")["volumeMounts"][0].pop("readOnly")),
+    "the helper mounts the keys": ("sidecar", lambda d: mount(d, "agent", "environment", name="private", mountPath="/x")),
+    "the sidecar is an ordinary init container": ("sidecar", lambda d: container(d, "agent", "tokenward").pop("restartPolicy")),
+    "nobody waits for the sidecar": ("sidecar", lambda d: container(d, "agent", "tokenward").pop("startupProbe")),
+    "the health port moved": ("sidecar", lambda d: config(d, "0.0.0.0:9091", "0.0.0.0:9092")),
+    "a drain that the pod does not wait for": ("gateway", lambda d: config(d, "timeout: 30s", "timeout: 90s")),
+    "no policy for agents": ("gateway", lambda d: [d.remove(policy(d, n)) for n in ("deny-all", "to-the-gateway")]),
+    "agents may go anywhere": ("gateway", lambda d: policy(d, "to-the-gateway")["spec"].update(egress=ANYWHERE)),
+    "agents may go anywhere, by one more policy": ("gateway", lambda d: d.append(
+        {"kind": "NetworkPolicy", "metadata": {"name": "x", "namespace": "agents"}, "spec": {"podSelector": {}, "policyTypes": ["Egress"], "egress": ANYWHERE}})),
+    "agents may use every port of the gateway": ("gateway-monitored", lambda d: [policy(d, "to-the-gateway")["spec"]["egress"][0].pop("ports"),
+                                                                                policy(d, "gateway")["spec"]["ingress"][0].pop("ports")]),
+    "agents may ask DNS": ("gateway", lambda d: policy(d, "to-the-gateway")["spec"]["egress"].append(policy(d, "gateway")["spec"]["egress"][0])),
+    "everybody may call the gateway": ("gateway", lambda d: policy(d, "gateway")["spec"]["ingress"][0].pop("from")),
+    "the gateway may ask for metadata": ("gateway", lambda d: policy(d, "gateway")["spec"]["egress"].extend(ANYWHERE)),
+    "agents lost the gateway": ("gateway", lambda d: d.remove(policy(d, "to-the-gateway"))),
+    "the gateway lost its resolver": ("gateway", lambda d: policy(d, "gateway")["spec"]["egress"].pop(0)),
+    "no disruption budget": ("gateway", lambda d: d.remove(one(d, "PodDisruptionBudget"))),
+    "two pods, one claim": ("gateway", lambda d: [x for x in d if x["metadata"]["name"] == "tokenward" and x["kind"] == "Deployment"][0]["spec"].update(replicas=2)),
+    "replicas with a login": ("gateway-replicas", lambda d: config(d, "grant: client_credentials", "grant: authorization_code")),
+    "replicas with a placeholder that must fit": ("gateway-replicas", lambda d: config(d, "{variable: ITEMS_TOKEN}", "{variable: ITEMS_TOKEN, mode: required}")),
+    "replicas with a CA each": ("gateway-replicas", lambda d: config(d, "ca: {cert", "ca: {dir: /x}\nx: {cert")),
+}
+
+
+def judge(it, rendered):
+    missed = []
+    shapes = {"sidecar": ("sidecar", True, False), "gateway": ("gateway", False, False), "gateway-replicas": ("gateway", False, False),
+              "gateway-monitored": ("gateway", False, True)}
+    for what, (overlay, change) in CHANGES.items():
+        docs = copy.deepcopy(rendered[overlay])
+        change(docs)
+        rules = (pods.hardened, pods.apart, pods.probed, pods.replicas)
+        if not [p for rule in rules for p in rule(docs)] and not list(pods.network(docs, *shapes[overlay])):
+            missed.append(f"not found: {what} ({overlay})")
+    it.note("every deliberately broken manifest is found out", missed, f"{len(CHANGES)} changes")
+
+
+def second_network(file):
+    """a second network that leads out"""
+    file["services"]["agent"]["networks"].append("outside")
+
+
+def open_network(file):
+    """the network leads out"""
+    file["networks"]["inside"] = {}
+
+
+def keys(file):
+    """the agent mounts the keys"""
+    file["services"]["agent"]["volumes"].append("private:/x:ro")
+
+
+def writes(file):
+    """the agent may write the certificates"""
+    file["services"]["agent"]["volumes"][0] = "public:/run/tokenward:rw"
+
+
+def root(file):
+    """the agent is root"""
+    del file["services"]["agent"]["user"]
+
+
+def same_group(file):
+    """the agent has tokenward's group"""
+    file["services"]["agent"]["user"] = "10001:65532"
+
+
+def secret(file):
+    """the agent has a secret"""
+    file["services"]["agent"]["secrets"] = ["client.pem"]
+
+
+def capabilities(file):
+    """the agent keeps NET_RAW"""
+    file["services"]["agent"]["cap_drop"] = ["SYS_ADMIN"]
+
+
+def socket(file):
+    """Docker's socket"""
+    file["services"]["tokenward"]["volumes"].append("/var/run/docker.sock:/var/run/docker.sock:ro")
+
+
+COMPOSE = (second_network, open_network, keys, writes, root, same_group, secret, capabilities, socket)
