@@ -142,7 +142,9 @@ def run(house, mark):
             house.origins[ECHO].behave = chunked(cut)
             stream.send(head(ECHO, f"GET /cut/{at} HTTP/1.1"))
             answer = whole(house, stream.answer(), length + 10)
-            fail_unless(answer.body.startswith(b"begin ph-echo-") and answer.body.endswith(b" end"), answer.body)
+            # The first three bytes of what may become a token go at once, for what they are worth.
+            fail_unless(answer.body.startswith(b"begin ") and answer.body.endswith(b" end"), answer.body)
+            fail_unless(house.secrets["ECHO_TOKEN"][-16:].encode() not in answer.body, "its end came back:", answer.body)
             whole(house, h2.get(ECHO, f"/cut/{at}"), length + 10)
         # Every byte by itself, and as segments of a body that has a length.
         house.origins[ECHO].behave = chunked(lambda r: [bytes([b]) for b in b"begin " + token(r).encode() + b" end"])
@@ -169,7 +171,7 @@ def run(house, mark):
         for at in range(len(key) + 1):
             house.origins[name].behave = lambda r, c: (200, [], [b"begin " + token(r).encode()[:at], token(r).encode()[at:] + b" end"])
             answer = expect(h2.get(name, f"/cut/{at}"), 200)
-            fail_unless(answer.complete and len(answer.body) == len(key) + 10 and key.encode() not in answer.body, answer.body)
+            fail_unless(answer.complete and len(answer.body) == len(key) + 10 and key[-16:].encode() not in answer.body, answer.body)
 
 
 @case("J05", "written in every way that the documentation names")

@@ -65,7 +65,9 @@ class Judge:
     """Finds a credential in what came, whatever it is written in: escapes are taken back, then `canaries.forms` are looked for."""
 
     def __init__(self, *values):
-        wanted = [value.encode() for value in values]
+        # And pieces of its end: a guard that missed the beginning of a value must not let go the rest.
+        wanted = {value.encode() for value in values}
+        wanted |= {value[-40:][at:at + 16] for value in wanted if len(value) >= 40 for at in range(0, 25, 4)}
         self.forms = [form for value in wanted for form in forms(value) if len(form) >= 16]
 
     def hit(self, data):
@@ -211,7 +213,8 @@ def overwritten(answer, form, key, offset, size):
     fail_unless(answer.status == 200 and "content-encoding" not in answer.head.lower(), answer)
     fail_unless(len(body) == max(size, end), answer, "instead of", max(size, end))
     fail_unless(body[:offset] == filler(offset) and body[end:] == filler(len(body) - end), answer, "lost something beside the value")
-    fail_unless(body[offset:end] != text, answer, "has the value")
+    # The first three bytes may have gone before anybody knew.
+    fail_unless(body[offset + 4:end] != text[4:], answer, "has the value")
 
 
 ALL = []
