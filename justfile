@@ -94,7 +94,7 @@ conformance *FLAGS:
     cargo build --locked --features danger-plain-http
     tests/conformance/run.py --bin target/debug/tokenward {{ FLAGS }}
 
-# The foreign servers with load and faults going on for MINUTES; before that 200 kills at each point of a refresh, an outage
+# The foreign servers with load and faults going on for MINUTES, then answers cut at every place; before that 200 kills at each point of a refresh, an outage
 # in real time, and 100,000 seeded lives of a login
 soak MINUTES="60" DIR="../shared/world":
     cargo build --locked --release
