@@ -13,9 +13,9 @@ use tokio::time::{sleep, timeout};
 
 use crate::kit::{KEYS, PATIENCE, Served, Setup, Svc};
 
-/// Half a MiB for each of them.
+/// Half a MiB for each of them, and the piece of an answer that is being searched.
 const SLOW: usize = 200;
-const MOST: u64 = SLOW as u64 * 512;
+const MOST: u64 = SLOW as u64 * (512 + 64);
 
 async fn served() -> Served {
     let served = Served::start(Setup::of([Svc::keys()]), "info").await;
