@@ -1,21 +1,17 @@
 //! Closes the process to its neighbours: other processes of the same user cannot read its environment, memory or
-//! descriptors, a crash leaves no core with keys in it, and where the system lets us no page of it is swapped out.
+//! descriptors, and a crash leaves no core with keys in it. `execve` undoes the first, so it is done by the process that
+//! serves, at its start. Root is not stopped by any of it.
 //!
-//! `execve` undoes the first and the last, so they are done by the process that serves, at its start. Root is not
-//! stopped by any of it.
+//! Memory is not locked: of locked pages the allocator can give none back, so one agent's crowd would be paid for until the
+//! end of the process. Whether the system swaps at all is said instead.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-
-use rustix::mm::{MlockAllFlags, mlockall};
 use rustix::process::{
     DumpableBehavior, Resource, Rlimit, dumpable_behavior, getrlimit, set_dumpable_behavior,
     setrlimit,
 };
 
-/// Memory was locked. There is no way to ask the system.
-static LOCKED: AtomicBool = AtomicBool::new(false);
-/// The bit of `CAP_IPC_LOCK` (capability.h): memory may be locked beyond the limit.
-const CAP_IPC_LOCK: u64 = 1 << 14;
+/// Where the system lists what it swaps to (proc_swaps(5)), behind one line of titles.
+const SWAPS: &str = "/proc/swaps";
 
 /// What holds after [`close`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,7 +20,7 @@ pub struct Closed {
     pub not_dumpable: bool,
     /// No core file.
     pub no_core: bool,
-    /// Memory is locked: no page of it is swapped out.
+    /// The system has nothing to swap to, so no page of memory is written to a disk.
     pub no_swap: bool,
 }
 
@@ -33,27 +29,13 @@ pub(super) fn standing() -> Closed {
     Closed {
         not_dumpable: matches!(dumpable_behavior(), Ok(DumpableBehavior::NotDumpable)),
         no_core: getrlimit(Resource::Core).current == Some(0),
-        no_swap: LOCKED.load(Ordering::Relaxed),
+        no_swap: nothing_to_swap_to(),
     }
 }
 
-/// Locks memory as it comes into use, where there is no limit to that. Under a limit nothing is locked: the allocation
-/// that goes over it would fail, and the process with it.
-fn lock_memory() -> bool {
-    let unlimited = getrlimit(Resource::Memlock).current.is_none() || may_lock();
-    // ONFAULT: what is mapped and never used, such as the rest of a stack, stays without a page.
-    let flags = MlockAllFlags::CURRENT | MlockAllFlags::FUTURE | MlockAllFlags::ONFAULT;
-    let locked = unlimited && mlockall(flags).is_ok();
-    LOCKED.store(locked, Ordering::Relaxed);
-    locked
-}
-
-fn may_lock() -> bool {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let mut lines = status.lines();
-    let bits = lines.find_map(|line| line.strip_prefix("CapEff:"));
-    let bits = bits.and_then(|bits| u64::from_str_radix(bits.trim(), 16).ok());
-    bits.is_some_and(|bits| bits & CAP_IPC_LOCK != 0)
+/// `false` where the system does not say.
+fn nothing_to_swap_to() -> bool {
+    std::fs::read_to_string(SWAPS).is_ok_and(|list| list.lines().count() <= 1)
 }
 
 /// Closes the process, as far as the system allows, and reads back what holds.
@@ -74,6 +56,6 @@ pub fn close() -> Closed {
     Closed {
         not_dumpable: set && reads,
         no_core: limited,
-        no_swap: lock_memory(),
+        no_swap: nothing_to_swap_to(),
     }
 }

@@ -32,8 +32,8 @@ def accept(key):
     return base64.b64encode(hashlib.sha1((key + GUID).encode()).digest()).decode()
 
 
-def speaks(*fields, line=SWITCH, right=("Upgrade: websocket", "Connection: Upgrade", "Sec-WebSocket-Accept: <ACCEPT>"), said=b"hello"):
-    """An origin that answers a handshake with these fields; then it speaks, and echoes what it hears."""
+def speaks(*fields, line=SWITCH, right=("Upgrade: websocket", "Connection: Upgrade", "Sec-WebSocket-Accept: <ACCEPT>"), said=b"\x81\x05hello"):
+    """An origin that answers a handshake with these fields; then it speaks, and echoes what it hears, unmasked as servers do."""
     heard = bytearray()
 
     def behave(record, conversation):
@@ -43,7 +43,7 @@ def speaks(*fields, line=SWITCH, right=("Upgrade: websocket", "Connection: Upgra
         conversation.stream.settimeout(5)
         while data := conversation.stream.recv(65536):
             heard.extend(data)
-            conversation.send(data)
+            conversation.send(data.replace(b"\x81\x82\0\0\0\0", b"\x81\x02"))
         raise ConnectionError
     behave.heard = heard
     return behave
@@ -98,9 +98,9 @@ def run(house, mark):
             sent(stream, WS, request)
             answer = expect(stream.answer(), 101)
             fail_unless(answer.values("sec-websocket-accept") == [accept(key)] and answer.values("upgrade") == ["websocket"], answer.fields)
-            fail_unless(stream.exactly(5) == (b"hello", True), "the first bytes")
+            fail_unless(stream.exactly(7) == (b"\x81\x05hello", True), "the first bytes")
             stream.send(b"\x81\x82\0\0\0\0hi")
-            fail_unless(stream.exactly(8) == (b"\x81\x82\0\0\0\0hi", True), "the echo")
+            fail_unless(stream.exactly(4) == (b"\x81\x02hi", True), "the echo")
         (record,) = watch.settled(1)
         fail_unless(record.values("sec-websocket-key") == [key] and not record.values("sec-websocket-extensions"), record.fields)
 
@@ -262,4 +262,4 @@ def run(house, mark):
         fail_unless(time.monotonic() - start < 1.5, "closed after", time.monotonic() - start)
         expect(annex.agents["A"].get(host, "/socket"), (403, "service-revoked"))
         others.send(b"\x81\x82\0\0\0\0yo")
-        fail_unless(others.exactly(8)[0] == b"\x81\x82\0\0\0\0yo", "the other agent's WebSocket is cut")
+        fail_unless(others.exactly(4)[0] == b"\x81\x02yo", "the other agent's WebSocket is cut")
