@@ -215,7 +215,11 @@ def hostile(rng, case):
         at = rng.choice([m.start() for m in re.finditer(b"\r\n", head)])
         head = head[:at] + rng.choice([b"\n", b"\r", b"\r\r\n", b"\n\r", b"\0\r\n"]) + head[at + 2:]
     if case.what == "flip":
-        head = flipped(rng, head)
+        bad = flipped(rng, head)
+        # A digit that is gone or another may make it a case of another number, which then seems to come twice.
+        while any(found != b"%d" % case.number for found in re.findall(rb"~(\d+)\.\d~", bad)):
+            bad = flipped(rng, head)
+        head = bad
     case.bytes = head + data
     if case.what == "cut":
         case.bytes = case.bytes[:rng.randint(1, len(case.bytes) - 1)]
