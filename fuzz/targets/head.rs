@@ -69,6 +69,7 @@ fuzz_target!(|data: &[u8]| {
         mode: PlaceholderMode::Optional,
         placeholders: &placeholders,
         pseudonym: "us",
+        guarded: true,
     };
     let Ok(stripped) = credential::strip(&parts, path.clone(), query.as_deref(), intent, &bench)
     else {
