@@ -14,7 +14,7 @@ use super::jose::random_text;
 use super::reply::{self, Body, Cut};
 use super::seen::Visit;
 use super::stage::Stage;
-use super::verify::{self, ProofFault};
+use super::verify::{self, ProofFault, TokenClaims};
 
 const DPOP: HeaderName = HeaderName::from_static("dpop");
 pub(super) const DPOP_NONCE: HeaderName = HeaderName::from_static("dpop-nonce");
@@ -162,20 +162,9 @@ fn introspect(
     headers: &HeaderMap,
     body: &[u8],
 ) -> Result<Response<Body>, Refused> {
-    let form = read_form(headers, body)?;
-    visit.form(&form);
-    let client = authenticate(stage, settings, headers, &form)?;
-    visit.client(&client.registration.id);
+    let (form, _) = asked((stage, settings), visit, headers, body)?;
     let token = form::value(&form, "token").ok_or_else(|| Refused::request("no token"))?;
-    let audiences: Vec<String> = [&stage.api_origins, &stage.static_origins]
-        .into_iter()
-        .flatten()
-        .cloned()
-        .collect();
-    let key = stage.issuer_key.public();
-    let now = stage.now(Service::Issuer);
-    let claims = verify::token(token, &key, &stage.issuer_url, &audiences, now);
-    let living = claims.is_ok_and(|claims| stage.living_tokens.contains(&claims.jti));
+    let living = ours(stage, token).is_some_and(|claims| stage.living_tokens.contains(&claims.jti));
     match settings.introspection {
         None | Some(Introspection::Refused) => Err(Refused::client("not for this client")),
         Some(Introspection::AlwaysNo) => Ok(reply::json(200, &json!({"active": false}))),
@@ -190,10 +179,7 @@ fn token(
     headers: &HeaderMap,
     body: &[u8],
 ) -> Result<Response<Body>, Refused> {
-    let form = read_form(headers, body)?;
-    visit.form(&form);
-    let client = authenticate(stage, settings, headers, &form)?;
-    visit.client(&client.registration.id);
+    let (form, client) = asked((stage, settings), visit, headers, body)?;
     match form::value(&form, "grant_type") {
         Some("client_credentials") => {}
         Some(_) => return Err(Refused::new(400, "unsupported_grant_type", "grant_type")),
@@ -226,27 +212,38 @@ fn revoke(
     headers: &HeaderMap,
     body: &[u8],
 ) -> Result<Response<Body>, Refused> {
-    let form = read_form(headers, body)?;
-    visit.form(&form);
-    let client = authenticate(stage, settings, headers, &form)?;
-    visit.client(&client.registration.id);
+    let (form, client) = asked((stage, settings), visit, headers, body)?;
     let token = form::value(&form, "token").ok_or_else(|| Refused::request("no token"))?;
-    let all: Vec<String> = stage
-        .api_origins
-        .iter()
-        .chain(&stage.static_origins)
-        .cloned()
-        .collect();
-    let now = stage.now(Service::Issuer);
-    let public = stage.issuer_key.public();
     // RFC 7009 §2.2: a token that nobody knows is over already.
-    if let Ok(claims) = verify::token(token, &public, &stage.issuer_url, &all, now) {
+    if let Some(claims) = ours(stage, token) {
         if claims.client_id != client.registration.id {
             return Err(Refused::new(400, "invalid_grant", "another client's token"));
         }
         stage.living_tokens.take(&claims.jti);
     }
     Ok(reply::empty(200))
+}
+
+/// Who asks for what: the form, and the client that has proved its name.
+fn asked<'a>(
+    (stage, settings): (&'a Stage, &IssuerSettings),
+    visit: &Visit,
+    headers: &HeaderMap,
+    body: &[u8],
+) -> Result<(Vec<(String, String)>, &'a Client), Refused> {
+    let form = read_form(headers, body)?;
+    visit.form(&form);
+    let client = authenticate(stage, settings, headers, &form)?;
+    visit.client(&client.registration.id);
+    Ok((form, client))
+}
+
+/// What an access token of ours says, for whichever API it is.
+fn ours(stage: &Stage, token: &str) -> Option<TokenClaims> {
+    let all = stage.api_origins.iter().chain(&stage.static_origins);
+    let all: Vec<String> = all.cloned().collect();
+    let (key, now) = (stage.issuer_key.public(), stage.now(Service::Issuer));
+    verify::token(token, &key, &stage.issuer_url, &all, now).ok()
 }
 
 fn read_form(headers: &HeaderMap, body: &[u8]) -> Result<Vec<(String, String)>, Refused> {

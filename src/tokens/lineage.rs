@@ -374,29 +374,30 @@ impl Lineages {
     }
 
     /// Brings the disk up to what stands here; it is there when this returns. `ahead`: with room for one more write.
-    /// Off this thread, for the disk may take its time; not cut short when nobody waits for it any more.
     async fn save(self: &Arc<Self>, grant: &GrantId, ahead: bool) -> Result<(), Failure> {
-        let Some(store) = self.store.clone() else {
-            return Ok(());
-        };
         let (lineages, of) = (Arc::clone(self), grant.clone());
-        let write = move || {
-            let mut store = store.lock().unwrap_or_else(PoisonError::into_inner);
-            lineages.save_now(&mut *store, &of, ahead)
+        let written = self.on_disk(move |disk| lineages.save_now(disk, &of, ahead));
+        written.await?.map_err(|error| {
+            tracing::error!(%grant, %error, "a grant could not be written down");
+            Code::AsUnavailable.into()
+        })
+    }
+
+    /// Does this with the store, where there is one; it is done when this returns. Off this thread, for the disk may take
+    /// its time; not cut short when nobody waits for it any more.
+    async fn on_disk(
+        &self,
+        work: impl FnOnce(&mut dyn Disk) -> Result<(), StoreError> + Send + 'static,
+    ) -> Result<Result<(), StoreError>, Failure> {
+        let Some(store) = self.store.clone() else {
+            return Ok(Ok(()));
         };
-        let written = if self.waits {
-            tokio::task::spawn_blocking(write).await
-        } else {
-            Ok(write())
-        };
-        match written {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(error)) => {
-                tracing::error!(%grant, %error, "a grant could not be written down");
-                Err(Code::AsUnavailable.into())
-            }
-            Err(_) => Err(Code::Internal.into()),
+        let work = move || work(&mut *store.lock().unwrap_or_else(PoisonError::into_inner));
+        if !self.waits {
+            return Ok(work());
         }
+        let done = tokio::task::spawn_blocking(work).await;
+        done.map_err(|_| Code::Internal.into())
     }
 
     /// What is written is what stands here when it is this write's turn at the disk, not when it was asked for: a write

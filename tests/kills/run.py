@@ -17,7 +17,6 @@ while it seals its store with another key. Every other part is about an issuer t
 """
 
 import argparse
-import json
 import os
 import random
 import re
@@ -27,7 +26,6 @@ import socket
 import ssl
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 import urllib.request
@@ -36,29 +34,22 @@ from pathlib import Path
 
 from issuer import HOST_API, Api, Issuer, certificates
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from program import Program, Wrong  # noqa: E402
+
 POINTS = ("before-journal", "after-journal", "after-send", "after-answer", "after-write", "after-publish")
 WINDOW = ("after-send", "after-answer", "after-write")
 
 
-class Wrong(Exception):
-    pass
-
-
-def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return probe.getsockname()[1]
-
-
-class House:
+class House(Program):
     """One configuration with its issuer, its API and its store."""
 
     def __init__(self, binary, grace, life=600, top=""):
-        self.dir = Path(tempfile.mkdtemp(prefix="tokenward-kills-"))
-        self.binary, self.process = binary, None
+        super().__init__(binary, "kills")
         certificates(self.dir)
-        self.issuer, self.api, self.port = Issuer(self.dir, grace, life), Api(self.dir), free_port()
+        self.issuer, self.api = Issuer(self.dir, grace, life), Api(self.dir)
         (self.dir / "store.key").write_text("5a" * 32)
-        (self.dir / "tokenward.yaml").write_text(f"""
+        self.config.write_text(f"""
 listen: {{proxy: 127.0.0.1:{self.port}}}
 runtime_dir: {self.dir}/run
 ca: {{dir: {self.dir}/ca}}
@@ -74,31 +65,18 @@ services:
     credential: {{oauth: {{issuer: as, client_id: kills, client_auth: none, grant: authorization_code}}}}
     rules: [{{allow: GET /a, scopes: [a]}}, {{allow: GET /b, scopes: [b]}}]
 """)
-        for path in ("ca", "run", "state"):
-            (self.dir / path).mkdir(mode=0o700)
-        self.call("ca", "init", check=False)
+        self.new_ca("state")
 
     def change_key(self, number):
         """The store is to be sealed with the key of this number, and was with the one before."""
-        config = self.dir / "tokenward.yaml"
         (self.dir / f"store.key.{number}").write_text(f"{number:064x}")
         before = f"store.key.{number - 1}" if number > 1 else "store.key"
         keys = f"key: {{file: store.key.{number}}}, previous_key: {{file: {before}}}"
-        config.write_text(re.sub(r"key: \{file: store\.key[^}]*\}(, previous_key: \{[^}]*\})?", keys, config.read_text(), 1))
-
-    def environment(self):
-        return {"PATH": os.environ["PATH"], "HOME": str(self.dir), "XDG_STATE_HOME": str(self.dir / "xdg")}
-
-    def call(self, *words, check=True):
-        done = subprocess.run([self.binary, "--config", self.dir / "tokenward.yaml", *words], env=self.environment(),
-                              capture_output=True, text=True, timeout=60)
-        if check and done.returncode:
-            raise Wrong(f"{words}: {done.stderr}")
-        return done
+        self.config.write_text(re.sub(r"key: \{file: store\.key[^}]*\}(, previous_key: \{[^}]*\})?", keys, self.config.read_text(), 1))
 
     def log_in(self):
         """Through `run`, as a person does."""
-        process = subprocess.Popen([self.binary, "--config", self.dir / "tokenward.yaml", "run", "--", "true"],
+        process = subprocess.Popen([self.binary, "--config", self.config, "run", "--", "true"],
                                    env=self.environment(), stderr=subprocess.PIPE, text=True)
         said = []
         for line in process.stderr:
@@ -109,29 +87,9 @@ services:
         if process.wait(30):
             raise Wrong(f"no login: {''.join(said)}")
 
-    def start(self):
-        log = open(self.dir / "log", "ab")
-        self.process = subprocess.Popen([self.binary, "--config", self.dir / "tokenward.yaml", "serve"],
-                                        env=self.environment(), stderr=log, stdout=log)
-        end = time.monotonic() + 30
-        while time.monotonic() < end:
-            if self.process.poll() is not None:
-                raise Wrong(f"serve ended with {self.process.returncode}: {(self.dir / 'log').read_text()[-2000:]}")
-            try:
-                socket.create_connection(("127.0.0.1", self.port), 1).close()
-                return
-            except OSError:
-                time.sleep(0.01)
-        raise Wrong("serve does not listen")
-
     def kill(self):
         self.process.kill()
         self.process.wait(10)
-
-    def stop(self):
-        self.process.send_signal(signal.SIGTERM)
-        if self.process.wait(40):
-            raise Wrong(f"serve ended with {self.process.returncode}")
 
     def get(self, path, timeout=20):
         """An agent's request: `(status, problem code)`; nothing where the program is gone."""

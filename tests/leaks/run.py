@@ -28,6 +28,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "kills"))
 import run as kills  # noqa: E402
 from issuer import HOST_API, Api, Issuer  # noqa: E402
+from program import Wrong, free_port  # noqa: E402
 
 # A value of the API's own header, so that a client secret is not the only thing that an issuer may repeat.
 KEY_PORT = 8443
@@ -59,7 +60,7 @@ class House(kills.House):
 
     def __init__(self, binary, variant=None):
         super().__init__(binary, 10)
-        self.variant, self.health = variant, kills.free_port()
+        self.variant, self.health = variant, free_port()
         self.issuer, self.keys, self.log = Telling(self.dir), Api(self.dir), self.dir / "log"
         self.secrets = {name: secrets.token_urlsafe(24) for name in ("API_KEY", "CLIENT_SECRET")}
         self.secrets["STORE_KEY"] = secrets.token_hex(32)
@@ -96,7 +97,7 @@ services:
         end = time.monotonic() + 30
         while self.call("healthcheck", check=False).returncode:
             if time.monotonic() > end or self.process.poll() is not None:
-                raise kills.Wrong("serve is not ready")
+                raise Wrong("serve is not ready")
             time.sleep(0.02)
 
     def keep(self, name, data):
@@ -127,9 +128,9 @@ services:
         self.start()
         for name, path in (("a", "/a"), ("b", "/b")):
             if b'"ok": true' not in self.agent(name, path):
-                raise kills.Wrong(f"{path} was not served")
+                raise Wrong(f"{path} was not served")
         if b"200" not in self.agent("key", "/x", KEY_PORT) or b"403" not in self.agent("refused", "/none"):
-            raise kills.Wrong("the key's service, or the refusal")
+            raise Wrong("the key's service, or the refusal")
         self.agent("method", "/a", method="DELETE")
         for words in (["status", "--json"], ["status"], ["rotate", "--json"], ["check"], ["check", "--json"], ["env"], ["ca", "show"],
                       ["explain", "GET", f"https://{HOST_API}/a"], ["schema"], ["audit", "verify", str(self.dir / "audit.jsonl")]):
@@ -167,7 +168,7 @@ services:
                               env={"PATH": os.environ["PATH"]})
         report = json.loads(done.stdout)
         if report["not_searched"] or done.returncode not in (0, 1):
-            raise kills.Wrong(f"not searched: {report['not_searched']} {done.stderr}")
+            raise Wrong(f"not searched: {report['not_searched']} {done.stderr}")
         return report["files"], [(leak["place"], leak["canary"], leak["form"]) for leak in report["leaks"]], done.returncode
 
 
@@ -192,7 +193,7 @@ def planted(house):
             to.write(bytes_)
         _, found, code = house.leaks()
         if code != 1 or not found or any(Path(place.split("!")[0].split(" ")[0]).name != file.name for place, _, _ in found):
-            raise kills.Wrong(f"a leak in {name} was planted; found: {found}")
+            raise Wrong(f"a leak in {name} was planted; found: {found}")
         file.unlink() if before is None else file.write_bytes(before)
     return len(classes)
 
@@ -208,10 +209,10 @@ def main():
         house.play()
         files, found, code = house.leaks()
         if found or code:
-            raise kills.Wrong(f"leaks: {found}")
+            raise Wrong(f"leaks: {found}")
         print(f"{len(house.canaries())} secrets in {files} files: none found", flush=True)
         print(f"{planted(house)} classes of leaks planted: each found", flush=True)
-    except kills.Wrong as wrong:
+    except Wrong as wrong:
         print(f"FAILED: {wrong}; see {house.dir}")
         return 1
     finally:

@@ -14,43 +14,31 @@ In long form: --seconds 100 --rate 500 --restarts 50. Needs openssl and Python 3
 import argparse
 import itertools
 import json
-import os
 import shutil
-import signal
-import socket
-import subprocess
 import sys
-import tempfile
 import threading
 import time
 from pathlib import Path
 
 from world import HOST, Agent, Api, certificates
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from program import Program, Wrong  # noqa: E402
+
 MIB = 1 << 20
 TOKEN = "live-token-0123456789abcdef"
 
 
-class Wrong(Exception):
-    pass
+class House(Program):
+    flags = ("--log", "warn")
 
-
-def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return probe.getsockname()[1]
-
-
-class House:
     def __init__(self, binary):
-        self.dir, self.binary, self.process = Path(tempfile.mkdtemp(prefix="tokenward-live-")), binary, None
+        super().__init__(binary, "live")
         certificates(self.dir)
-        self.api, self.port = Api(self.dir), free_port()
+        self.api = Api(self.dir)
         (self.dir / "api.token").write_text(TOKEN)
-        self.config = self.dir / "tokenward.yaml"
         self.policy(True)
-        for name in ("ca", "run"):
-            (self.dir / name).mkdir(mode=0o700)
-        self.call("ca", "init", check=False)
+        self.new_ca()
 
     def policy(self, open_, broken=False):
         """Allows /b, or not. Written beside and renamed: the program also looks at the file by itself."""
@@ -71,36 +59,6 @@ limits: {{per_agent: {{requests_per_second: 5000}}}}
     rules: [{", ".join(f"{{allow: {rule}}}" for rule in rules)}]
 """)
         part.rename(self.config)
-
-    def call(self, *words, check=True):
-        done = subprocess.run([self.binary, "--config", self.config, *words], env=self.environment(), capture_output=True,
-                              text=True, timeout=60)
-        if check and done.returncode:
-            raise Wrong(f"{words}: {done.stderr}")
-        return done
-
-    def environment(self):
-        return {"PATH": os.environ["PATH"], "HOME": str(self.dir), "XDG_STATE_HOME": str(self.dir / "state")}
-
-    def start(self):
-        log = open(self.dir / "log", "ab")
-        self.process = subprocess.Popen([self.binary, "--log", "warn", "--config", self.config, "serve"],
-                                        env=self.environment(), stderr=log, stdout=log)
-        end = time.monotonic() + 30
-        while time.monotonic() < end:
-            if self.process.poll() is not None:
-                raise Wrong(f"serve ended: {(self.dir / 'log').read_text()[-2000:]}")
-            try:
-                socket.create_connection(("127.0.0.1", self.port), 1).close()
-                return
-            except OSError:
-                time.sleep(0.01)
-        raise Wrong("serve does not listen")
-
-    def stop(self):
-        self.process.send_signal(signal.SIGTERM)
-        if self.process.wait(40):
-            raise Wrong(f"serve ended with {self.process.returncode}")
 
     def memory(self):
         for line in Path(f"/proc/{self.process.pid}/status").read_text().splitlines():

@@ -8,7 +8,6 @@ disguise it knows. What curl gets is searched. Part of run.py, and a program of 
 that is off, and each must be seen there: otherwise the search is blind.
 """
 
-import argparse
 import base64
 import hashlib
 import html
@@ -19,17 +18,13 @@ import secrets
 import shutil
 import socket
 import ssl
-import subprocess
 import threading
-import time
-import traceback
 import urllib.parse
 from dataclasses import dataclass
-from pathlib import Path
 
 import configuration
 from canaries import Search, forms, of_token
-from stage import CURL, HOSTS, Agent, Proxy, World, fail_unless, free_port, perform
+from stage import CURL, HOSTS, Agent, Proxy, World, alone, fail_unless, free_port, through
 
 MIRROR = "mirror.world.test"
 MIB = 1 << 20
@@ -537,34 +532,9 @@ def play(binary, source, dir, started, modules=None, long=False):
     dir.mkdir()
     world = World(source, dir, hosts=HOSTS | {"MIRROR": MIRROR}, modules=modules)
     started.append(world)
-    failed = 0
     with House(world, binary, dir) as house:
-        for check in ALL:
-            start = time.monotonic()
-            try:
-                result, figures = "ok", check(house, long) or ""
-            except Exception as why:  # any failure of a check is a finding, not the end
-                failed += 1
-                result, figures = "FAIL", (str(why) or repr(why))[:600].strip()
-                (dir / "failures.log").open("a").write(traceback.format_exc() + "\n")
-            print(f"{result:4} {check.__doc__:58} {time.monotonic() - start:5.1f} s  {figures}", flush=True)
-    return failed
-
-
-def judge(binary, source, dir, started, options):
-    failed = play(binary, source, dir / "guard", started, options.modules and options.modules.resolve(), options.long)
-    print(f"{len(ALL) - failed} passed, {failed} failed", flush=True)
-    return failed == 0
-
-
-def main():
-    options = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    options.add_argument("--bin", type=Path, help="the tokenward to judge [default: target/release/tokenward, built if missing]")
-    options.add_argument("--keep", action="store_true", help="leave the folder with all logs")
-    options.add_argument("--long", action="store_true", help="cut at every place")
-    options.add_argument("--modules", type=Path, help="a node_modules that holds what the world's lock file says")
-    perform("guard", options.parse_args(), judge)
+        return through(ALL, dir, house, long)
 
 
 if __name__ == "__main__":
-    main()
+    alone("guard", __doc__, ALL, play, [("long", "cut at every place")])

@@ -5,16 +5,13 @@ file alone tells the lives of all tokens. Part of run.py, and a program of its o
     tests/world/health.py [--bin PATH] [--keep]
 """
 
-import argparse
 import json
 import secrets
 import threading
 import time
-import traceback
-from pathlib import Path
 
 import configuration
-from stage import HOSTS, Agent, Proxy, World, fail_unless, free_port, perform, wait_until
+from stage import HOSTS, Agent, Proxy, World, alone, fail_unless, free_port, through, wait_until
 
 INTERVAL = 5  # seconds, the shortest that a file may say
 RULES = [("GET /v1/**", "items:read"), ("POST /v1/items", "items:write")]
@@ -169,32 +166,8 @@ def play(binary, source, dir, started, modules=None):
     dir.mkdir()
     world = World(source, dir, modules=modules)
     started.append(world)
-    failed = 0
-    for check in ALL:
-        start = time.monotonic()
-        try:
-            result, figures = "ok", check(world, binary, dir) or ""
-        except Exception as why:  # any failure of a check is a finding, not the end
-            failed += 1
-            result, figures = "FAIL", (str(why) or repr(why))[:600].strip()
-            (dir / "failures.log").open("a").write(traceback.format_exc() + "\n")
-        print(f"{result:4} {check.__doc__:58} {time.monotonic() - start:5.1f} s  {figures}", flush=True)
-    return failed
-
-
-def judge(binary, source, dir, started, options):
-    failed = play(binary, source, dir / "health", started, options.modules and options.modules.resolve())
-    print(f"{len(ALL) - failed} passed, {failed} failed", flush=True)
-    return failed == 0
-
-
-def main():
-    options = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    options.add_argument("--bin", type=Path, help="the tokenward to judge [default: target/release/tokenward, built if missing]")
-    options.add_argument("--keep", action="store_true", help="leave the folder with all logs")
-    options.add_argument("--modules", type=Path, help="a node_modules that holds what the world's lock file says")
-    perform("health", options.parse_args(), judge)
+    return through(ALL, dir, world, binary, dir)
 
 
 if __name__ == "__main__":
-    main()
+    alone("health", __doc__, ALL, play)

@@ -1,5 +1,6 @@
 """What the checks play on: the world, tokenward, and clients that know nothing but the environment `env` printed."""
 
+import argparse
 import json
 import os
 import shutil
@@ -10,6 +11,8 @@ import sys
 import tempfile
 import threading
 import time
+import traceback
+import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -85,6 +88,40 @@ def perform(name, options, judge):
     else:
         shutil.rmtree(dir)
     sys.exit(0 if judged else 1)
+
+
+def through(checks, dir, *given):
+    """Each check with what it is given, told in a line. How many failed."""
+    failed = 0
+    for check in checks:
+        start = time.monotonic()
+        try:
+            result, figures = "ok", check(*given) or ""
+        except Exception as why:  # any failure of a check is a finding, not the end
+            failed += 1
+            said = f" {why.url} {why.read()[:500]}" if isinstance(why, urllib.error.HTTPError) else ""
+            result, figures = "FAIL", ((str(why) or repr(why))[:600] + said).strip()
+            (dir / "failures.log").open("a").write(traceback.format_exc() + "\n")
+        print(f"{result:4} {check.__doc__:58} {time.monotonic() - start:5.1f} s  {figures}", flush=True)
+    return failed
+
+
+def alone(name, doc, checks, play, flags=()):
+    """A part of run.py as a program of its own. `flags`: `(name, help)` of those that `play` takes besides."""
+    options = argparse.ArgumentParser(description=doc.split("\n")[0])
+    options.add_argument("--bin", type=Path, help="the tokenward to judge [default: target/release/tokenward, built if missing]")
+    options.add_argument("--keep", action="store_true", help="leave the folder with all logs")
+    options.add_argument("--modules", type=Path, help="a node_modules that holds what the world's lock file says")
+    for flag, text in flags:
+        options.add_argument("--" + flag, action="store_true", help=text)
+
+    def judge(binary, source, dir, started, options):
+        more = {flag: getattr(options, flag) for flag, _ in flags}
+        failed = play(binary, source, dir / name, started, options.modules and options.modules.resolve(), **more)
+        print(f"{len(checks) - failed} passed, {failed} failed", flush=True)
+        return failed == 0
+
+    perform(name, options.parse_args(), judge)
 
 
 class World:

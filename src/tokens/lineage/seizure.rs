@@ -4,7 +4,7 @@
 use std::sync::{Arc, PoisonError};
 
 use super::{BURNT, Lineages, Print, STOPPED};
-use crate::store::{RowId, StoreError};
+use crate::store::RowId;
 use crate::tokens::failure::Failure;
 use crate::tokens::stops::{Change, Stops};
 use crate::vocab::{AgentName, Code, GrantId, Secret, ServiceName};
@@ -82,28 +82,13 @@ impl Lineages {
     }
 
     async fn write_row(&self, id: RowId, content: Option<Vec<u8>>) -> Result<(), Failure> {
-        let Some(store) = self.store.clone() else {
-            return Ok(());
-        };
-        let write = move || -> Result<(), StoreError> {
-            let mut store = store.lock().unwrap_or_else(PoisonError::into_inner);
-            match content {
-                Some(content) => store.put(&id, &content, false),
-                None => store.remove(&id),
-            }
-        };
-        let written = if self.waits {
-            tokio::task::spawn_blocking(write).await
-        } else {
-            Ok(write())
-        };
-        match written {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(error)) => {
-                tracing::error!(%error, "a revocation could not be written down");
-                Err(Code::AsUnavailable.into())
-            }
-            Err(_) => Err(Code::Internal.into()),
-        }
+        let written = self.on_disk(move |disk| match content {
+            Some(content) => disk.put(&id, &content, false),
+            None => disk.remove(&id),
+        });
+        written.await?.map_err(|error| {
+            tracing::error!(%error, "a revocation could not be written down");
+            Code::AsUnavailable.into()
+        })
     }
 }
