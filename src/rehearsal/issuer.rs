@@ -224,13 +224,16 @@ fn revoke(
     Ok(reply::empty(200))
 }
 
+/// Names and values, in their order.
+type Form = Vec<(String, String)>;
+
 /// Who asks for what: the form, and the client that has proved its name.
 fn asked<'a>(
     (stage, settings): (&'a Stage, &IssuerSettings),
     visit: &Visit,
     headers: &HeaderMap,
     body: &[u8],
-) -> Result<(Vec<(String, String)>, &'a Client), Refused> {
+) -> Result<(Form, &'a Client), Refused> {
     let form = read_form(headers, body)?;
     visit.form(&form);
     let client = authenticate(stage, settings, headers, &form)?;
