@@ -9,6 +9,18 @@ use crate::tokens::failure::Failure;
 use crate::tokens::stops::{Change, Stops};
 use crate::vocab::{AgentName, Code, GrantId, Secret, ServiceName};
 
+/// The hash that is the name of a row of what was compromised.
+pub(super) fn print_of(name: &str) -> Option<Print> {
+    let mut print = [0; 32];
+    if name.len() != 2 * print.len() || !name.bytes().all(|b| b.is_ascii_hexdigit()) {
+        return None;
+    }
+    for (at, byte) in print.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(name.get(2 * at..2 * at + 2)?, 16).ok()?;
+    }
+    Some(print)
+}
+
 impl Lineages {
     /// What the operator has stopped. They stand here because some of them are rows like the lineages.
     pub(in crate::tokens) fn stops(&self) -> &Stops {
@@ -92,3 +104,6 @@ impl Lineages {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;
