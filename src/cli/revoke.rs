@@ -33,6 +33,11 @@ pub(super) fn revoke(args: &Args, wish: &RevokeWish) -> Result<ExitCode, Failure
             "a refresh token could not be taken off the disk: `store.file` is not writable, and a restart would find it".into(),
         ));
     }
+    if done["remembered"] == false {
+        return Err(Failure(
+            "the compromise holds now, but a restart would forget it: `store.file` is not writable. Make it so and revoke once more".into(),
+        ));
+    }
     Ok(ExitCode::SUCCESS)
 }
 

@@ -21,7 +21,7 @@ use crate::credential::{BoxFuture, Feedback, Lease, Source, Unavailable};
 use crate::policy::Permit;
 use crate::vocab::{AgentName, Binding, Clock, Code, Generation, GrantId, ScopeSet, ServiceName};
 
-pub use revoke::{Return, Revoked};
+pub use revoke::{Return, Revocation, Revoked};
 
 /// Part F of the requirements.
 const WAIT_MAX: Duration = Duration::from_secs(5);

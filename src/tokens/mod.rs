@@ -44,7 +44,7 @@ use crate::vocab::Clock;
 pub use catalogue::SetupError;
 pub use checks::Checkup;
 pub use door::{
-    Door, Expected, GrantStatus, KeyFate, LoginWay, Return, Revoked, Rotated, Standing,
+    Door, Expected, GrantStatus, KeyFate, LoginWay, Return, Revocation, Revoked, Rotated, Standing,
 };
 pub use issuer::{Answered, Brought, Device, Login, LoginError, Verdict};
 pub use revoking::Fate;

@@ -510,9 +510,19 @@ async fn the_verbs_say_what_was_done_and_a_compromise_outlives_a_restart() {
     );
     assert_eq!(get(&served).await.status, 200);
 
+    // What cannot be written down holds, and it is said that a restart would forget it.
+    let store = served.folder.path().join("state/store");
+    let away = store.with_extension("away");
+    fs::rename(&store, &away).unwrap();
+    let words = ["revoke", "--service", "keys", "--compromise"];
+    let said = verb(&served, &words, 1).await;
+    assert!(said.contains("a restart would forget it"), "{said}");
+    fs::rename(&away, &store).unwrap();
+
     let said = verb(&served, &["revoke", "--all", "--compromise", "--json"], 0).await;
     let said: Value = serde_json::from_str(&said).unwrap();
     assert_eq!(said["grants"][0]["comes_back_by"], "rotate");
+    assert_eq!(said["remembered"], true);
     verb(&served, &["reload"], 0).await;
     refused(&get(&served).await, 403, "service-revoked");
     assert!(verb(&served, &["status"], 0).await.contains("revoked") || said["compromise"] == true);

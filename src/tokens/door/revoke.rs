@@ -21,6 +21,16 @@ const REPORT_WAIT: Duration = Duration::from_secs(3);
 /// How long a look at an issuer may take before something is revoked.
 const LOOK_MAX: Duration = Duration::from_secs(3);
 
+/// What a revocation did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Revocation {
+    /// What became of each grant.
+    pub grants: Vec<Revoked>,
+    /// `false`: that it was a compromise could not be written to the store, so a restart would forget it. In memory it holds,
+    /// and revoking once more writes it once more.
+    pub remembered: bool,
+}
+
 /// What became, or would become, of one grant.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Revoked {
@@ -111,15 +121,21 @@ impl Door {
 
     /// Revokes a selection: what [`stop`](Self::stop) does; then its keys, codes and refresh tokens are gone, from the disk
     /// as well, its tokens are out of use, and their issuers are told. Waits three seconds for these, and goes on trying.
-    pub async fn revoke(&self, selection: &Selection, compromise: bool) -> Vec<Revoked> {
+    pub async fn revoke(&self, selection: &Selection, compromise: bool) -> Revocation {
         let change = self.lineages.stops().add(selection, compromise);
-        if change.1.is_some() && self.lineages.note_stops(vec![change]).await.is_err() {
+        let noted = change.1.is_none() || self.lineages.note_stops(vec![change]).await.is_ok();
+        let selected = self.selected(selection);
+        let Seized {
+            targets,
+            stored,
+            burnt,
+        } = self.seize(&selected, selection, compromise).await;
+        let remembered = noted && burnt;
+        if !remembered {
             tracing::error!(
                 "the compromise is not in the store: it would be forgotten by a restart"
             );
         }
-        let selected = self.selected(selection);
-        let (targets, stored) = self.seize(&selected, selection, compromise).await;
         let (answer, ended) = oneshot::channel();
         let order = Order {
             selection: selection.clone(),
@@ -153,22 +169,26 @@ impl Door {
                 }
             }
         }
-        report
+        Revocation {
+            grants: report,
+            remembered,
+        }
     }
 
-    /// Takes everything that outlives access tokens from memory and disk. And the services of which the disk has still some.
+    /// Takes everything that outlives access tokens from memory and disk.
     async fn seize(
         &self,
         selected: &[(ServiceName, Kind)],
         selection: &Selection,
         compromise: bool,
-    ) -> (Vec<Target>, BTreeSet<ServiceName>) {
+    ) -> Seized {
         let mut targets = Vec::new();
         let mut stored = BTreeSet::new();
+        let mut burnt = true;
         for (service, kind) in selected {
             // One agent's compromise is not that of what the configuration gives to all.
             if compromise && selection.agent.is_none() {
-                self.burn(kind).await;
+                burnt &= self.burn(kind).await;
             }
             let Kind::Oauth { edition, client } = kind else {
                 continue;
@@ -185,7 +205,11 @@ impl Door {
                 refresh,
             });
         }
-        (targets, stored)
+        Seized {
+            targets,
+            stored,
+            burnt,
+        }
     }
 
     /// The operator's `reload`: what was revoked without a compromise may be lent again. How many stops that ended.
@@ -282,18 +306,23 @@ impl Door {
         all
     }
 
-    /// Remembers what must never be shown again.
-    async fn burn(&self, kind: &Kind) {
+    /// Remembers what must never be shown again. `false`: the store could not be written.
+    async fn burn(&self, kind: &Kind) -> bool {
         let mut hashes: Vec<_> = kind.given().into_iter().collect();
         if let Kind::Oauth { client, .. } = kind {
             hashes.extend(client.shown_hashes().await);
         }
-        if self.lineages.burn(hashes).await.is_err() {
-            tracing::error!(
-                "the compromise is not in the store: it would be forgotten by a restart"
-            );
-        }
+        self.lineages.burn(hashes).await.is_ok()
     }
+}
+
+/// What a revocation took from memory and disk.
+struct Seized {
+    targets: Vec<Target>,
+    /// Services of which the disk has still something.
+    stored: BTreeSet<ServiceName>,
+    /// What must not be shown again is in the store.
+    burnt: bool,
 }
 
 /// An owner's tokens by kind, and whether the disk has still something of them.

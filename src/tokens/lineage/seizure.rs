@@ -69,20 +69,17 @@ impl Lineages {
     /// From here on what has one of these hashes is shown to no issuer.
     ///
     /// # Errors
-    /// [`Failure`] where it could not be written down; it is remembered all the same.
+    /// [`Failure`] where it could not be written down; it is remembered all the same, and written when it is said again.
     pub(in crate::tokens) async fn burn(&self, hashes: Vec<Print>) -> Result<(), Failure> {
         let mut outcome = Ok(());
         for hash in hashes {
-            let new = self
-                .burnt
+            self.burnt
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
                 .insert(hash);
-            if new {
-                let name = hash.iter().map(|byte| format!("{byte:02x}")).collect();
-                let id = RowId { kind: BURNT, name };
-                outcome = outcome.and(self.write_row(id, Some(hash.to_vec())).await);
-            }
+            let name = hash.iter().map(|byte| format!("{byte:02x}")).collect();
+            let id = RowId { kind: BURNT, name };
+            outcome = outcome.and(self.write_row(id, Some(hash.to_vec())).await);
         }
         outcome
     }

@@ -48,7 +48,7 @@ async fn a_compromised_login_comes_back_by_a_fresh_one_with_another_key() {
     let early = begin().await;
     assert!(!early.url().contains("prompt"));
 
-    let report = house.door.revoke(&everything(), true).await;
+    let report = house.door.revoke(&everything(), true).await.grants;
     let items = &report[0];
     assert_eq!((items.back, items.still_stored), (Return::Login, false));
     assert!(
@@ -103,7 +103,11 @@ async fn what_an_issuer_was_about_to_give_is_handed_back() {
         }
     });
     eventually(&house, || house.fake.tokens().len() == 1).await;
-    let report = house.door.revoke(&of(Some("items"), None), false).await;
+    let report = house
+        .door
+        .revoke(&of(Some("items"), None), false)
+        .await
+        .grants;
     assert_eq!(report[0].tokens, []);
     let refused = waiting.await.unwrap().unwrap_err();
     assert_eq!(refused.code, Code::ServiceRevoked);
@@ -128,7 +132,11 @@ async fn a_refresh_under_way_does_not_bring_a_login_back() {
         }
     });
     eventually(&house, || house.fake.tokens().len() == before + 1).await;
-    house.door.revoke(&of(None, Some("default")), false).await;
+    house
+        .door
+        .revoke(&of(None, Some("default")), false)
+        .await
+        .grants;
     waiting.await.unwrap().unwrap_err();
     // The one that was sent, and the one that came.
     eventually(&house, || {
@@ -149,7 +157,11 @@ async fn a_refresh_under_way_does_not_bring_a_login_back() {
 async fn an_agent_that_rides_on_a_shared_grant_is_stopped_alone() {
     let house = logged_in(|_| {}, rotating(None)).await;
     // The agent's own login ends; that of all takes its place.
-    house.door.revoke(&of(Some("items"), None), false).await;
+    house
+        .door
+        .revoke(&of(Some("items"), None), false)
+        .await
+        .grants;
     house.door.resume().await;
     let (edition, _) = house.door.client(&name("items")).unwrap();
     let everyone = GrantId {
@@ -171,7 +183,11 @@ async fn an_agent_that_rides_on_a_shared_grant_is_stopped_alone() {
     assert_eq!(lend("default").await.unwrap().facts().id, shared.facts().id);
     let before = told(&house);
     let foreseen = house.door.foresee(&of(None, Some("default")), false).await;
-    let report = house.door.revoke(&of(None, Some("default")), false).await;
+    let report = house
+        .door
+        .revoke(&of(None, Some("default")), false)
+        .await
+        .grants;
     assert_eq!(foreseen, report);
     assert!(report[0].rides && report[0].tokens.is_empty());
     assert_eq!(

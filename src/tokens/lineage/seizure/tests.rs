@@ -80,7 +80,11 @@ async fn a_damaged_row_of_a_compromise_holds_by_its_name() {
     let after = plate.open();
     let (items, anybody) = (ServiceName::new("items").unwrap(), AgentName::fallback());
     assert!(after.stops().compromised(&items, &anybody));
-    assert!(!after.stops().cover(&ServiceName::new("other").unwrap(), &anybody));
+    assert!(
+        !after
+            .stops()
+            .cover(&ServiceName::new("other").unwrap(), &anybody)
+    );
     assert!(after.is_burnt(&hash));
     assert_eq!(print_of(&"0g".repeat(32)), None);
 }
