@@ -545,6 +545,16 @@ async fn the_verbs_say_what_was_done_and_a_compromise_outlives_a_restart() {
     .unwrap();
     verb(&served, &["reload"], 0).await;
     refused(&keys(&served).await, 502, "upstream-unauthorized");
+    // The same by a restart.
+    verb(&served, &["revoke", "--service", "keys", "--compromise"], 0).await;
+    assert!(served.terminate().await.success());
+    served.again().await;
+    refused(&keys(&served).await, 403, "service-revoked");
+    assert!(served.terminate().await.success());
+    let third = "a-third-key-0123456789";
+    fs::write(served.folder.path().join("api.key"), third).unwrap();
+    served.again().await;
+    refused(&keys(&served).await, 502, "upstream-unauthorized");
     assert!(served.terminate().await.success());
     served.again().await;
     assert_eq!(

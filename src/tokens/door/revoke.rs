@@ -123,14 +123,22 @@ impl Door {
     /// as well, its tokens are out of use, and their issuers are told. Waits three seconds for these, and goes on trying.
     pub async fn revoke(&self, selection: &Selection, compromise: bool) -> Revocation {
         let change = self.lineages.stops().add(selection, compromise);
+        // Before the stop: where that alone were in the store, a restart would take the same value for another one.
+        let given = if compromise && selection.agent.is_none() {
+            let kinds = self.selected(selection).into_iter();
+            kinds.filter_map(|(_, kind)| kind.given()).collect()
+        } else {
+            Vec::new()
+        };
+        let burnt = self.lineages.burn(given).await.is_ok();
         let noted = change.1.is_none() || self.lineages.note_stops(vec![change]).await.is_ok();
         let selected = self.selected(selection);
         let Seized {
             targets,
             stored,
-            burnt,
+            burnt: shown,
         } = self.seize(&selected, selection, compromise).await;
-        let remembered = noted && burnt;
+        let remembered = noted && burnt && shown;
         if !remembered {
             tracing::error!(
                 "the compromise is not in the store: it would be forgotten by a restart"
@@ -186,13 +194,14 @@ impl Door {
         let mut stored = BTreeSet::new();
         let mut burnt = true;
         for (service, kind) in selected {
-            // One agent's compromise is not that of what the configuration gives to all.
-            if compromise && selection.agent.is_none() {
-                burnt &= self.burn(kind).await;
-            }
             let Kind::Oauth { edition, client } = kind else {
                 continue;
             };
+            // One agent's compromise is not that of what the configuration gives to all.
+            if compromise && selection.agent.is_none() {
+                let shown = client.shown_hashes().await;
+                burnt &= self.lineages.burn(shown).await.is_ok();
+            }
             let (refresh, removed) = client.seize(selection.agent.as_ref()).await;
             if !removed {
                 stored.insert(service.clone());
@@ -238,8 +247,7 @@ impl Door {
         }
     }
 
-    /// After new settings: grants of an issuer that was changed get new keys, and what was compromised comes back where
-    /// the configuration has another value for it.
+    /// After new settings: grants of an issuer that was changed get new keys, and what was compromised is [settled](Self::settle).
     pub(super) async fn after_swap(&self, moved: Vec<ServiceName>) {
         for service in moved {
             let owners = self.client(&service).map(|(_, client)| client.owners());
@@ -247,6 +255,12 @@ impl Door {
                 self.suspect(&service, &agent, "issuer_changed");
             }
         }
+        self.settle().await;
+    }
+
+    /// What was compromised comes back where the configuration has another value for it. To be called once at the start, when
+    /// the worker runs: the value may have been changed while no process was there to see it.
+    pub async fn settle(&self) {
         for (service, kind) in self.selected(&Selection::default()) {
             let other = kind
                 .given()
@@ -304,15 +318,6 @@ impl Door {
         let mut all = self.shelf.catalogue.load().all();
         all.retain(|(service, _)| selection.is_about(service));
         all
-    }
-
-    /// Remembers what must never be shown again. `false`: the store could not be written.
-    async fn burn(&self, kind: &Kind) -> bool {
-        let mut hashes: Vec<_> = kind.given().into_iter().collect();
-        if let Kind::Oauth { client, .. } = kind {
-            hashes.extend(client.shown_hashes().await);
-        }
-        self.lineages.burn(hashes).await.is_ok()
     }
 }
 
