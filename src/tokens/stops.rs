@@ -55,7 +55,8 @@ impl Selection {
     }
 }
 
-/// All stops. As many as there are selections of the configuration's names; each stands once.
+/// All stops. As many as there are selections of the configuration's names; each stands once for a compromise and once
+/// without one.
 #[derive(Default)]
 pub(super) struct Stops {
     any: AtomicBool,
@@ -145,12 +146,12 @@ impl Stops {
     pub(super) fn add(&self, selection: &Selection, compromise: bool) -> Change {
         let mut all = self.write();
         let number = self.last.fetch_add(1, Ordering::AcqRel) + 1;
-        // A compromise stays one, whatever is revoked after it.
-        let before = all.iter().position(|stop| stop.selection == *selection);
-        let before = before.map(|at| all.remove(at));
+        // A compromise stays what it is, whatever is revoked after it: what came back from it is then stopped for a while,
+        // and not compromised again.
+        all.retain(|stop| stop.selection != *selection || (stop.compromise && !compromise));
         let stop = Stop {
             selection: selection.clone(),
-            compromise: compromise || before.is_some_and(|stop| stop.compromise),
+            compromise,
             number,
             lifted: BTreeSet::new(),
         };
@@ -185,13 +186,16 @@ impl Stops {
     }
 
     /// A grant has come back by a fresh login or the operator's word. A stop of one agent is not ended by a grant that all
-    /// ride on.
-    pub(super) fn lift(&self, grant: &GrantId) -> Vec<Change> {
-        let mut changes = Vec::new();
+    /// ride on. What the disk should say now, and whether anything was lifted.
+    pub(super) fn lift(&self, grant: &GrantId) -> (Vec<Change>, bool) {
+        let (mut changes, mut lifted) = (Vec::new(), false);
         let mut all = self.write();
         all.retain_mut(|stop| {
             if stop.is_all_of(grant) {
-                changes.push((stop.selection.clone(), None));
+                lifted = true;
+                if stop.compromise {
+                    changes.push((stop.selection.clone(), None));
+                }
                 return false;
             }
             let shared = grant.agent.is_everyone() && stop.selection.agent.is_none();
@@ -200,19 +204,24 @@ impl Stops {
                 && (own || shared)
                 && stop.lifted.insert(grant.clone())
             {
-                changes.push((stop.selection.clone(), stop.content()));
+                lifted = true;
+                if stop.compromise {
+                    changes.push((stop.selection.clone(), stop.content()));
+                }
             }
             true
         });
         self.any.store(!all.is_empty(), Ordering::Release);
-        changes
+        (changes, lifted)
     }
 
-    /// Ends every plain stop. What they were.
+    /// Ends every plain stop. What they were, but for those that a compromise covers whole.
     pub(super) fn lift_plain(&self) -> Vec<Selection> {
         let mut all = self.write();
         let plain = all.extract_if(.., |stop| !stop.compromise);
-        let plain = plain.map(|stop| stop.selection).collect();
+        let mut plain: Vec<_> = plain.map(|stop| stop.selection).collect();
+        let whole = |stop: &Stop, of: &Selection| stop.selection == *of && stop.lifted.is_empty();
+        plain.retain(|selection| !all.iter().any(|stop| whole(stop, selection)));
         self.any.store(!all.is_empty(), Ordering::Release);
         plain
     }
@@ -293,11 +302,33 @@ mod tests {
     }
 
     #[test]
+    fn a_plain_stop_does_not_make_a_compromise_of_what_came_back_from_one() {
+        let stops = Stops::default();
+        stops.add(&selection("a", "*"), true);
+        stops.lift(&grant("a", "y"));
+        assert_eq!(stops.add(&selection("a", "*"), false).1, None);
+        let a = ServiceName::new("a").unwrap();
+        let compromised = |agent: &str| stops.compromised(&a, &grant("a", agent).agent);
+        assert!(covered(&stops, "a", "y") && !compromised("y") && compromised("x"));
+        // The plain one has no row, and its end leaves that of the compromise alone.
+        let (changes, lifted) = stops.lift(&grant("a", "y"));
+        assert!(changes.is_empty() && lifted);
+        stops.add(&selection("a", "*"), false);
+        assert_eq!(stops.lift_plain(), [selection("a", "*")]);
+        assert!(!covered(&stops, "a", "y") && covered(&stops, "a", "x"));
+        // A further compromise is of everything again.
+        stops.add(&selection("a", "*"), false);
+        stops.add(&selection("a", "*"), true);
+        assert!(stops.lift_plain().is_empty() && compromised("y"));
+    }
+
+    #[test]
     fn a_compromise_outlives_the_process_also_as_a_damaged_row() {
         let stops = Stops::default();
         assert_eq!(stops.add(&selection("c", "*"), false).1, None);
         stops.add(&selection("a", "*"), true);
-        let changes = stops.lift(&grant("a", "y"));
+        let (changes, lifted) = stops.lift(&grant("a", "y"));
+        assert!(lifted);
         let [(selection, Some(content))] = &changes[..] else {
             panic!("{changes:?}")
         };

@@ -275,8 +275,8 @@ impl Door {
 
     /// A grant has come back.
     pub(super) async fn lift(&self, grant: &GrantId) {
-        let changes = self.lineages.stops().lift(grant);
-        if changes.is_empty() {
+        let (changes, lifted) = self.lineages.stops().lift(grant);
+        if !lifted {
             return;
         }
         if self.lineages.note_stops(changes).await.is_err() {
