@@ -38,7 +38,7 @@ impl Selection {
     }
 
     /// The name of its row: no name of a configuration has a star or a slash in it.
-    pub(super) fn row(&self) -> String {
+    pub(super) fn row_name(&self) -> String {
         let service = self.service.as_ref().map_or(ALL, ServiceName::as_str);
         let agent = self.agent.as_ref().map_or(ALL, AgentName::as_str);
         format!("{service}/{agent}")
@@ -73,9 +73,6 @@ struct Stop {
     lifted: BTreeSet<GrantId>,
 }
 
-/// A stop that has changed: its selection, and what the disk should say of it; nothing where it is gone.
-pub(super) type Change = (Selection, Option<Vec<u8>>);
-
 impl Stop {
     fn covers(&self, service: &ServiceName, agent: &AgentName) -> bool {
         self.selection.covers(service, agent)
@@ -93,12 +90,10 @@ impl Stop {
             }
     }
 
-    /// What the disk says of it.
-    fn content(&self) -> Option<Vec<u8>> {
-        self.compromise.then(|| {
-            let lifted: Vec<String> = self.lifted.iter().map(ToString::to_string).collect();
-            [&[FORM], lifted.join("\n").as_bytes()].concat()
-        })
+    /// What the disk says of it, where it is for a compromise.
+    fn content(&self) -> Vec<u8> {
+        let lifted: Vec<String> = self.lifted.iter().map(ToString::to_string).collect();
+        [&[FORM], lifted.join("\n").as_bytes()].concat()
     }
 
     fn read(name: &str, content: &[u8]) -> Option<Self> {
@@ -142,8 +137,8 @@ impl Stops {
         }
     }
 
-    /// Stops a selection, from this moment on.
-    pub(super) fn add(&self, selection: &Selection, compromise: bool) -> Change {
+    /// Stops a selection, from this moment on. The row of a compromise has changed then.
+    pub(super) fn add(&self, selection: &Selection, compromise: bool) {
         let mut all = self.write();
         let number = self.last.fetch_add(1, Ordering::AcqRel) + 1;
         // A compromise stays what it is, whatever is revoked after it: what came back from it is then stopped for a while,
@@ -155,10 +150,16 @@ impl Stops {
             number,
             lifted: BTreeSet::new(),
         };
-        let change = (selection.clone(), stop.content());
         all.push(stop);
         self.any.store(true, Ordering::Release);
-        change
+    }
+
+    /// What the disk should say of this selection now; nothing where it is not compromised.
+    pub(super) fn row(&self, selection: &Selection) -> Option<Vec<u8>> {
+        let all = self.read();
+        let mut compromises = all.iter().filter(|stop| stop.compromise);
+        let stop = compromises.find(|stop| stop.selection == *selection);
+        stop.map(Stop::content)
     }
 
     /// Whether nothing may be lent to this agent for this service.
@@ -186,15 +187,15 @@ impl Stops {
     }
 
     /// A grant has come back by a fresh login or the operator's word. A stop of one agent is not ended by a grant that all
-    /// ride on. What the disk should say now, and whether anything was lifted.
-    pub(super) fn lift(&self, grant: &GrantId) -> (Vec<Change>, bool) {
+    /// ride on. Whose rows have changed, and whether anything was lifted.
+    pub(super) fn lift(&self, grant: &GrantId) -> (Vec<Selection>, bool) {
         let (mut changes, mut lifted) = (Vec::new(), false);
         let mut all = self.write();
         all.retain_mut(|stop| {
             if stop.is_all_of(grant) {
                 lifted = true;
                 if stop.compromise {
-                    changes.push((stop.selection.clone(), None));
+                    changes.push(stop.selection.clone());
                 }
                 return false;
             }
@@ -206,7 +207,7 @@ impl Stops {
             {
                 lifted = true;
                 if stop.compromise {
-                    changes.push((stop.selection.clone(), stop.content()));
+                    changes.push(stop.selection.clone());
                 }
             }
             true
@@ -306,7 +307,7 @@ mod tests {
         let stops = Stops::default();
         stops.add(&selection("a", "*"), true);
         stops.lift(&grant("a", "y"));
-        assert_eq!(stops.add(&selection("a", "*"), false).1, None);
+        stops.add(&selection("a", "*"), false);
         let a = ServiceName::new("a").unwrap();
         let compromised = |agent: &str| stops.compromised(&a, &grant("a", agent).agent);
         assert!(covered(&stops, "a", "y") && !compromised("y") && compromised("x"));
@@ -325,19 +326,18 @@ mod tests {
     #[test]
     fn a_compromise_outlives_the_process_also_as_a_damaged_row() {
         let stops = Stops::default();
-        assert_eq!(stops.add(&selection("c", "*"), false).1, None);
+        stops.add(&selection("c", "*"), false);
+        assert_eq!(stops.row(&selection("c", "*")), None);
         stops.add(&selection("a", "*"), true);
         let (changes, lifted) = stops.lift(&grant("a", "y"));
         assert!(lifted);
-        let [(selection, Some(content))] = &changes[..] else {
-            panic!("{changes:?}")
-        };
-        let name = selection.row();
-        let again = Stops::restored([(name.as_str(), content.as_slice())].into_iter());
+        assert_eq!(changes, [selection("a", "*")]);
+        let (name, content) = ("a/*", stops.row(&changes[0]).unwrap());
+        let again = Stops::restored([(name, content.as_slice())].into_iter());
         assert!(covered(&again, "a", "x") && !covered(&again, "a", "y"));
         assert!(!covered(&again, "c", "x"));
         for damaged in [&b""[..], b"\x02", b"\x01a/y\nb", b"\x01\xff"] {
-            let again = Stops::restored([(name.as_str(), damaged)].into_iter());
+            let again = Stops::restored([(name, damaged)].into_iter());
             assert!(covered(&again, "a", "y") && !covered(&again, "b", "y"));
         }
         let nameless = Stops::restored([("?", &b"\x01"[..])].into_iter());

@@ -122,7 +122,7 @@ impl Door {
     /// Revokes a selection: what [`stop`](Self::stop) does; then its keys, codes and refresh tokens are gone, from the disk
     /// as well, its tokens are out of use, and their issuers are told. Waits three seconds for these, and goes on trying.
     pub async fn revoke(&self, selection: &Selection, compromise: bool) -> Revocation {
-        let change = self.lineages.stops().add(selection, compromise);
+        self.lineages.stops().add(selection, compromise);
         // Before the stop: where that alone were in the store, a restart would take the same value for another one.
         let given = if compromise && selection.agent.is_none() {
             let kinds = self.selected(selection).into_iter();
@@ -131,7 +131,8 @@ impl Door {
             Vec::new()
         };
         let burnt = self.lineages.burn(given).await.is_ok();
-        let noted = change.1.is_none() || self.lineages.note_stops(vec![change]).await.is_ok();
+        let changed = compromise.then(|| selection.clone()).into_iter().collect();
+        let noted = self.lineages.note_stops(changed).await.is_ok();
         let selected = self.selected(selection);
         let Seized {
             targets,

@@ -4,9 +4,9 @@
 use std::sync::{Arc, PoisonError};
 
 use super::{BURNT, Lineages, Print, STOPPED};
-use crate::store::RowId;
+use crate::store::{RowId, StoreError};
 use crate::tokens::failure::Failure;
-use crate::tokens::stops::{Change, Stops};
+use crate::tokens::stops::{Selection, Stops};
 use crate::vocab::{AgentName, Code, GrantId, Secret, ServiceName};
 
 /// The hash that is the name of a row of what was compromised.
@@ -50,18 +50,27 @@ impl Lineages {
         (out.into_iter().map(each).collect(), gone)
     }
 
-    /// Writes down how stops have changed.
+    /// Writes down how the stops of these selections stand: when it is each write's turn at the disk, and not when it was asked
+    /// for, because writes may overtake each other.
     ///
     /// # Errors
     /// [`Failure`] where one could not be written; in memory it stands all the same.
-    pub(in crate::tokens) async fn note_stops(&self, changes: Vec<Change>) -> Result<(), Failure> {
+    pub(in crate::tokens) async fn note_stops(
+        self: &Arc<Self>,
+        changed: Vec<Selection>,
+    ) -> Result<(), Failure> {
         let mut outcome = Ok(());
-        for (selection, content) in changes {
+        for selection in changed {
             let id = RowId {
                 kind: STOPPED,
-                name: selection.row(),
+                name: selection.row_name(),
             };
-            outcome = outcome.and(self.write_row(id, content).await);
+            let lineages = Arc::clone(self);
+            let written = self.on_disk(move |disk| match lineages.stops.row(&selection) {
+                Some(content) => disk.put(&id, &content, false),
+                None => disk.remove(&id),
+            });
+            outcome = outcome.and(told(written.await));
         }
         outcome
     }
@@ -79,7 +88,8 @@ impl Lineages {
                 .insert(hash);
             let name = hash.iter().map(|byte| format!("{byte:02x}")).collect();
             let id = RowId { kind: BURNT, name };
-            outcome = outcome.and(self.write_row(id, Some(hash.to_vec())).await);
+            let written = self.on_disk(move |disk| disk.put(&id, &hash, false));
+            outcome = outcome.and(told(written.await));
         }
         outcome
     }
@@ -89,17 +99,13 @@ impl Lineages {
         let burnt = self.burnt.lock().unwrap_or_else(PoisonError::into_inner);
         burnt.contains(hash)
     }
+}
 
-    async fn write_row(&self, id: RowId, content: Option<Vec<u8>>) -> Result<(), Failure> {
-        let written = self.on_disk(move |disk| match content {
-            Some(content) => disk.put(&id, &content, false),
-            None => disk.remove(&id),
-        });
-        written.await?.map_err(|error| {
-            tracing::error!(%error, "a revocation could not be written down");
-            Code::AsUnavailable.into()
-        })
-    }
+fn told(written: Result<Result<(), StoreError>, Failure>) -> Result<(), Failure> {
+    written?.map_err(|error| {
+        tracing::error!(%error, "a revocation could not be written down");
+        Code::AsUnavailable.into()
+    })
 }
 
 #[cfg(test)]

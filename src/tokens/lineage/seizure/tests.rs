@@ -7,9 +7,7 @@ use zeroize::Zeroizing;
 
 use super::super::{Disk, KIND};
 use super::*;
-use crate::store::StoreError;
 use crate::tokens::journal::{Journal, Note};
-use crate::tokens::stops::Selection;
 
 /// Rows that outlive the process; those in `damaged` do not open.
 #[derive(Default, Clone)]
@@ -69,8 +67,8 @@ fn items() -> Selection {
 async fn a_damaged_row_of_a_compromise_holds_by_its_name() {
     let plate = Plate::default();
     let before = plate.open();
-    let change = before.stops().add(&items(), true);
-    before.note_stops(vec![change]).await.unwrap();
+    before.stops().add(&items(), true);
+    before.note_stops(vec![items()]).await.unwrap();
     let hash: Print = std::array::from_fn(|at| u8::try_from(at * 8).unwrap());
     before.burn(vec![hash]).await.unwrap();
     let written: Vec<RowId> = plate.rows.lock().unwrap().keys().cloned().collect();
@@ -87,4 +85,21 @@ async fn a_damaged_row_of_a_compromise_holds_by_its_name() {
     );
     assert!(after.is_burnt(&hash));
     assert_eq!(print_of(&"0g".repeat(32)), None);
+}
+
+/// Writes that overtake each other leave what stands, whichever was the last.
+#[tokio::test]
+async fn a_late_write_of_a_stop_does_not_bring_it_back() {
+    let plate = Plate::default();
+    let lineages = plate.open();
+    lineages.stops().add(&items(), true);
+    let everyone = GrantId {
+        service: ServiceName::new("items").unwrap(),
+        agent: AgentName::everyone(),
+    };
+    let (lifted, _) = lineages.stops().lift(&everyone);
+    lineages.note_stops(lifted).await.unwrap();
+    // The write of the stop itself.
+    lineages.note_stops(vec![items()]).await.unwrap();
+    assert!(plate.rows.lock().unwrap().is_empty());
 }
