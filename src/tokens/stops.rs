@@ -144,6 +144,9 @@ impl Stops {
         // A compromise stays what it is, whatever is revoked after it: what came back from it is then stopped for a while,
         // and not compromised again.
         all.retain(|stop| stop.selection != *selection || (stop.compromise && !compromise));
+        // A login that was begun before this one ends neither.
+        let same = all.iter_mut().filter(|stop| stop.selection == *selection);
+        same.for_each(|stop| stop.number = number);
         let stop = Stop {
             selection: selection.clone(),
             compromise,
