@@ -88,6 +88,9 @@ fn at_the_issuer(grant: &Value, dry: bool) -> String {
     if grant["grant"] == "static" {
         return "a fixed credential, which only its API can revoke".into();
     }
+    if grant["grant"] == "unconfigured" {
+        return "its refresh token: destroyed, NOT REVOKED at its issuer, because the configuration lacks it".into();
+    }
     if grant["shared_goes_on"] == true {
         return "its service's grant is shared and goes on for the other agents".into();
     }

@@ -21,6 +21,7 @@ use crate::credential::{BoxFuture, Feedback, Lease, Source, Unavailable};
 use crate::policy::Permit;
 use crate::vocab::{AgentName, Binding, Clock, Code, Generation, GrantId, ScopeSet, ServiceName};
 
+use given::Given;
 pub use revoke::{Return, Revocation, Revoked};
 
 /// Part F of the requirements.
@@ -47,6 +48,8 @@ pub struct Door {
     pending: Mutex<BTreeMap<GrantId, usize>>,
     /// Longest wait of a request for a token (C-10). The fetch goes on.
     wait: Duration,
+    /// What services were given, also such as are in the configuration no more.
+    given: Given,
     /// Numbers credentials; held while a catalogue is replaced, so that two reloads do not cross.
     counter: Mutex<u64>,
 }
@@ -165,6 +168,8 @@ pub(super) fn assemble(
     let unsettled = unsettled
         .filter_map(|grant| first.login_key(grant))
         .collect();
+    let given = Given::default();
+    given.note(&first);
     let shelf = Arc::new(Shelf::new(clock, first));
     let (commands, inbox) = mpsc::channel(ASKS_MAX);
     let mut worker = Worker::new(Arc::clone(&shelf), journal, inbox, seed);
@@ -176,6 +181,7 @@ pub(super) fn assemble(
         lineages,
         pending: Mutex::default(),
         wait: WAIT_MAX,
+        given,
         counter: Mutex::new(counter),
     };
     Ok((Arc::new(door), worker))
@@ -329,6 +335,7 @@ impl Door {
         let new = old.succeed(settings, generation, &mut builder)?;
         let gone = old.editions_gone_in(&new);
         let moved = old.issuers_changed_in(&new);
+        self.given.note(&new);
         self.shelf.catalogue.store(Arc::new(new));
         Ok((gone, moved))
     }
@@ -738,6 +745,7 @@ impl Source for Door {
     }
 }
 
+mod given;
 mod revoke;
 
 #[cfg(test)]

@@ -36,7 +36,8 @@ pub struct Revocation {
 pub struct Revoked {
     /// Whose.
     pub grant: GrantId,
-    /// How its tokens are had, as the configuration says it; `static` where it gives the credential itself.
+    /// How its tokens are had, as the configuration says it; `static` where it gives the credential itself, `unconfigured`
+    /// where it has no such grant any more.
     pub how: &'static str,
     /// The agent rides on a grant that all agents of the service share, and which goes on for the others.
     pub rides: bool,
@@ -116,6 +117,8 @@ impl Door {
                 compromise,
             ));
         }
+        let left = self.left(selection).into_iter();
+        report.extend(left.map(|grant| left_behind(grant, false)));
         report
     }
 
@@ -125,8 +128,7 @@ impl Door {
         self.lineages.stops().add(selection, compromise);
         // Before the stop: where that alone were in the store, a restart would take the same value for another one.
         let given = if compromise && selection.agent.is_none() {
-            let kinds = self.selected(selection).into_iter();
-            kinds.filter_map(|(_, kind)| kind.given()).collect()
+            self.given.about(selection)
         } else {
             Vec::new()
         };
@@ -137,6 +139,7 @@ impl Door {
         let Seized {
             targets,
             stored,
+            left,
             burnt: shown,
         } = self.seize(&selected, selection, compromise).await;
         let remembered = noted && burnt && shown;
@@ -178,6 +181,7 @@ impl Door {
                 }
             }
         }
+        report.extend(left);
         Revocation {
             grants: report,
             remembered,
@@ -215,9 +219,18 @@ impl Door {
                 refresh,
             });
         }
+        // A login of a service that the configuration lacks at the moment must not be there when it is back. Its issuer is not
+        // known any more.
+        let mut left = Vec::new();
+        for grant in self.left(selection) {
+            let seized = self.lineages.seize(&grant.service, Some(&grant.agent));
+            let (_, removed) = seized.await;
+            left.push(left_behind(grant, !removed));
+        }
         Seized {
             targets,
             stored,
+            left,
             burnt,
         }
     }
@@ -315,6 +328,17 @@ impl Door {
         }
     }
 
+    /// Grants with a refresh token whose services the configuration lacks, or has with another kind of credential.
+    fn left(&self, selection: &Selection) -> Vec<GrantId> {
+        let catalogue = self.shelf.catalogue.load();
+        let mut grants = self.lineages.of(selection);
+        grants.retain(|grant| {
+            let offer = catalogue.offer(&grant.service);
+            !offer.is_some_and(|offer| matches!(offer.kind, Kind::Oauth { .. }))
+        });
+        grants
+    }
+
     fn selected(&self, selection: &Selection) -> Vec<(ServiceName, Kind)> {
         let mut all = self.shelf.catalogue.load().all();
         all.retain(|(service, _)| selection.is_about(service));
@@ -327,6 +351,8 @@ struct Seized {
     targets: Vec<Target>,
     /// Services of which the disk has still something.
     stored: BTreeSet<ServiceName>,
+    /// Grants of services that the configuration lacks.
+    left: Vec<Revoked>,
     /// What must not be shown again is in the store.
     burnt: bool,
 }
@@ -390,6 +416,19 @@ fn nothing_held(service: &ServiceName, selection: &Selection, compromise: bool) 
             (true, None) => Return::NewValue,
             (true, Some(_)) => Return::Rotate,
         },
+    }
+}
+
+/// What is said of a grant that the configuration does not have.
+fn left_behind(grant: GrantId, still_stored: bool) -> Revoked {
+    Revoked {
+        grant,
+        how: "unconfigured",
+        rides: false,
+        // Its issuer cannot be told.
+        tokens: vec![("refresh_token", Fate::Impossible)],
+        still_stored,
+        back: Return::Login,
     }
 }
 

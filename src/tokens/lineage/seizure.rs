@@ -27,6 +27,18 @@ impl Lineages {
         &self.stops
     }
 
+    /// The grants of this selection that have a refresh token, whatever configuration they were begun under.
+    pub(in crate::tokens) fn of(&self, selection: &Selection) -> Vec<GrantId> {
+        let owner = |grant: &GrantId| selection.agent.as_ref().is_none_or(|a| grant.agent == *a);
+        let all = self.lock();
+        let meant = all
+            .keys()
+            .filter(|grant| selection.is_about(&grant.service) && owner(grant));
+        let mut meant: Vec<_> = meant.cloned().collect();
+        meant.sort();
+        meant
+    }
+
     /// Takes the lineages of a service, or its owner's alone, out of memory and disk, whatever configuration they were
     /// begun under. A refresh that is under way loses its turn. `false`: the disk has still one of them.
     pub(in crate::tokens) async fn seize(

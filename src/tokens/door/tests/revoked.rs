@@ -260,3 +260,49 @@ async fn another_issuer_in_the_configuration_is_a_suspicion_and_another_key() {
         .unwrap();
     assert_ne!(new.thumbprint(), old.thumbprint());
 }
+
+/// What is not in the configuration at the moment of a compromise does not come back by being put there again.
+#[tokio::test]
+async fn a_compromise_of_everything_covers_what_the_configuration_lacks_just_now() {
+    let house = logged_in(|_| {}, rotating(None)).await;
+    let (_, client) = house.door.client(&name("items")).unwrap();
+    let items = || CredentialSettings::Oauth(Box::new(client.settings().clone()));
+    let fixed = |value: &str| CredentialSettings::Bearer(Secret::new(value.into()));
+    let replace = async |services, generation| {
+        let done = house
+            .door
+            .replace(Settings { services }, Generation(generation));
+        done.await.unwrap();
+    };
+    let lend = async |service: &str, generation| {
+        let (service, agent) = (name(service), AgentName::fallback());
+        let scopes = ScopeSet::parse("a b").unwrap();
+        let lent = house
+            .door
+            .lend(&service, &agent, &scopes, Generation(generation));
+        lent.await.map(drop).map_err(|refusal| refusal.code)
+    };
+    let all = |value: &str| vec![(name("items"), items()), (name("fixed"), fixed(value))];
+    replace(all("canary-bearer"), 2).await;
+    lend("fixed", 2).await.unwrap();
+    replace(vec![(name("open"), CredentialSettings::Nothing)], 3).await;
+    let foreseen = house.door.foresee(&everything(), true).await;
+    let report = house.door.revoke(&everything(), true).await.grants;
+    assert_eq!(foreseen, report);
+    let gone = report.iter().find(|one| one.how == "unconfigured").unwrap();
+    assert_eq!(gone.grant.service, name("items"));
+    replace(all("canary-bearer"), 4).await;
+    assert_eq!(lend("fixed", 4).await, Err(Code::ServiceRevoked));
+    // A login for all of the service does not bring the agent's own old one back.
+    let everyone = AgentName::everyone();
+    house
+        .door
+        .lift(&GrantId {
+            service: name("items"),
+            agent: everyone,
+        })
+        .await;
+    assert_eq!(lend("items", 4).await, Err(Code::ReauthorizationRequired));
+    replace(all("another"), 5).await;
+    lend("fixed", 5).await.unwrap();
+}
