@@ -114,6 +114,22 @@ impl Revoking {
         self.closing.cancel();
         while self.jobs.join_next().await.is_some() {}
     }
+
+    /// That time is over: what is still under way is told as unconfirmed.
+    pub(super) async fn cut(&mut self) {
+        self.jobs.shutdown().await;
+    }
+}
+
+/// However it ends, what was not confirmed is told.
+impl Drop for Job {
+    fn drop(&mut self) {
+        for (at, (spent, _)) in self.tokens.iter().enumerate() {
+            if self.fate(at) == Some(Fate::Pending) {
+                self.note(spent, false);
+            }
+        }
+    }
 }
 
 impl Job {
@@ -130,11 +146,6 @@ impl Job {
             pause = (pause * 2).min(PAUSE_MAX);
             // The end of the process cuts the wait and not the try.
             let _ended = closing.run_until_cancelled(tokio::time::sleep(wait)).await;
-        }
-        for (at, (spent, _)) in self.tokens.iter().enumerate() {
-            if self.fate(at) == Some(Fate::Pending) {
-                self.note(spent, false);
-            }
         }
     }
 
@@ -203,3 +214,6 @@ impl Job {
         });
     }
 }
+
+#[cfg(test)]
+mod tests;

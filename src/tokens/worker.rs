@@ -271,6 +271,7 @@ impl Worker {
         {
             tracing::warn!("not everything was revoked in time");
         }
+        self.revoking.cut().await;
     }
 
     /// Has the certificates of all clients read again, on a task of its own.
