@@ -170,16 +170,23 @@ impl Door {
             match kind {
                 Kind::Fixed(_) => report.push(nothing_held(service, selection, compromise)),
                 Kind::Oauth { client, .. } => {
-                    let of = ended.iter().filter(|one| one.grant.service == *service);
-                    let still = stored.contains(service);
-                    let each = |one: &Ended| {
-                        let fates = one.fates.borrow().clone();
-                        (one.grant.agent.clone(), fates, still)
-                    };
-                    let each = of.map(each).collect();
+                    let each = owned(&ended, service, stored.contains(service));
                     report.extend(told(service, client, selection, each, compromise));
                 }
             }
+        }
+        // Access tokens of services that the configuration has no more.
+        let has = |name: &ServiceName| {
+            let mut kinds = selected.iter().filter(|(service, _)| service == name);
+            kinds.any(|(_, kind)| matches!(kind, Kind::Oauth { .. }))
+        };
+        let before = ended.iter().filter(|one| !has(&one.grant.service));
+        let before: BTreeMap<_, _> = before
+            .map(|one| (&one.grant.service, &one.client))
+            .collect();
+        for (service, client) in before {
+            let each = owned(&ended, service, false);
+            report.extend(told(service, client, selection, each, compromise));
         }
         report.extend(left);
         Revocation {
@@ -359,6 +366,18 @@ struct Seized {
 
 /// An owner's tokens by kind, and whether the disk has still something of them.
 type Owned = (AgentName, Vec<(&'static str, Fate)>, bool);
+
+/// What was ended at a service, by owner.
+fn owned(ended: &[Ended], service: &ServiceName, still_stored: bool) -> Vec<Owned> {
+    let mut owners: BTreeMap<AgentName, Vec<(&'static str, Fate)>> = BTreeMap::new();
+    for one in ended.iter().filter(|one| one.grant.service == *service) {
+        let of = owners.entry(one.grant.agent.clone()).or_default();
+        of.extend(one.fates.borrow().iter());
+    }
+    let each = owners.into_iter();
+    each.map(|(owner, fates)| (owner, fates, still_stored))
+        .collect()
+}
 
 /// What is said of a service that has, or had, such tokens of these owners.
 fn told(

@@ -39,9 +39,13 @@ pub(in crate::tokens) struct Target {
 
 /// A grant that was ended, and how far its issuer knows.
 pub(in crate::tokens) struct Ended {
+    pub(in crate::tokens) client: Arc<Client>,
     pub(in crate::tokens) grant: GrantId,
     pub(in crate::tokens) fates: watch::Receiver<Fates>,
 }
+
+/// Tokens of one grant at one client, each with the moment at which it is over by itself.
+type Held = (Arc<Client>, Vec<(Spent, Option<Moment>)>);
 
 impl Worker {
     /// Whether nothing may be fetched for this any more.
@@ -58,32 +62,42 @@ impl Worker {
             selection: &order.selection,
             compromise: order.compromise,
         });
-        let mut ended = Vec::new();
+        // By client as well: an earlier edition of a service may have had another issuer.
+        let mut tokens: BTreeMap<(GrantId, usize), Held> = BTreeMap::new();
+        let mut add = |client: &Arc<Client>, grant: GrantId, token| {
+            let of = tokens.entry((grant, Arc::as_ptr(client) as usize));
+            of.or_insert_with(|| (Arc::clone(client), Vec::new()))
+                .1
+                .push(token);
+        };
+        let mut ends = Vec::new();
         for target in order.targets {
-            let mut tokens: BTreeMap<AgentName, Vec<(Spent, Option<Moment>)>> = BTreeMap::new();
-            for (owner, refresh) in target.refresh {
-                let of = tokens.entry(owner).or_default();
-                of.push((Spent::Refresh(refresh), None));
+            for (agent, refresh) in target.refresh {
+                let service = target.service.clone();
+                let token = (Spent::Refresh(refresh), None);
+                add(&target.client, GrantId { service, agent }, token);
             }
-            let owner = target.owner.as_ref();
-            for (owner, access, end) in self.retired.seize(&target.client, owner) {
-                let of = tokens.entry(owner).or_default();
-                of.push((access, Some(end)));
-            }
-            self.feed(Event::Revoked {
+            ends.push(Event::Revoked {
                 edition: target.edition,
                 agent: target.owner,
             });
-            for (agent, tokens) in tokens {
-                let grant = GrantId {
-                    service: target.service.clone(),
-                    agent,
-                };
-                let whose = (Arc::clone(&target.client), grant.clone());
-                let clock = &self.shelf.clock;
-                let fates = self.revoking.begin(whose, tokens, &self.journal, clock);
-                ended.push(Ended { grant, fates });
-            }
+        }
+        for (client, grant, access, end) in self.retired.seize(&order.selection) {
+            add(&client, grant, (access, Some(end)));
+        }
+        for end in ends {
+            self.feed(end);
+        }
+        let mut ended = Vec::new();
+        for ((grant, _), (client, tokens)) in tokens {
+            let whose = (Arc::clone(&client), grant.clone());
+            let clock = &self.shelf.clock;
+            let fates = self.revoking.begin(whose, tokens, &self.journal, clock);
+            ended.push(Ended {
+                client,
+                grant,
+                fates,
+            });
         }
         ended
     }

@@ -306,3 +306,37 @@ async fn a_compromise_of_everything_covers_what_the_configuration_lacks_just_now
     replace(all("another"), 5).await;
     lend("fixed", 5).await.unwrap();
 }
+
+/// A reload that changes a service leaves tokens of the earlier edition at their issuer.
+#[tokio::test]
+async fn tokens_of_an_earlier_edition_of_a_service_are_revoked_too() {
+    let house = house();
+    house.lend("items", "a").await.unwrap();
+    let mut changed = oauth();
+    changed.audience = Some("another".into());
+    let changed = CredentialSettings::Oauth(Box::new(changed));
+    let replace = async |services, generation| {
+        let done = house
+            .door
+            .replace(Settings { services }, Generation(generation));
+        done.await.unwrap();
+    };
+    replace(vec![(name("items"), changed)], 2).await;
+    let report = house
+        .door
+        .revoke(&of(Some("items"), None), false)
+        .await
+        .grants;
+    assert_eq!(report[0].tokens, [("access_token", Fate::Confirmed)]);
+    assert_eq!(told(&house).len(), 1);
+    house.door.resume().await;
+    // And those of a service that is gone.
+    let (service, agent) = (name("items"), AgentName::fallback());
+    let scopes = ScopeSet::parse("a").unwrap();
+    let lent = house.door.lend(&service, &agent, &scopes, Generation(2));
+    lent.await.unwrap();
+    replace(Vec::new(), 3).await;
+    let report = house.door.revoke(&everything(), false).await.grants;
+    assert_eq!(report[0].tokens, [("access_token", Fate::Confirmed)]);
+    assert_eq!(told(&house).len(), 2);
+}
