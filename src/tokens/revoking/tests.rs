@@ -66,3 +66,19 @@ async fn what_is_cut_off_at_the_end_is_told_as_unconfirmed() {
         "{notes:?}"
     );
 }
+
+#[tokio::test]
+async fn an_issuer_that_hangs_holds_up_no_other() {
+    let (told, mut revoking) = (told(), Revoking::default());
+    let hangs = client("https://hangs.test", Duration::from_mins(1));
+    let healthy = client("https://as.test", Duration::ZERO);
+    for number in 0..2 * AT_ONCE {
+        begin(&mut revoking, &told, &hangs, &format!("a{number}"));
+    }
+    let mut fates = begin(&mut revoking, &told, &healthy, "coder");
+    let confirmed = fates.wait_for(|fates| fates[0].1 == Fate::Confirmed);
+    let confirmed = tokio::time::timeout(Duration::from_secs(5), confirmed).await;
+    drop(confirmed.unwrap().unwrap());
+    revoking.cut().await;
+    assert_eq!(told.notes.count("Revoked"), 2 * AT_ONCE + 1);
+}
