@@ -55,7 +55,7 @@ pub use settings::{
 };
 pub use stops::Selection;
 pub use supply::Supply;
-pub use worker::Worker;
+pub use worker::{Came, Worker};
 
 #[cfg(feature = "fuzzing")]
 pub use issuer::fuzzing;

@@ -121,7 +121,7 @@ impl Retired {
             self.used.remove(lease);
         }
         let each = |(lease, held): (u64, Held)| {
-            let access = Spent::Access(held.access, lease);
+            let access = Spent::Access(held.access, Some(lease));
             (held.client, held.grant, access, held.expires)
         };
         seized.into_iter().map(each).collect()
@@ -138,7 +138,7 @@ impl Retired {
         }
         let journal = Arc::clone(journal);
         self.under_way.spawn(async move {
-            let tokens = vec![Spent::Access(held.access, lease)];
+            let tokens = vec![Spent::Access(held.access, Some(lease))];
             let revoked = held
                 .client
                 .revoke(&held.grant.agent, tokens, journal.as_ref());
@@ -181,7 +181,7 @@ impl Retired {
                 }
             }
             for (lease, held) in left {
-                let access = Spent::Access(held.access, lease);
+                let access = Spent::Access(held.access, Some(lease));
                 add(&held.client, held.grant.agent, access);
             }
             let each = spent.into_iter().map(|((_, agent), (client, tokens))| {

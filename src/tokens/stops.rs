@@ -190,11 +190,15 @@ impl Stops {
     }
 
     /// A grant has come back by a fresh login or the operator's word. A stop of one agent is not ended by a grant that all
-    /// ride on. Whose rows have changed, and whether anything was lifted.
-    pub(super) fn lift(&self, grant: &GrantId) -> (Vec<Selection>, bool) {
+    /// ride on, and one that is newer than `epoch` not by a login that began then. Whose rows have changed, and whether anything
+    /// was lifted.
+    pub(super) fn lift(&self, grant: &GrantId, epoch: Option<u64>) -> (Vec<Selection>, bool) {
         let (mut changes, mut lifted) = (Vec::new(), false);
         let mut all = self.write();
         all.retain_mut(|stop| {
+            if epoch.is_some_and(|epoch| stop.number > epoch) {
+                return true;
+            }
             if stop.is_all_of(grant) {
                 lifted = true;
                 if stop.compromise {
@@ -283,12 +287,12 @@ mod tests {
         let stops = Stops::default();
         stops.add(&selection("*", "*"), true);
         stops.add(&selection("*", "x"), false);
-        stops.lift(&grant("a", "y"));
+        stops.lift(&grant("a", "y"), None);
         assert!(!covered(&stops, "a", "y") && covered(&stops, "a", "z"));
         // A shared login is for all of its service, but not for the agent that was stopped by name.
-        stops.lift(&grant("b", "*"));
+        stops.lift(&grant("b", "*"), None);
         assert!(!covered(&stops, "b", "y") && covered(&stops, "b", "x"));
-        stops.lift(&grant("b", "x"));
+        stops.lift(&grant("b", "x"), None);
         assert!(!covered(&stops, "b", "x") && covered(&stops, "a", "x"));
         assert_eq!(stops.lift_plain().len(), 1);
         assert!(covered(&stops, "a", "x"), "the compromise goes on");
@@ -309,13 +313,13 @@ mod tests {
     fn a_plain_stop_does_not_make_a_compromise_of_what_came_back_from_one() {
         let stops = Stops::default();
         stops.add(&selection("a", "*"), true);
-        stops.lift(&grant("a", "y"));
+        stops.lift(&grant("a", "y"), None);
         stops.add(&selection("a", "*"), false);
         let a = ServiceName::new("a").unwrap();
         let compromised = |agent: &str| stops.compromised(&a, &grant("a", agent).agent);
         assert!(covered(&stops, "a", "y") && !compromised("y") && compromised("x"));
         // The plain one has no row, and its end leaves that of the compromise alone.
-        let (changes, lifted) = stops.lift(&grant("a", "y"));
+        let (changes, lifted) = stops.lift(&grant("a", "y"), None);
         assert!(changes.is_empty() && lifted);
         stops.add(&selection("a", "*"), false);
         assert_eq!(stops.lift_plain(), [selection("a", "*")]);
@@ -327,12 +331,32 @@ mod tests {
     }
 
     #[test]
+    fn a_login_ends_no_stop_that_is_newer_than_it() {
+        let stops = Stops::default();
+        stops.add(&selection("a", "*"), true);
+        let begun = Some(stops.epoch());
+        stops.add(&selection("*", "x"), false);
+        stops.lift(&grant("a", "x"), begun);
+        assert!(covered(&stops, "a", "x") && covered(&stops, "a", "y"));
+        stops.lift(&grant("a", "*"), begun);
+        assert!(covered(&stops, "a", "x") && !covered(&stops, "a", "y"));
+        stops.lift(&grant("a", "x"), Some(stops.epoch()));
+        assert!(!covered(&stops, "a", "x"));
+        // The same selection once more: the login ends neither of the two.
+        stops.add(&selection("b", "*"), true);
+        let begun = Some(stops.epoch());
+        stops.add(&selection("b", "*"), false);
+        assert!(!stops.lift(&grant("b", "*"), begun).1);
+        assert!(covered(&stops, "b", "y"));
+    }
+
+    #[test]
     fn a_compromise_outlives_the_process_also_as_a_damaged_row() {
         let stops = Stops::default();
         stops.add(&selection("c", "*"), false);
         assert_eq!(stops.row(&selection("c", "*")), None);
         stops.add(&selection("a", "*"), true);
-        let (changes, lifted) = stops.lift(&grant("a", "y"));
+        let (changes, lifted) = stops.lift(&grant("a", "y"), None);
         assert!(lifted);
         assert_eq!(changes, [selection("a", "*")]);
         let (name, content) = ("a/*", stops.row(&changes[0]).unwrap());

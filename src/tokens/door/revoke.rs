@@ -214,7 +214,7 @@ impl Door {
                 let shown = client.shown_hashes().await;
                 burnt &= self.lineages.burn(shown).await.is_ok();
             }
-            let (refresh, removed) = client.seize(selection.agent.as_ref()).await;
+            let (tokens, removed) = client.seize(selection.agent.as_ref()).await;
             if !removed {
                 stored.insert(service.clone());
             }
@@ -223,7 +223,7 @@ impl Door {
                 edition: *edition,
                 client: Arc::clone(client),
                 owner: selection.agent.clone(),
-                refresh,
+                tokens,
             });
         }
         // A login of a service that the configuration lacks at the moment must not be there when it is back. Its issuer is not
@@ -289,14 +289,14 @@ impl Door {
             let everyone = AgentName::everyone();
             if other && self.lineages.stops().compromised(&service, &everyone) {
                 let agent = everyone;
-                self.lift(&GrantId { service, agent }).await;
+                self.lift(&GrantId { service, agent }, None).await;
             }
         }
     }
 
-    /// A grant has come back.
-    pub(super) async fn lift(&self, grant: &GrantId) {
-        let (changes, lifted) = self.lineages.stops().lift(grant);
+    /// A grant has come back; by a login that began at `epoch`, where one is given.
+    pub(super) async fn lift(&self, grant: &GrantId, epoch: Option<u64>) {
+        let (changes, lifted) = self.lineages.stops().lift(grant, epoch);
         if !lifted {
             return;
         }
@@ -330,7 +330,7 @@ impl Door {
                 .is_some_and(|hash| self.lineages.is_burnt(&hash));
             if !by_login && !burnt {
                 let agent = agent.cloned().unwrap_or_else(AgentName::everyone);
-                self.lift(&GrantId { service, agent }).await;
+                self.lift(&GrantId { service, agent }, None).await;
             }
         }
     }

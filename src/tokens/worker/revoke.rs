@@ -15,7 +15,7 @@ use crate::tokens::journal::Note;
 use crate::tokens::keeper::{Event, Key};
 use crate::tokens::revoking::Fates;
 use crate::tokens::stops::Selection;
-use crate::vocab::{AgentName, GrantId, Moment, Secret, ServiceName};
+use crate::vocab::{AgentName, GrantId, Moment, ServiceName};
 
 /// A grant gets a new key on suspicion no more often than this: an API that reflects tokens at will must not drive us
 /// against its issuer (F-AS9).
@@ -28,13 +28,14 @@ pub(in crate::tokens) struct Order {
     pub(in crate::tokens) targets: Vec<Target>,
 }
 
-/// The grants of one client that end: all, or its owner's alone. Their refresh tokens are here and nowhere else.
+/// The grants of one client that end: all, or its owner's alone. Their refresh tokens are here and nowhere else, and so is
+/// what a device's login brought and nobody used.
 pub(in crate::tokens) struct Target {
     pub(in crate::tokens) service: ServiceName,
     pub(in crate::tokens) edition: u64,
     pub(in crate::tokens) client: Arc<Client>,
     pub(in crate::tokens) owner: Option<AgentName>,
-    pub(in crate::tokens) refresh: Vec<(AgentName, Secret<String>)>,
+    pub(in crate::tokens) tokens: Vec<(AgentName, Spent)>,
 }
 
 /// A grant that was ended, and how far its issuer knows.
@@ -72,10 +73,9 @@ impl Worker {
         };
         let mut ends = Vec::new();
         for target in order.targets {
-            for (agent, refresh) in target.refresh {
+            for (agent, token) in target.tokens {
                 let service = target.service.clone();
-                let token = (Spent::Refresh(refresh), None);
-                add(&target.client, GrantId { service, agent }, token);
+                add(&target.client, GrantId { service, agent }, (token, None));
             }
             ends.push(Event::Revoked {
                 edition: target.edition,
@@ -100,6 +100,17 @@ impl Worker {
             });
         }
         ended
+    }
+
+    /// Begins to revoke tokens that came too late.
+    pub(super) fn give_back(&mut self, client: Arc<Client>, grant: GrantId, tokens: Vec<Spent>) {
+        let tokens = tokens.into_iter().map(|token| (token, None)).collect();
+        let clock = &self.shelf.clock;
+        // Nobody waits for the outcome, and the audit file has it.
+        drop(
+            self.revoking
+                .begin((client, grant), tokens, &self.journal, clock),
+        );
     }
 
     /// Makes new keys for a grant; the tokens follow when they are there.

@@ -87,7 +87,7 @@ impl Bench {
             verifier: Secret::new("verifier".into()),
             redirect_uri: "http://127.0.0.1:1/callback".into(),
         });
-        self.client.take_answer(&agent(), answered);
+        self.client.take_answer(&agent(), answered, u64::MAX);
     }
 
     async fn obtain(&self) -> Result<Obtained, Failure> {

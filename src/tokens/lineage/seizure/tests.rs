@@ -97,7 +97,7 @@ async fn a_late_write_of_a_stop_does_not_bring_it_back() {
         service: ServiceName::new("items").unwrap(),
         agent: AgentName::everyone(),
     };
-    let (lifted, _) = lineages.stops().lift(&everyone);
+    let (lifted, _) = lineages.stops().lift(&everyone, None);
     lineages.note_stops(lifted).await.unwrap();
     // The write of the stop itself.
     lineages.note_stops(vec![items()]).await.unwrap();
