@@ -12,6 +12,7 @@ use crate::store::{self, Store, StoreKey};
 use crate::tokens::Brought;
 use crate::tokens::settings::FirstRefresh;
 use crate::tokens::settings::Redirect;
+use crate::tokens::stops::Selection;
 use crate::upstream::IssuerError;
 use crate::vocab::{Clock, WallTime};
 
@@ -547,4 +548,27 @@ async fn a_partial_consent_changes_nothing() {
     assert!(bench.obtain().await.is_ok());
     let asked = bench.fake.tokens();
     assert_eq!(asked.last().unwrap().form["refresh_token"], "rt-1");
+}
+
+/// Between the operator's stop and the end of its grants.
+#[tokio::test]
+async fn nothing_is_fetched_for_a_grant_that_is_stopped_but_by_a_fresh_login() {
+    let own = bench(None, |s| s.grant = Grant::ClientCredentials);
+    own.obtain().await.unwrap();
+    own.client
+        .lineages
+        .stops()
+        .add(&Selection::default(), false);
+    own.client.seize(None).await;
+    assert_eq!(own.code().await, Code::ServiceRevoked);
+    assert_eq!(own.fake.tokens().len(), 1);
+    let login = bench(None, |_| {});
+    login
+        .client
+        .lineages
+        .stops()
+        .add(&Selection::default(), true);
+    login.log_in();
+    login.fake.then(Ok(token(Some("rt-1"))));
+    login.obtain().await.unwrap();
 }
