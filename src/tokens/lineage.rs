@@ -516,11 +516,7 @@ impl Turn {
     /// # Errors
     /// [`Failure`] where it could not be written down. The answer must not be used then.
     pub(super) async fn renewed(&self, next: Option<Secret<String>>) -> Result<Renewal, Failure> {
-        let same = |next: &Secret<String>| {
-            let (next, last) = (next.expose().as_bytes(), self.refresh.expose().as_bytes());
-            verify_slices_are_equal(next, last).is_ok()
-        };
-        let next = next.filter(|next| !same(next));
+        let next = next.filter(|next| !are_same(next, &self.refresh));
         let renewal = self.change(|lineage| {
             (lineage.row.doubt, lineage.told) = (false, false);
             let Some(next) = next else {
@@ -604,6 +600,11 @@ impl Drop for Turn {
             self.change(|lineage| lineage.row.doubt = false);
         }
     }
+}
+
+fn are_same(one: &Secret<String>, other: &Secret<String>) -> bool {
+    let (one, other) = (one.expose().as_bytes(), other.expose().as_bytes());
+    verify_slices_are_equal(one, other).is_ok()
 }
 
 fn tell_damaged(id: &RowId, journal: &dyn Journal) {

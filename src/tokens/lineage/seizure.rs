@@ -3,7 +3,7 @@
 
 use std::sync::{Arc, PoisonError};
 
-use super::{BURNT, Lineages, Print, STOPPED};
+use super::{BURNT, Lineages, Print, STOPPED, are_same};
 use crate::store::{RowId, StoreError};
 use crate::tokens::failure::Failure;
 use crate::tokens::stops::{Selection, Stops};
@@ -60,6 +60,26 @@ impl Lineages {
             (grant.agent, lineage.row.print, lineage.row.refresh)
         };
         (out.into_iter().map(each).collect(), gone)
+    }
+
+    /// Ends the lineage of a grant where this is its refresh token.
+    ///
+    /// # Errors
+    /// [`Failure`] where the store could not be written; in memory it is gone.
+    pub(in crate::tokens) async fn disown(
+        self: &Arc<Self>,
+        grant: &GrantId,
+        refresh: &Secret<String>,
+    ) -> Result<(), Failure> {
+        {
+            let mut all = self.lock();
+            let stands = all.get(grant);
+            if !stands.is_some_and(|lineage| are_same(&lineage.row.refresh, refresh)) {
+                return Ok(());
+            }
+            all.remove(grant);
+        }
+        self.save(grant, false).await
     }
 
     /// Writes down how the stops of these selections stand: when it is each write's turn at the disk, and not when it was asked

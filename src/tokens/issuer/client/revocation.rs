@@ -279,9 +279,20 @@ impl Client {
         if self.endings_of(errand.agent) == began {
             return Ok(());
         }
+        let refresh = match reply.status {
+            200 => answer::refresh_token(reply).ok().flatten(),
+            _ => None,
+        };
+        if let Some(refresh) = &refresh {
+            // It may have been kept after the lineages were taken away.
+            let grant = self.grant(errand.agent);
+            if self.lineages.disown(&grant, refresh).await.is_err() {
+                tracing::warn!(%grant, "a refresh token that came after its revocation is still in the store");
+            }
+        }
         if let (200, Some(url)) = (reply.status, &errand.metadata.revocation_endpoint) {
-            if let Ok(Some(refresh)) = answer::refresh_token(reply) {
-                let call = self.revocation(&refresh, "refresh_token", url, errand.metadata);
+            if let Some(refresh) = &refresh {
+                let call = self.revocation(refresh, "refresh_token", url, errand.metadata);
                 if !matches!(
                     tokio::time::timeout(REVOCATION_LIMIT, call).await,
                     Ok(Ok(()))

@@ -572,3 +572,39 @@ async fn nothing_is_fetched_for_a_grant_that_is_stopped_but_by_a_fresh_login() {
     login.fake.then(Ok(token(Some("rt-1"))));
     login.obtain().await.unwrap();
 }
+
+/// The grant is ended on another thread, just before its refresh token is kept.
+#[tokio::test]
+async fn what_is_handed_back_does_not_stay_as_a_login() {
+    let dir = TempDir::new().unwrap();
+    let bench = bench(Some(dir.path()), |_| {});
+    let reply = token(Some("rt-1"));
+    let metadata = bench.client.metadata(&bench.notes).await.unwrap();
+    let errand = Errand {
+        agent: &agent(),
+        scopes: &scopes(),
+        means: &Means::Ourselves,
+        metadata: &metadata,
+        key: None,
+        certificate: None,
+        journal: &bench.notes,
+    };
+    let began = bench.client.endings_of(&agent());
+    bench.client.seize(None).await;
+    let (lineages, grant) = (&bench.client.lineages, bench.client.grant(&agent()));
+    let keep = async |refresh: &str| {
+        let refresh = Secret::new(refresh.into());
+        let begun = lineages.begin(&grant, &bench.client.print, refresh, None);
+        begun.await.unwrap();
+    };
+    keep("rt-1").await;
+    let gone = bench.client.still_wanted(&errand, began, &reply).await;
+    assert_eq!(gone.err().map(|f| f.code), Some(Code::ServiceRevoked));
+    assert!(!bench.client.is_logged_in(&agent()));
+    let told: Vec<_> = bench.fake.at("/revoke").into_iter().collect();
+    assert_eq!(told[0].form["token"], "rt-1");
+    // A fresh login that stands there by then is none of its business.
+    keep("rt-2").await;
+    let gone = bench.client.still_wanted(&errand, began, &reply).await;
+    assert!(gone.is_err() && bench.client.is_logged_in(&agent()));
+}
