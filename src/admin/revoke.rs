@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::answer::{json_answer, refuse, refuse_all};
 use super::desk::{DeskFacts, Wish};
 use super::logins::owner;
-use crate::tokens::{Door, Fate, Return, Revocation, Revoked, Selection};
+use crate::tokens::{Door, Fate, Return, Revocation, Revoked, Selection, Stopped};
 
 /// Stops, cuts, then revokes; with `dry_run` only says what that would do.
 pub(super) async fn revoke(
@@ -58,6 +58,21 @@ pub(super) async fn reload(door: &Arc<Door>, facts: &DeskFacts) -> Response<Full
         }
         Err(problems) => refuse_all(StatusCode::UNPROCESSABLE_ENTITY, "configuration", &problems),
     }
+}
+
+/// A stop that stands.
+pub(super) fn show_stop(stop: &Stopped) -> Value {
+    let returned: Value = stop
+        .returned
+        .iter()
+        .map(|grant| json!({"service": grant.service.as_str(), "agent": owner(grant)}))
+        .collect();
+    json!({
+        "service": stop.selection.service.as_ref().map(|name| name.as_str()),
+        "agent": stop.selection.agent.as_ref().map(|name| name.as_str()),
+        "compromise": stop.compromise,
+        "came_back": returned,
+    })
 }
 
 fn show(revoked: &Revoked) -> Value {

@@ -91,6 +91,15 @@ pub struct Standing {
     pub tokens: Vec<GrantStatus>,
 }
 
+/// What a rotation did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rotation {
+    /// To each grant that has a key or a token.
+    pub grants: Vec<Rotated>,
+    /// What was revoked and is lent again from here on.
+    pub restored: Vec<GrantId>,
+}
+
 /// What a rotation did to one grant.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rotated {
@@ -364,8 +373,8 @@ impl Door {
         &self,
         service: Option<&ServiceName>,
         agent: Option<&AgentName>,
-    ) -> Vec<Rotated> {
-        self.bring_back(service, agent).await;
+    ) -> Rotation {
+        let restored = self.bring_back(service, agent).await;
         let clients = self.shelf.catalogue.load().clients();
         let clients = clients
             .into_iter()
@@ -388,7 +397,10 @@ impl Door {
                 all.push(outcome);
             }
         }
-        all
+        Rotation {
+            grants: all,
+            restored,
+        }
     }
 
     async fn rotate_one(

@@ -55,6 +55,17 @@ impl Selection {
     }
 }
 
+/// A stop that stands, as operators are told of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stopped {
+    /// What it is about.
+    pub selection: Selection,
+    /// Only a fresh grant ends it.
+    pub compromise: bool,
+    /// What has come back since.
+    pub returned: Vec<GrantId>,
+}
+
 /// All stops. As many as there are selections of the configuration's names; each stands once for a compromise and once
 /// without one.
 #[derive(Default)]
@@ -163,6 +174,19 @@ impl Stops {
         let mut compromises = all.iter().filter(|stop| stop.compromise);
         let stop = compromises.find(|stop| stop.selection == *selection);
         stop.map(Stop::content)
+    }
+
+    /// All that stand, in the order of their names.
+    pub(super) fn list(&self) -> Vec<Stopped> {
+        let all = self.read();
+        let each = all.iter().map(|stop| Stopped {
+            selection: stop.selection.clone(),
+            compromise: stop.compromise,
+            returned: stop.lifted.iter().cloned().collect(),
+        });
+        let mut each: Vec<_> = each.collect();
+        each.sort_by(|a, b| (&a.selection, a.compromise).cmp(&(&b.selection, b.compromise)));
+        each
     }
 
     /// Whether nothing may be lent to this agent for this service.

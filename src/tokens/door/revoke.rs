@@ -12,7 +12,7 @@ use crate::tokens::issuer::Client;
 use crate::tokens::journal::{Journal, Note};
 use crate::tokens::revoking::Fate;
 use crate::tokens::settings::Grant;
-use crate::tokens::stops::Selection;
+use crate::tokens::stops::{Selection, Stopped};
 use crate::tokens::worker::{Command, Ended, Order, Target};
 use crate::vocab::{AgentName, Binding, GrantId, ServiceName};
 
@@ -72,6 +72,12 @@ impl Door {
             offer.is_some_and(|offer| offer.kind.binding() != Binding::None)
         };
         self.lineages.stops().cover(service, agent) && credentialed()
+    }
+
+    /// The stops that stand.
+    #[must_use]
+    pub fn stops(&self) -> Vec<Stopped> {
+        self.lineages.stops().list()
     }
 
     /// Stops that anything is lent for this selection, from this moment on. [`revoke`](Self::revoke) does the rest.
@@ -294,11 +300,11 @@ impl Door {
         }
     }
 
-    /// A grant has come back; by a login that began at `epoch`, where one is given.
-    pub(super) async fn lift(&self, grant: &GrantId, epoch: Option<u64>) {
+    /// A grant has come back; by a login that began at `epoch`, where one is given. Whether it was stopped.
+    pub(super) async fn lift(&self, grant: &GrantId, epoch: Option<u64>) -> bool {
         let (changes, lifted) = self.lineages.stops().lift(grant, epoch);
         if !lifted {
-            return;
+            return false;
         }
         if self.lineages.note_stops(changes).await.is_err() {
             tracing::error!(%grant, "the store says still that it was compromised: a restart would stop it again");
@@ -307,16 +313,19 @@ impl Door {
         let service = Some(grant.service.clone());
         let restored = Command::Restored(Selection { service, agent });
         drop(self.commands.send(restored).await);
+        true
     }
 
     /// The operator names what is to be rotated: what needs no person and no other value comes back by that, with new keys.
+    /// What was stopped until now.
     pub(super) async fn bring_back(
         &self,
         service: Option<&ServiceName>,
         agent: Option<&AgentName>,
-    ) {
+    ) -> Vec<GrantId> {
+        let mut back = Vec::new();
         if service.is_none() && agent.is_none() {
-            return;
+            return back;
         }
         let selection = Selection {
             service: service.cloned(),
@@ -330,9 +339,13 @@ impl Door {
                 .is_some_and(|hash| self.lineages.is_burnt(&hash));
             if !by_login && !burnt {
                 let agent = agent.cloned().unwrap_or_else(AgentName::everyone);
-                self.lift(&GrantId { service, agent }, None).await;
+                let grant = GrantId { service, agent };
+                if self.lift(&grant, None).await {
+                    back.push(grant);
+                }
             }
         }
+        back
     }
 
     /// Grants with a refresh token whose services the configuration lacks, or has with another kind of credential.
