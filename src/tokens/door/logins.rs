@@ -200,17 +200,17 @@ impl Door {
         grant: &GrantId,
         (edition, epoch): (u64, u64),
         answered: Answered,
-    ) -> Result<Arc<Client>, (Code, Answered)> {
+    ) -> Result<Arc<Client>, (Code, Box<Answered>)> {
         if self.lineages.stops().since(epoch, grant) {
-            return Err((Code::ServiceRevoked, answered));
+            return Err((Code::ServiceRevoked, Box::new(answered)));
         }
         let client = self.client(&grant.service);
         let Some((_, client)) = client.filter(|(current, _)| *current == edition) else {
-            return Err((Code::ConfigChanged, answered));
+            return Err((Code::ConfigChanged, Box::new(answered)));
         };
         match client.take_answer(&grant.agent, answered, epoch) {
             None => Ok(client),
-            Some(answered) => Err((Code::ServiceRevoked, answered)),
+            Some(answered) => Err((Code::ServiceRevoked, Box::new(answered))),
         }
     }
 

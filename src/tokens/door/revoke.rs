@@ -171,29 +171,7 @@ impl Door {
             }
         };
         let _late = tokio::time::timeout(REPORT_WAIT, settled).await;
-        let mut report = Vec::new();
-        for (service, kind) in &selected {
-            match kind {
-                Kind::Fixed(_) => report.push(nothing_held(service, selection, compromise)),
-                Kind::Oauth { client, .. } => {
-                    let each = owned(&ended, service, stored.contains(service));
-                    report.extend(told(service, client, selection, each, compromise));
-                }
-            }
-        }
-        // Access tokens of services that the configuration has no more.
-        let has = |name: &ServiceName| {
-            let mut kinds = selected.iter().filter(|(service, _)| service == name);
-            kinds.any(|(_, kind)| matches!(kind, Kind::Oauth { .. }))
-        };
-        let before = ended.iter().filter(|one| !has(&one.grant.service));
-        let before: BTreeMap<_, _> = before
-            .map(|one| (&one.grant.service, &one.client))
-            .collect();
-        for (service, client) in before {
-            let each = owned(&ended, service, false);
-            report.extend(told(service, client, selection, each, compromise));
-        }
+        let mut report = reported(&selected, &ended, &stored, selection, compromise);
         report.extend(left);
         Revocation {
             grants: report,
@@ -390,6 +368,40 @@ fn owned(ended: &[Ended], service: &ServiceName, still_stored: bool) -> Vec<Owne
     let each = owners.into_iter();
     each.map(|(owner, fates)| (owner, fates, still_stored))
         .collect()
+}
+
+/// What is said of each service that is selected, and of those that the configuration has no more.
+fn reported(
+    selected: &[(ServiceName, Kind)],
+    ended: &[Ended],
+    stored: &BTreeSet<ServiceName>,
+    selection: &Selection,
+    compromise: bool,
+) -> Vec<Revoked> {
+    let mut report = Vec::new();
+    for (service, kind) in selected {
+        match kind {
+            Kind::Fixed(_) => report.push(nothing_held(service, selection, compromise)),
+            Kind::Oauth { client, .. } => {
+                let each = owned(ended, service, stored.contains(service));
+                report.extend(told(service, client, selection, each, compromise));
+            }
+        }
+    }
+    // Access tokens of services that the configuration has no more.
+    let has = |name: &ServiceName| {
+        let mut kinds = selected.iter().filter(|(service, _)| service == name);
+        kinds.any(|(_, kind)| matches!(kind, Kind::Oauth { .. }))
+    };
+    let before = ended.iter().filter(|one| !has(&one.grant.service));
+    let before: BTreeMap<_, _> = before
+        .map(|one| (&one.grant.service, &one.client))
+        .collect();
+    for (service, client) in before {
+        let each = owned(ended, service, false);
+        report.extend(told(service, client, selection, each, compromise));
+    }
+    report
 }
 
 /// What is said of a service that has, or had, such tokens of these owners.

@@ -264,12 +264,7 @@ impl Client {
         scopes: &ScopeSet,
         journal: &dyn Journal,
     ) -> Result<Obtained, Failure> {
-        let began = self.endings_of(agent);
-        // Stopped, and not ended by then: no ending after `began` tells of it. A login that is being finished lifts the
-        // stop itself.
-        if self.is_stopped(agent) && !self.is_answered(agent) {
-            return Err(Code::ServiceRevoked.into());
-        }
+        let began = self.unstopped(agent)?;
         let ready = self.ready_within((patience, stop), agent, journal).await?;
         let errand = Errand {
             agent,

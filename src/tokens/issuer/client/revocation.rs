@@ -269,6 +269,17 @@ impl Client {
         )
     }
 
+    /// How often the operator has ended this agent's grant, where it may have a token now.
+    pub(super) fn unstopped(&self, agent: &AgentName) -> Result<(u64, u64), Failure> {
+        let began = self.endings_of(agent);
+        // Stopped, and ended already: no ending after this one will tell of it. A login that is being finished lifts the
+        // stop itself.
+        if self.is_stopped(agent) && !self.is_answered(agent) {
+            return Err(Code::ServiceRevoked.into());
+        }
+        Ok(began)
+    }
+
     /// The operator may have ended the grant while the issuer was asked: then what it answered is handed back.
     pub(super) async fn still_wanted(
         &self,
