@@ -11,8 +11,13 @@ use crate::reflect::Watched;
 const CONTROL_MAX: usize = 125;
 /// Longest head of a frame.
 const HEAD_MAX: usize = 14;
+/// Most bytes of heads and control frames that wait beside a payload that waits.
+const BESIDE_MAX: usize = 64 * 1024;
+/// The control frame behind which nothing comes (RFC 6455 §5.5.1).
+const CLOSE: u8 = 8;
 
-/// The API broke the rules of RFC 6455, so what it says cannot be searched.
+/// The API broke the rules of RFC 6455, or put too much between the frames of a message: what it says cannot be
+/// searched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Broken;
 
@@ -21,18 +26,31 @@ pub(super) struct Messages {
     watched: Watched,
     /// Came, and was not looked at: less than a head, or less than a control frame.
     raw: BytesMut,
-    /// Looked at and not let go: bounded by what the search holds back, and by the heads in between.
+    /// Looked at and not let go: bounded by what the search holds back, and by [`BESIDE_MAX`] beside it.
     pending: BytesMut,
     /// The payload in `pending`.
     payload: Vec<u8>,
-    /// Where the parts of that payload stand in `pending`: place in the payload, place there.
-    parts: Vec<(usize, usize)>,
+    /// Where the parts of that payload stand in `pending`.
+    parts: Vec<Part>,
+    /// The length of the last head, until some of its payload came.
+    head: usize,
     /// What is left of the frame under way, and whether it ends its message.
     left: u64,
     last: bool,
     /// A message is under way.
     open: bool,
+    /// The API has closed: what it says behind that is for nobody.
+    closed: bool,
     hits: usize,
+}
+
+/// Some of the payload.
+struct Part {
+    /// Where it begins in the payload, and where in `pending`.
+    payload: usize,
+    at: usize,
+    /// The length of its frame's head, where that stands right before it.
+    head: usize,
 }
 
 /// The head of a frame.
@@ -51,9 +69,11 @@ impl Messages {
             pending: BytesMut::new(),
             payload: Vec::new(),
             parts: Vec::new(),
+            head: 0,
             left: 0,
             last: false,
             open: false,
+            closed: false,
             hits: 0,
         }
     }
@@ -70,6 +90,13 @@ impl Messages {
     pub(super) fn pass(&mut self, bytes: &[u8], clear: &mut BytesMut) -> Result<(), Broken> {
         self.raw.extend_from_slice(bytes);
         loop {
+            if self.closed {
+                self.raw.clear();
+                return Ok(());
+            }
+            if self.pending.len() > self.payload.len() + BESIDE_MAX {
+                return Err(Broken);
+            }
             if self.left > 0 {
                 if self.raw.is_empty() {
                     return Ok(());
@@ -96,6 +123,7 @@ impl Messages {
             self.open = !head.fin;
             self.last = head.fin;
             self.left = head.payload;
+            self.head = head.length;
             if self.left == 0 {
                 self.search(clear);
             }
@@ -109,7 +137,11 @@ impl Messages {
             .min(self.raw.len());
         let part = self.raw.split_to(many);
         self.left -= many as u64;
-        self.parts.push((self.payload.len(), self.pending.len()));
+        self.parts.push(Part {
+            payload: self.payload.len(),
+            at: self.pending.len(),
+            head: std::mem::take(&mut self.head),
+        });
         self.payload.extend_from_slice(&part);
         self.pending.extend_from_slice(&part);
         self.search(clear);
@@ -135,22 +167,38 @@ impl Messages {
             self.parts.clear();
             return;
         }
-        let place = self.place(found.clear);
-        clear.unsplit(self.pending.split_to(place));
-        self.payload.drain(..found.clear);
-        let parts = std::mem::take(&mut self.parts);
-        let kept = parts.partition_point(|(payload, _)| *payload <= found.clear);
-        self.parts.push((0, 0));
-        let rest = parts.get(kept..).unwrap_or_default().iter();
-        self.parts
-            .extend(rest.map(|(payload, at)| (payload - found.clear, at - place)));
+        self.let_go(found.clear, clear);
+    }
+
+    /// Lets go what stands before a byte of the payload. The head of its frame waits with it, so that another frame can go
+    /// before it.
+    fn let_go(&mut self, payload: usize, clear: &mut BytesMut) {
+        let place = self.place(payload);
+        let next = self.parts.partition_point(|part| part.payload <= payload);
+        let rest = self.parts.split_off(next);
+        let begins = self.parts.pop().filter(|part| part.payload == payload);
+        let head = begins.map_or(0, |part| part.head);
+        let cut = place - head;
+        clear.unsplit(self.pending.split_to(cut));
+        self.payload.drain(..payload);
+        let first = Part {
+            payload: 0,
+            at: head,
+            head,
+        };
+        let rest = rest.into_iter().map(|part| Part {
+            payload: part.payload - payload,
+            at: part.at - cut,
+            head: part.head,
+        });
+        self.parts = std::iter::once(first).chain(rest).collect();
     }
 
     /// Where a byte of the payload stands in `pending`.
     fn place(&self, payload: usize) -> usize {
-        let part = self.parts.partition_point(|(begin, _)| *begin <= payload);
+        let part = self.parts.partition_point(|part| part.payload <= payload);
         let part = part.checked_sub(1).and_then(|part| self.parts.get(part));
-        part.map_or(0, |(begin, at)| at + (payload - begin))
+        part.map_or(0, |part| part.at + (payload - part.payload))
     }
 
     /// A control frame, which may stand between the frames of a message. `false`: it is not whole yet.
@@ -168,8 +216,14 @@ impl Messages {
             self.hits += 1;
             text.copy_from_slice(&without);
         }
-        // What is held back must not be overtaken by what came later.
-        let into = if self.pending.is_empty() {
+        if head.opcode == CLOSE {
+            // Nothing follows, so nothing waits.
+            self.closed = true;
+            clear.unsplit(self.pending.split());
+        }
+        // It goes before what waits (RFC 6455 §5.4), unless some of that frame has gone already.
+        let apart = self.parts.first().is_some_and(|part| part.head > 0);
+        let into = if self.pending.is_empty() || apart {
             clear
         } else {
             &mut self.pending
@@ -270,6 +324,57 @@ mod tests {
             let letters: Vec<u8> = out.iter().copied().filter(u8::is_ascii_graphic).collect();
             let letters = String::from_utf8(letters).unwrap();
             assert!(!letters.contains("token-01234") && letters.contains("tw-placeholder"));
+        }
+    }
+
+    /// What is let go of these frames, one after the other, and the most that waits.
+    fn one_by_one(frames: impl Iterator<Item = Vec<u8>>) -> (Vec<Vec<u8>>, usize, Option<Broken>) {
+        let mut messages = Messages::new(watched());
+        let (mut out, mut most) = (Vec::new(), 0);
+        for frame in frames {
+            let mut clear = BytesMut::new();
+            let passed = messages.pass(&frame, &mut clear);
+            most = most.max(messages.pending.len() + messages.raw.len());
+            out.push(clear.to_vec());
+            if passed.is_err() {
+                return (out, most, passed.err());
+            }
+        }
+        (out, most, None)
+    }
+
+    #[test]
+    fn what_stands_between_frames_waits_only_where_it_must_and_not_without_end() {
+        // Some of the frame has gone: what comes between waits, up to a bound.
+        let begun = || std::iter::once(frame(0x01, b"it is token-0"));
+        for between in [frame(0x89, &[b'p'; 125]), frame(0x00, b"")] {
+            let many = std::iter::repeat_n(between, 1 << 20);
+            let (_, most, broken) = one_by_one(begun().chain(many));
+            assert_eq!(broken, Some(Broken));
+            assert!(most < BESIDE_MAX + 1024, "{most}");
+        }
+        // All of it waits: a ping goes before it, as often as one comes.
+        let begun = std::iter::once(frame(0x01, b"token-0"));
+        let pings = std::iter::repeat_n(frame(0x89, b"ping"), 20_000);
+        let end = std::iter::once(frame(0x80, b"ther"));
+        let (out, most, broken) = one_by_one(begun.chain(pings).chain(end));
+        assert_eq!((broken, most), (None, 9));
+        assert_eq!((out[0].len(), &out[1][..]), (0, &frame(0x89, b"ping")[..]));
+        let whole = [frame(0x01, b"token-0"), frame(0x80, b"ther")].concat();
+        assert_eq!(out.last(), Some(&whole));
+    }
+
+    #[test]
+    fn a_close_ends_what_waits_and_what_comes() {
+        for begun in ["token-0", "it is token-0"] {
+            let parts = [
+                frame(0x01, begun.as_bytes()),
+                frame(0x88, &[3, 232]),
+                frame(0x80, TOKEN.strip_prefix("token-0").unwrap().as_bytes()),
+            ];
+            let seen = parts[..2].concat();
+            let (out, _, broken) = one_by_one(parts.into_iter());
+            assert_eq!((out.concat(), broken), (seen, None));
         }
     }
 
