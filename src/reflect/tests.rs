@@ -470,6 +470,20 @@ fn what_becomes_too_much_is_cut() {
         unpacked(&[Coding::Zstd], &large, 100),
         Err(Unreadable::Bomb)
     );
+    // Windows of 1 GiB, which are not of RFC 7932.
+    for large in [
+        [0x11, 0x1e, 0x0b, 0x80],
+        [0x91, 0x1e, 3, 0],
+        [0x11, 0x9e, 3, 0],
+    ] {
+        for piece in [1, 4] {
+            let outcome = unpacked(&[Coding::Brotli], &large, piece);
+            assert_eq!(outcome, Err(Unreadable::Bomb));
+        }
+        let twice = packed(Coding::Gzip, &large);
+        let outcome = unpacked(&[Coding::Brotli, Coding::Gzip], &twice, 100);
+        assert_eq!(outcome, Err(Unreadable::Bomb));
+    }
     for coding in CODINGS {
         assert!(
             unpacked(&[coding], b"this is not it, whatever it is", 100).is_err(),
