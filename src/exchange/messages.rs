@@ -78,6 +78,11 @@ impl Messages {
         }
     }
 
+    /// Watches for something else from here on, what waits included.
+    pub(super) fn watch(&mut self, watched: Watched) {
+        self.watched = watched;
+    }
+
     /// How many credentials were taken out since this was asked last.
     pub(super) fn hits(&mut self) -> usize {
         std::mem::take(&mut self.hits)

@@ -264,6 +264,9 @@ where
     let mut buffer = BytesMut::with_capacity(BUFFER);
     while from.read_buf(&mut buffer).await? > 0 {
         let mut clear = BytesMut::new();
+        if shield.renewed() {
+            messages.watch(shield.watched().clone());
+        }
         let sound = messages.pass(&buffer, &mut clear).is_ok();
         buffer.clear();
         let allowed = shield.found(messages.hits(), line).is_ok();

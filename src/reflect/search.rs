@@ -46,13 +46,29 @@ impl Watched {
         } else {
             NEUTRAL
         };
-        let lengths = sought.iter().map(|sought| sought.shortest());
-        Self {
+        let mut watched = Self {
             fill: fill.into(),
-            quotes: sought.iter().any(|sought| sought.quoted()),
-            shortest: lengths.min().unwrap_or(usize::MAX),
+            quotes: false,
+            shortest: usize::MAX,
             sought,
-        }
+        };
+        watched.measure();
+        watched
+    }
+
+    /// Watches for these values instead of all but the last `kept`.
+    pub fn renew(&mut self, sought: Vec<Arc<Sought>>, kept: usize) {
+        let last = self.sought.len().saturating_sub(kept);
+        let kept = self.sought.split_off(last);
+        self.sought = sought;
+        self.sought.extend(kept);
+        self.measure();
+    }
+
+    fn measure(&mut self) {
+        self.quotes = self.sought.iter().any(|sought| sought.quoted());
+        let lengths = self.sought.iter().map(|sought| sought.shortest());
+        self.shortest = lengths.min().unwrap_or(usize::MAX);
     }
 
     /// Whether there is nothing to watch for.

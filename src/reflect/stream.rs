@@ -60,6 +60,11 @@ impl Stream {
         text.slice(gone.min(clear)..clear)
     }
 
+    /// Watches for something else from here on, what is held back included.
+    pub fn watch(&mut self, watched: Watched) {
+        self.watched = watched;
+    }
+
     /// Bytes that are held back.
     #[must_use]
     pub fn held(&self) -> usize {

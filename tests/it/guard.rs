@@ -1,7 +1,7 @@
 //! The response guard over real sockets: an API that gives back what it was sent, in every place and many disguises.
 
 use std::io::Write as _;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
@@ -14,7 +14,7 @@ use tokio::time::timeout;
 use tokio_rustls::server::TlsStream;
 
 use super::kit::{
-    Credential, House, Origin, PATIENCE, Raw, Setup, Svc, WebSocket, read_head, token_of,
+    Auth, Credential, House, Origin, PATIENCE, Raw, Setup, Svc, WebSocket, read_head, token_of,
 };
 
 const HOST: &str = "mirror.test";
@@ -440,6 +440,110 @@ async fn neither_token_nor_proof_comes_back() {
     }
     let written = house.end().await;
     assert_eq!(written.of("credential.reflected").len(), 2);
+}
+
+/// An API that remembers every token it was sent, and says them all. `/refused` takes the second one; `/stream` says them
+/// when there is a permit.
+async fn remember(
+    mut stream: TlsStream<TcpStream>,
+    known: Arc<Mutex<Vec<String>>>,
+    pace: Arc<Semaphore>,
+) {
+    let head = read_head(&mut stream).await.text();
+    let path = head.split(' ').nth(1).unwrap_or_default();
+    let token = head
+        .lines()
+        .find_map(|line| line.strip_prefix("authorization: Bearer "));
+    let all = || {
+        let mut known = known.lock().unwrap();
+        if let Some(token) = token.filter(|token| !known.iter().any(|known| known == token)) {
+            known.push(token.to_owned());
+        }
+        known.join(" ")
+    };
+    let said = all();
+    let answer = match path {
+        "/refused" if !said.contains(' ') => with_length("", b"")
+            .to_vec()
+            .strip_prefix(b"HTTP/1.1 200 OK\r\n")
+            .map(|rest| {
+                let head =
+                    "HTTP/1.1 401 No\r\nwww-authenticate: Bearer error=\"invalid_token\"\r\n";
+                [head.as_bytes(), rest].concat()
+            }),
+        "/stream" => {
+            let head = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
+            let first = [head.as_bytes(), &chunk(b"data: open\n\n")].concat();
+            stream.write_all(&first).await.unwrap();
+            stream.flush().await.unwrap();
+            pace.acquire().await.unwrap().forget();
+            let rest = [
+                chunk(format!("data: {}\n\n", all()).as_bytes()),
+                b"0\r\n\r\n".to_vec(),
+            ];
+            Some(rest.concat())
+        }
+        _ => Some(with_length("", said.as_bytes())),
+    };
+    stream.write_all(&answer.unwrap()).await.ok();
+    stream.shutdown().await.ok();
+}
+
+/// A token that is lent no more is good until its end, and one that came later is better still.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_other_token_of_the_grant_passes() {
+    let rehearsal = Rehearsal::start(tokenward::rehearsal::Options::default())
+        .await
+        .unwrap();
+    let folder = TempDir::new().unwrap();
+    let (known, pace) = (
+        Arc::new(Mutex::new(Vec::new())),
+        Arc::new(Semaphore::new(0)),
+    );
+    let origin = Origin::raw(HOST, &["http/1.1"], {
+        let (known, pace) = (known.clone(), pace.clone());
+        move |stream| remember(stream, known.clone(), pace.clone())
+    })
+    .await;
+    let service = Svc {
+        host: HOST.into(),
+        upstream: Some(origin.upstream(folder.path())),
+        ..Svc::plain().with(Credential::oauth("svc-bearer", Auth::Basic, "bearer"))
+    };
+    let house = Setup::of([service]).start_in(folder, rehearsal).await;
+
+    let mut long = house.inside(HOST).await;
+    let head = format!("GET /stream HTTP/1.1\r\nhost: {HOST}\r\nconnection: close\r\n\r\n");
+    long.write_all(head.as_bytes()).await.unwrap();
+    let mut seen = Vec::new();
+    let first = async {
+        while !String::from_utf8_lossy(&seen).contains("open") {
+            assert!(long.read_buf(&mut seen).await.unwrap() > 0);
+        }
+    };
+    timeout(PATIENCE, first).await.unwrap();
+    let refused = get(&house, "/refused").await;
+    let later = get(&house, "/all").await;
+    pace.add_permits(1);
+    timeout(PATIENCE, long.read_to_end(&mut seen))
+        .await
+        .unwrap()
+        .unwrap();
+    let known = known.lock().unwrap().clone();
+    assert!(known.len() >= 2, "{known:?}");
+    for text in [
+        refused.text(),
+        later.text(),
+        String::from_utf8(seen).unwrap(),
+    ] {
+        assert!(text.starts_with("HTTP/1.1 200"), "{text}");
+        assert!(text.contains("tw-"), "{text}");
+        assert!(
+            !known.iter().any(|token| text.contains(token)),
+            "{text} {known:?}"
+        );
+    }
+    house.end().await;
 }
 
 fn socket(_: &str, key: &str) -> Vec<Vec<u8>> {
