@@ -640,3 +640,21 @@ fn the_page_and_the_code_tell_the_same_story() -> Outcome {
         )]
     })
 }
+
+/// The image's first stage knows the manifest and stand-ins for `src` alone. A target without a path is looked for on the disk, and
+/// where it is not there the manifest is refused.
+#[test]
+fn the_manifest_can_be_read_without_its_targets() -> Result<(), Box<dyn Error>> {
+    let manifest = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml"))?;
+    let mut targets = 0;
+    for (kind, target) in manifest
+        .split("\n[")
+        .filter_map(|section| section.split_once("]]\n"))
+    {
+        let path = target.lines().any(|line| line.starts_with("path = "));
+        assert!(path, "a target in {kind}]] has no path:\n{target}");
+        targets += 1;
+    }
+    assert!(targets > 4, "only {targets} targets were found");
+    Ok(())
+}

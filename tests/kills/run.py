@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Kills the real program at six points of a refresh, again and again, and looks at what is left of the login.
 
-tests/kills/run.py --bin target/debug/tokenward [--rounds 5] [--only kills|rekey|outage|storm|crowd …] [--seconds 15]
+tests/kills/run.py --bin target/debug/tokenward [--rounds 5] [--only kills|rekey|terminated|outage|storm|crowd …] [--seconds 15]
 
 The six points, and how the program is caught there:
   before-journal   it asks for metadata, which it does before anything is written

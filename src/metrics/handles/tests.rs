@@ -24,7 +24,7 @@ fn touched() -> Metrics {
         ms(1),
         None,
     );
-    metrics.tokens("items", Binding::Dpop, "valid", 3);
+    metrics.tokens("items", Binding::Dpop, "live", 3);
     metrics.token_event("items", "issued");
     metrics.token_health("items", "healthy", 1);
     metrics.dpop_proof("items");
@@ -57,7 +57,7 @@ fn every_promised_metric_is_there_with_its_labels() {
         "tokenward_request_duration_seconds_count 2",
         "tokenward_overhead_seconds_count 2",
         "tokenward_upstream_duration_seconds_count 1",
-        r#"tokenward_tokens{binding="dpop",service="items",state="valid"} 3"#,
+        r#"tokenward_tokens{binding="dpop",service="items",state="live"} 3"#,
         r#"tokenward_token_events_total{event="issued",service="items"} 1"#,
         r#"tokenward_token_health{service="items",state="healthy"} 1"#,
         r#"tokenward_dpop_proofs_total{service="items"} 1"#,
