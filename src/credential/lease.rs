@@ -348,11 +348,12 @@ impl Lease {
 }
 
 impl Token {
-    /// The credential without the scheme before it: what comes back may have lost that, or have another.
+    /// The credential without the scheme before it: what comes back may have lost that, or have another. All that is behind
+    /// the scheme is the credential, however many words it has.
     fn sought(&self) -> Option<Arc<Sought>> {
         let prepare = || {
             let bytes = self.value.as_bytes();
-            let bare = bytes.rsplit(|byte| *byte == b' ').next();
+            let bare = bytes.splitn(2, |byte| *byte == b' ').last();
             let bare = bare.and_then(Sought::new);
             bare.or_else(|| Sought::new(bytes)).map(Arc::new)
         };
@@ -395,6 +396,7 @@ fn field(prefix: &str, token: &Secret<String>) -> Result<HeaderValue, BadToken> 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::reflect::Watched;
     use crate::vocab::{AgentName, ServiceName};
 
     fn facts() -> LeaseFacts {
@@ -471,6 +473,25 @@ mod tests {
         assert_eq!(a.sought().len(), 1 + KIN_MAX);
         assert!(kin.forget(Moment(50), WallTime(0)));
         assert!(Lease::nothing(facts()).sought().is_empty());
+    }
+
+    #[test]
+    fn only_the_scheme_is_cut_off_what_is_sought() {
+        let name = HeaderName::from_static("x-key");
+        for (value, sought) in [
+            ("key-key-key id=5, tail-tail-tail", "id=5, tail-tail-tail"),
+            ("Token token=12345678", "token=12345678"),
+            ("alone-in-the-field", "alone-in-the-field"),
+            ("Bearer short", "Bearer short"),
+            ("long-enough-alone x", "long-enough-alone x"),
+        ] {
+            let lease = Lease::fixed(facts(), name.clone(), &Secret::new(value.into())).unwrap();
+            let watched = Watched::new(lease.sought(), "");
+            let text = |text: &str| watched.without(text.as_bytes()).is_some();
+            let shorter = sought.rsplit(' ').next().filter(|last| *last != sought);
+            assert!(text(value) && text(sought), "{value}");
+            assert!(!shorter.is_some_and(text), "{value}");
+        }
     }
 
     #[test]
