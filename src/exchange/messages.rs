@@ -5,7 +5,7 @@
 
 use bytes::{Buf, BytesMut};
 
-use crate::reflect::Watched;
+use crate::reflect::{Watched, is_due};
 
 /// Longest payload of a control frame (RFC 6455 §5.5).
 const CONTROL_MAX: usize = 125;
@@ -30,6 +30,8 @@ pub(super) struct Messages {
     pending: BytesMut,
     /// The payload in `pending`.
     payload: Vec<u8>,
+    /// How much of it was looked at.
+    searched: usize,
     /// Where the parts of that payload stand in `pending`.
     parts: Vec<Part>,
     /// The length of the last head, until some of its payload came.
@@ -68,6 +70,7 @@ impl Messages {
             raw: BytesMut::new(),
             pending: BytesMut::new(),
             payload: Vec::new(),
+            searched: 0,
             parts: Vec::new(),
             head: 0,
             left: 0,
@@ -142,11 +145,16 @@ impl Messages {
             .min(self.raw.len());
         let part = self.raw.split_to(many);
         self.left -= many as u64;
-        self.parts.push(Part {
-            payload: self.payload.len(),
-            at: self.pending.len(),
-            head: std::mem::take(&mut self.head),
-        });
+        let continues = |last: &Part| {
+            self.head == 0 && last.at + (self.payload.len() - last.payload) == self.pending.len()
+        };
+        if !self.parts.last().is_some_and(continues) {
+            self.parts.push(Part {
+                payload: self.payload.len(),
+                at: self.pending.len(),
+                head: std::mem::take(&mut self.head),
+            });
+        }
         self.payload.extend_from_slice(&part);
         self.pending.extend_from_slice(&part);
         self.search(clear);
@@ -155,7 +163,16 @@ impl Messages {
     /// Searches what is there of the message, and lets go what can.
     fn search(&mut self, clear: &mut BytesMut) {
         let ends = self.last && self.left == 0;
-        let found = self.watched.search(&self.payload, ends);
+        let anew = self.payload.len() - self.searched;
+        let same = anew == 0 && self.searched > 0;
+        if ends || (!same && is_due(self.searched, anew)) {
+            self.look(ends, clear);
+        }
+    }
+
+    /// `last`: nothing of the message follows, so nothing waits.
+    fn look(&mut self, last: bool, clear: &mut BytesMut) {
+        let found = self.watched.search(&self.payload, last);
         self.hits += found.spans.len();
         for (begin, stand_in) in &found.spans {
             for (offset, letter) in stand_in.iter().enumerate() {
@@ -170,9 +187,10 @@ impl Messages {
             clear.unsplit(self.pending.split());
             self.payload.clear();
             self.parts.clear();
-            return;
+        } else {
+            self.let_go(found.clear, clear);
         }
-        self.let_go(found.clear, clear);
+        self.searched = self.payload.len();
     }
 
     /// Lets go what stands before a byte of the payload. The head of its frame waits with it, so that another frame can go
@@ -224,7 +242,7 @@ impl Messages {
         if head.opcode == CLOSE {
             // Nothing follows, so nothing waits.
             self.closed = true;
-            clear.unsplit(self.pending.split());
+            self.look(true, clear);
         }
         // It goes before what waits (RFC 6455 §5.4), unless some of that frame has gone already.
         let apart = self.parts.first().is_some_and(|part| part.head > 0);
@@ -380,6 +398,38 @@ mod tests {
             let seen = parts[..2].concat();
             let (out, _, broken) = one_by_one(parts.into_iter());
             assert_eq!((out.concat(), broken), (seen, None));
+        }
+    }
+
+    #[test]
+    fn while_much_waits_it_is_not_read_again_for_each_frame() {
+        let long: String = (0..3000).map(|n| format!("{n:04x}")).collect();
+        let all = [&long, TOKEN].map(|value| Arc::new(Sought::new(value.as_bytes()).unwrap()));
+        let watched = Watched::new(all.to_vec(), "tw-placeholder");
+        let held = 8 * 1024;
+        let begun = frame(0x01, long.as_bytes().get(..held).unwrap());
+        let mut messages = Messages::new(watched.clone());
+        let mut clear = BytesMut::new();
+        messages.pass(&begun, &mut clear).unwrap();
+        // It is no token, which shows when it is looked at: with a quarter of what waits.
+        for _ in 1..held / 4 {
+            messages.pass(&frame(0x00, b"!"), &mut clear).unwrap();
+            assert!(clear.is_empty());
+        }
+        messages.pass(&frame(0x00, b"!"), &mut clear).unwrap();
+        assert_eq!(clear.len(), begun.len() + held / 4 * 3);
+        // What was not looked at is looked at in the end, whichever end that is.
+        for end in [frame(0x80, b""), frame(0x88, &[3, 232])] {
+            let mut messages = Messages::new(watched.clone());
+            let mut clear = BytesMut::new();
+            let more = frame(0x00, TOKEN.as_bytes());
+            messages.pass(&begun, &mut clear).unwrap();
+            messages.pass(&more, &mut clear).unwrap();
+            assert!(clear.is_empty());
+            messages.pass(&end, &mut clear).unwrap();
+            assert_eq!(clear.len(), begun.len() + more.len() + end.len());
+            assert_eq!(messages.hits(), 1);
+            assert!(!clear.windows(TOKEN.len()).any(|w| w == TOKEN.as_bytes()));
         }
     }
 

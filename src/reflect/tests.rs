@@ -328,6 +328,40 @@ fn only_what_could_be_a_beginning_waits() {
 }
 
 #[test]
+fn while_much_waits_it_is_not_read_again_for_each_piece() {
+    let long: String = (0..3000).map(|n| format!("{n:04x}")).collect();
+    let watched = watched(&[&long, JWT]);
+    let held = 8 * 1024;
+    let mut stream = Stream::new(watched.clone());
+    let begun = Bytes::copy_from_slice(&long.as_bytes()[..held]);
+    assert!(stream.push(begun, false).is_empty());
+    // It is no value, which shows when it is looked at: with a quarter of what waits.
+    for anew in 1..held / 4 {
+        assert!(stream.push(Bytes::from_static(b"!"), false).is_empty());
+        assert_eq!(stream.held(), held + anew);
+    }
+    let all = stream.push(Bytes::from_static(b"!"), false);
+    assert_eq!((all.len(), stream.held()), (held + held / 4, 0));
+    // Nothing changes but when it is looked at.
+    for text in [
+        long.clone(),
+        format!("{}{JWT}", &long[..held]),
+        hex(&long),
+        STANDARD.encode(&long),
+        format!("{}!", &hex(&long)[..23_999]),
+    ] {
+        let body = body(&text, 100, 40_000);
+        let (whole, hits) = through(&watched, &body, &[]);
+        for step in [50, 1000, 5000] {
+            let cuts: Vec<usize> = (step..body.len()).step_by(step).collect();
+            let (out, again) = through(&watched, &body, &cuts);
+            assert!(again == hits && out.len() == whole.len(), "{step}");
+            assert!(!readable(&out, &long, 1) && !readable(&out, JWT, 1));
+        }
+    }
+}
+
+#[test]
 fn what_stands_in_has_the_form_of_what_stood_there() {
     let watched = watched(&[JWT]);
     let expected: String = FILL.chars().cycle().take(JWT.len()).collect();
