@@ -362,6 +362,41 @@ fn while_much_waits_it_is_not_read_again_for_each_piece() {
 }
 
 #[test]
+fn of_a_form_only_what_can_be_compared_is_written() {
+    use super::form::Form;
+    use super::sought::Scratch;
+    for value in [JWT, KEY, "eight-by"] {
+        for form in Form::all() {
+            let text = form.text(value.as_bytes());
+            for length in 0..=text.len() {
+                let beginning = form.beginning(value.as_bytes(), length);
+                assert!(beginning.len() >= length, "{form:?} {length}");
+                assert!(text.starts_with(&beginning), "{form:?} {length}");
+            }
+        }
+    }
+    let value = JWT.repeat(20);
+    let sought = Sought::new(value.as_bytes()).unwrap();
+    let coded = STANDARD.encode(&value);
+    // Four bytes as of a form, by chance: that they are more is seen without writing one.
+    let mut scratch = Scratch::new(&sought);
+    let near = format!("{}....{}!", &coded[..4], &hex(&value)[..15]);
+    assert_eq!(
+        (scratch.begun(near.as_bytes()), scratch.written()),
+        (None, 0)
+    );
+    // A beginning of fifty: in all forms that begin so.
+    let mut scratch = Scratch::new(&sought);
+    let begun = scratch.begun(&coded.as_bytes()[..50]);
+    assert_eq!(begun, Some(0));
+    assert!(
+        (50..500).contains(&scratch.written()),
+        "{}",
+        scratch.written()
+    );
+}
+
+#[test]
 fn what_stands_in_has_the_form_of_what_stood_there() {
     let watched = watched(&[JWT]);
     let expected: String = FILL.chars().cycle().take(JWT.len()).collect();
