@@ -28,9 +28,11 @@ pub(super) struct Messages {
     raw: BytesMut,
     /// Looked at and not let go: bounded by what the search holds back, and by [`BESIDE_MAX`] beside it.
     pending: BytesMut,
-    /// The payload in `pending`.
+    /// The payload in `pending`, as it came.
     payload: Vec<u8>,
-    /// How much of it was looked at.
+    /// What has gone of the payload before it and may be the beginning of another credential: the end of one.
+    before: Vec<u8>,
+    /// How much of both was looked at.
     searched: usize,
     /// Where the parts of that payload stand in `pending`.
     parts: Vec<Part>,
@@ -70,6 +72,7 @@ impl Messages {
             raw: BytesMut::new(),
             pending: BytesMut::new(),
             payload: Vec::new(),
+            before: Vec::new(),
             searched: 0,
             parts: Vec::new(),
             head: 0,
@@ -163,34 +166,50 @@ impl Messages {
     /// Searches what is there of the message, and lets go what can.
     fn search(&mut self, clear: &mut BytesMut) {
         let ends = self.last && self.left == 0;
-        let anew = self.payload.len() - self.searched;
-        let same = anew == 0 && self.searched > 0;
-        if ends || (!same && is_due(self.searched, anew)) {
+        if self.payload.is_empty() && !ends {
+            // Nothing but heads.
+            clear.unsplit(self.pending.split());
+            return;
+        }
+        let anew = self.before.len() + self.payload.len() - self.searched;
+        if ends || (anew > 0 && is_due(self.searched, anew)) {
             self.look(ends, clear);
         }
     }
 
     /// `last`: nothing of the message follows, so nothing waits.
     fn look(&mut self, last: bool, clear: &mut BytesMut) {
-        let found = self.watched.search(&self.payload, last);
-        self.hits += found.spans.len();
+        let mut text = std::mem::take(&mut self.before);
+        let before = text.len();
+        let found = if before == 0 {
+            self.watched.search(&self.payload, last)
+        } else {
+            text.extend_from_slice(&self.payload);
+            self.watched.search(&text, last)
+        };
+        let whole = before + self.payload.len();
+        let gone = found.gone.clamp(before, whole);
+        self.hits += found.ending(before, gone);
         for (begin, stand_in) in &found.spans {
-            for (offset, letter) in stand_in.iter().enumerate() {
-                let place = self.place(begin + offset);
-                if let Some(byte) = self.pending.get_mut(place) {
+            for (at, letter) in (*begin..).zip(stand_in) {
+                let place = at.checked_sub(before).map(|at| self.place(at));
+                if let Some(byte) = place.and_then(|place| self.pending.get_mut(place)) {
                     *byte = *letter;
                 }
             }
         }
-        found.overwrite(&mut self.payload);
-        if found.clear >= self.payload.len() {
+        if found.clear < gone {
+            let text = if before == 0 { &self.payload } else { &text };
+            self.before = text.get(found.clear..gone).unwrap_or_default().to_vec();
+        }
+        if gone == whole {
             clear.unsplit(self.pending.split());
             self.payload.clear();
             self.parts.clear();
         } else {
-            self.let_go(found.clear, clear);
+            self.let_go(gone - before, clear);
         }
-        self.searched = self.payload.len();
+        self.searched = self.before.len() + self.payload.len();
     }
 
     /// Lets go what stands before a byte of the payload. The head of its frame waits with it, so that another frame can go
@@ -430,6 +449,39 @@ mod tests {
             assert_eq!(clear.len(), begun.len() + more.len() + end.len());
             assert_eq!(messages.hits(), 1);
             assert!(!clear.windows(TOKEN.len()).any(|w| w == TOKEN.as_bytes()));
+        }
+    }
+
+    #[test]
+    fn a_credential_that_begins_inside_another_is_found_at_every_cut() {
+        let all = ["first-value-overlap", "overlap-second-value"]
+            .map(|value| Arc::new(Sought::new(value.as_bytes()).unwrap()));
+        let watched = Watched::new(all.to_vec(), "XXXX");
+        for (text, kept, hits) in [
+            ("..first-value-overlap-second-value..", "....", 2),
+            (
+                "..first-value-overlap-second-valu!..",
+                "..-second-valu!..",
+                1,
+            ),
+        ] {
+            for cut in 0..=text.len() {
+                let (a, b) = text.as_bytes().split_at(cut);
+                let mut messages = Messages::new(watched.clone());
+                let mut clear = BytesMut::new();
+                for frame in [frame(0x01, a), frame(0x00, b""), frame(0x80, b)] {
+                    messages.pass(&frame, &mut clear).unwrap();
+                }
+                assert_eq!(
+                    (clear.len(), messages.hits()),
+                    (text.len() + 6, hits),
+                    "{cut}"
+                );
+                let payload = [&clear[2..2 + cut], &clear[6 + cut..]].concat();
+                let mut letters = String::from_utf8(payload).unwrap();
+                letters.retain(|letter| letter != 'X');
+                assert_eq!(letters, kept, "{cut}");
+            }
         }
     }
 

@@ -24,8 +24,12 @@ pub struct Watched {
 pub struct Found {
     /// Where values stand, in order and apart from each other, with what stands in for each: as many bytes.
     pub spans: Vec<(usize, Vec<u8>)>,
-    /// Up to where the text can go on its way: what is behind could be the beginning of a value.
+    /// Up to where the text is done with: what is behind could be the beginning of a value, and is looked at again as it
+    /// is now, with what comes.
     pub clear: usize,
+    /// Up to where it can go on its way, as it is without what was found: further than that, where another value may begin
+    /// inside the last one.
+    pub gone: usize,
 }
 
 /// A value that was found.
@@ -164,9 +168,12 @@ impl Watched {
             }
             end = hit.end;
         }
-        // A value is whole: nothing of it waits.
+        // A value that begins before that is whole: nothing of it waits.
+        let begun = spans.iter().rev().find(|(begin, _)| *begin <= clear);
+        let gone = begun.map_or(0, |(begin, stand_in)| begin + stand_in.len());
         Found {
-            clear: clear.max(end),
+            clear,
+            gone: gone.max(clear),
             spans,
         }
     }
@@ -182,6 +189,13 @@ impl std::fmt::Debug for Watched {
 }
 
 impl Found {
+    /// How many values end behind `from`, up to `to`: what goes on its way is counted once, however often it is looked at.
+    #[must_use]
+    pub fn ending(&self, from: usize, to: usize) -> usize {
+        let ends = self.spans.iter().map(|(begin, with)| begin + with.len());
+        ends.filter(|end| (from + 1..=to).contains(end)).count()
+    }
+
     /// Puts what stands in over what was found.
     pub fn overwrite(&self, text: &mut [u8]) {
         for (begin, stand_in) in &self.spans {

@@ -20,7 +20,7 @@ pub fn is_due(held: usize, anew: usize) -> bool {
 /// What flows by, watched.
 pub struct Stream {
     watched: Watched,
-    /// What could be the beginning of a value. Bounded by the longest form in two layers of escapes.
+    /// What could be the beginning of a value, as it came. Bounded by the longest form in two layers of escapes.
     held: Bytes,
     /// Came behind it and was not looked at: less than a quarter of it.
     anew: BytesMut,
@@ -62,21 +62,23 @@ impl Stream {
             all.freeze()
         };
         let found = self.watched.search(&text, last);
+        let clear = found.clear.min(text.len());
+        self.held = text.slice(clear..);
+        let sent = self.sent;
+        let gone = if self.held.len() <= SAID_MAX {
+            text.len()
+        } else {
+            found.gone.clamp(sent, text.len())
+        };
+        self.sent = gone - clear;
         if !found.spans.is_empty() {
-            self.hits += found.spans.len();
+            // What is held back keeps its letters, because another value may begin with them.
+            self.hits += found.ending(sent, gone);
             let mut changed = BytesMut::from(text);
             found.overwrite(&mut changed);
             text = changed.freeze();
         }
-        let clear = found.clear.min(text.len());
-        self.held = text.slice(clear..);
-        let gone = self.sent;
-        if self.held.len() <= SAID_MAX {
-            self.sent = self.held.len();
-            return text.slice(gone..);
-        }
-        self.sent = gone.saturating_sub(clear);
-        text.slice(gone.min(clear)..clear)
+        text.slice(sent..gone)
     }
 
     /// Watches for something else from here on, what is held back included.

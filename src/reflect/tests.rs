@@ -396,6 +396,44 @@ fn of_a_form_only_what_can_be_compared_is_written() {
     );
 }
 
+/// Two that overlap, and one inside another; no letter is one of what stands in.
+const OVERLAPPING: [&str; 4] = [
+    "FIRST.VALUE.OVERLAP",
+    "OVERLAP.SECOND.VALUE",
+    "OUTER.(INNER.VALUE).OUTER",
+    "INNER.VALUE",
+];
+
+#[test]
+fn a_value_that_begins_inside_another_is_found_at_every_cut() {
+    let watched = watched(&OVERLAPPING);
+    for (text, kept, hits) in [
+        ("..FIRST.VALUE.OVERLAP.SECOND.VALUE..", "....", 2),
+        (
+            "..FIRST.VALUE.OVERLAP.SECOND.VALU!..",
+            "...SECOND.VALU!..",
+            1,
+        ),
+        ("..OUTER.(INNER.VALUE).OUTER..", "....", 1),
+        ("..OUTER.(INNER.VALUE).OUTE!..", "..OUTER.().OUTE!..", 1),
+        ("FIRST.VALUE.OVERLAPFIRST.VALUE.OVERLAP.SE", ".SE", 2),
+    ] {
+        let body = Bytes::from(text);
+        for one in 0..=body.len() {
+            for two in one..=body.len() {
+                let (out, seen) = through(&watched, &body, &[one, two]);
+                let mut out = String::from_utf8(out).unwrap();
+                assert_eq!((out.len(), seen), (text.len(), hits), "{out} {one} {two}");
+                out.retain(|letter| !FILL.contains(letter));
+                // Three bytes at most go before it shows what they are.
+                let said = out.len().saturating_sub(kept.len());
+                assert!(out.ends_with(kept) || said <= 6, "{out} {one} {two}");
+                assert!(!out.contains("VALUE") && !out.contains("VALU.."), "{out}");
+            }
+        }
+    }
+}
+
 #[test]
 fn what_stands_in_has_the_form_of_what_stood_there() {
     let watched = watched(&[JWT]);
