@@ -278,7 +278,10 @@ where
             hand_on(&mut clear, to, frames).await?;
         }
         if !sound || !allowed {
-            to.write_all(&close(POLICY)).await?;
+            // Inside a frame it would be read as a part of that.
+            if frames.as_ref().is_none_or(WebSocketFrames::is_between) {
+                to.write_all(&close(POLICY)).await?;
+            }
             to.shutdown().await?;
             return Err(std::io::ErrorKind::InvalidData.into());
         }

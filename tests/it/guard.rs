@@ -594,6 +594,43 @@ async fn messages_of_a_websocket_are_searched() {
     assert_eq!(written.of("credential.reflected").len(), 1);
 }
 
+fn halves_of_a_frame(_: &str, key: &str) -> Vec<Vec<u8>> {
+    let mut all = socket("", key);
+    all.truncate(1);
+    let length = u8::try_from(6 + key.len()).unwrap();
+    all.push([&[0x81, length], &b"it is "[..]].concat());
+    all.push(key.into());
+    all
+}
+
+/// A close frame inside another frame would be taken for its text.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_websocket_ends_without_a_word_inside_a_frame() {
+    let pace = Arc::new(Semaphore::new(2));
+    let line = "response_guard: block";
+    let house = house(halves_of_a_frame, line, Some(pace.clone())).await;
+    let length = u8::try_from(6 + house.rehearsal.api_key().len()).unwrap();
+    let mut tls = house.inside(HOST).await;
+    let head = format!(
+        "GET /x HTTP/1.1\r\nhost: {HOST}\r\nupgrade: websocket\r\nconnection: Upgrade\r\n\
+         sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\nsec-websocket-version: 13\r\n\r\n"
+    );
+    tls.write_all(head.as_bytes()).await.unwrap();
+    assert_eq!(read_head(&mut tls).await.status(), 101);
+    let said = [&[0x81, length], &b"it is "[..]].concat();
+    let mut seen = vec![0; said.len()];
+    timeout(PATIENCE, tls.read_exact(&mut seen))
+        .await
+        .unwrap()
+        .unwrap();
+    pace.add_permits(1);
+    let rest = timeout(PATIENCE, tls.read_to_end(&mut seen)).await;
+    rest.unwrap().unwrap();
+    assert_eq!(seen, said);
+    let written = house.end().await;
+    assert_eq!(written.of("credential.reflected").len(), 1);
+}
+
 /// The API never sees that a part was asked for, nor a coding that is given out late.
 #[tokio::test(flavor = "multi_thread")]
 async fn parts_are_not_asked_for() {
