@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use tempfile::TempDir;
+use tokenward::config::{self, SecretReading};
 use tokenward::rehearsal::{Call, Rehearsal};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -14,7 +15,8 @@ use tokio::time::timeout;
 use tokio_rustls::server::TlsStream;
 
 use super::kit::{
-    Auth, Credential, House, Origin, PATIENCE, Raw, Setup, Svc, WebSocket, read_head, token_of,
+    Auth, Credential, House, Origin, PATIENCE, Raw, Setup, Svc, WebSocket, eventually, read_head,
+    token_of,
 };
 
 const HOST: &str = "mirror.test";
@@ -629,6 +631,38 @@ async fn a_refused_websocket_ends_without_a_word_inside_a_frame() {
     assert_eq!(seen, said);
     let written = house.end().await;
     assert_eq!(written.of("credential.reflected").len(), 1);
+}
+
+fn slow_json(_: &str, _: &str) -> Vec<Vec<u8>> {
+    let head = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n";
+    vec![head.into(), b"{}".to_vec()]
+}
+
+/// An answer that waits for its first piece when a changed file ends it says that, and not that somebody revoked.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_waits_ends_with_its_reason() {
+    let pace = Arc::new(Semaphore::new(1));
+    let house = house(slow_json, "response_guard: redact", Some(pace.clone())).await;
+    let mut tls = house.inside(HOST).await;
+    let head = format!("GET /x HTTP/1.1\r\nhost: {HOST}\r\nconnection: close\r\n\r\n");
+    tls.write_all(head.as_bytes()).await.unwrap();
+    eventually("the head", || pace.available_permits() == 0).await;
+    let file = house.folder.path().join("tokenward.yaml");
+    let text = std::fs::read_to_string(&file).unwrap();
+    let text = text.replace(r#""* /**""#, r#""* /other/**""#);
+    std::fs::write(&file, text).unwrap();
+    let plan = config::load(&file, SecretReading::Resolve).unwrap();
+    let done = house.running.reload(plan).await.unwrap();
+    assert_eq!(done.ended, 1);
+    let mut answer = Vec::new();
+    let read = timeout(PATIENCE, tls.read_to_end(&mut answer)).await;
+    read.unwrap().unwrap();
+    let answer = String::from_utf8(answer).unwrap();
+    assert!(
+        answer.contains(" 503 ") && answer.contains("config-changed"),
+        "{answer}"
+    );
+    house.end().await;
 }
 
 /// The API never sees that a part was asked for, nor a coding that is given out late.
