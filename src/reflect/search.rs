@@ -95,6 +95,27 @@ impl Watched {
         })
     }
 
+    /// Whether a field's name holds a value. Its capitals are lost, so letters are compared without their case.
+    #[must_use]
+    pub fn is_in_name(&self, name: &[u8]) -> bool {
+        if name.len() < self.shortest {
+            return false;
+        }
+        let held = |name: &[u8]| self.sought.iter().any(|sought| sought.is_in_name(name));
+        let mut view: Option<View> = None;
+        for _ in 0..=LAYERS {
+            let source = view.as_ref().map_or(name, |view| view.text.as_slice());
+            if held(source) {
+                return true;
+            }
+            match View::of(source, self.quotes, true) {
+                Some(next) => view = Some(next),
+                None => return false,
+            }
+        }
+        false
+    }
+
     /// Searches a piece of text. `last`: nothing follows.
     #[must_use]
     pub fn search(&self, text: &[u8], last: bool) -> Found {

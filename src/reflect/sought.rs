@@ -170,6 +170,21 @@ impl Sought {
         self.quoted
     }
 
+    /// Whether a short text that has lost its capitals holds a form of the value.
+    pub(super) fn is_in_name(&self, name: &[u8]) -> bool {
+        let same = |form: Form, seen: &[u8], text: &[u8]| {
+            let mut letters = seen.iter().zip(text);
+            letters.all(|(seen, text)| form.fold(*seen).eq_ignore_ascii_case(text))
+        };
+        let fitting = self.forms.iter().zip(&self.lengths);
+        let mut fitting = fitting.filter(|(_, length)| **length <= name.len());
+        fitting.any(|((reading, form), length)| {
+            let value = self.values.get(*reading);
+            let text = value.map(|value| form.text(value)).unwrap_or_default();
+            name.windows(*length).any(|seen| same(*form, seen, &text))
+        })
+    }
+
     /// What stands in for a form of the value: `length` bytes. A form that has this length is kept.
     pub(super) fn stand_in(&self, form: usize, fill: &[u8], length: usize) -> Vec<u8> {
         let round = |length| fill.iter().copied().cycle().take(length);

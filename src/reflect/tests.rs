@@ -435,6 +435,26 @@ fn a_value_that_begins_inside_another_is_found_at_every_cut() {
 }
 
 #[test]
+fn a_name_holds_a_value_without_its_capitals() {
+    let value = "Key-AbC0123456789xYz";
+    let watched = watched(&[value, JWT]);
+    let holds = |name: &str| watched.is_in_name(name.to_ascii_lowercase().as_bytes());
+    let percent = each(value, |all, byte| write!(all, "%{byte:02X}").unwrap());
+    for written in [
+        value.to_owned(),
+        hex(value),
+        URL_SAFE_NO_PAD.encode(value),
+        URL_SAFE_NO_PAD.encode(hex(value)),
+        percent.clone(),
+        percent.replace('%', "%25"),
+    ] {
+        assert!(holds(&format!("X-{written}-Y")), "{written}");
+        assert!(!holds(&written[1..written.len() - 1]), "{written}");
+    }
+    assert!(!holds("Access-Control-Allow-Credentials"));
+}
+
+#[test]
 fn what_stands_in_has_the_form_of_what_stood_there() {
     let watched = watched(&[JWT]);
     let expected: String = FILL.chars().cycle().take(JWT.len()).collect();

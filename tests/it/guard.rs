@@ -191,6 +191,33 @@ async fn nothing_that_went_out_comes_back() {
     assert!(!written.text.contains(&key));
 }
 
+fn names(path: &str, key: &str) -> Vec<Vec<u8>> {
+    let text = written(path.trim_start_matches('/'), key);
+    let head = format!("HTTP/1.1 200 OK\r\nX-{text}: 1\r\ntransfer-encoding: chunked\r\n\r\n");
+    let end = format!("0\r\nY-{text}-Z: 1\r\n\r\n");
+    vec![head.into(), chunk(b"body"), end.into()]
+}
+
+/// A parser takes the capitals from names, not the meaning.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_name_of_a_field_says_it() {
+    let house = house(names, "response_guard: redact", None).await;
+    let key = house.rehearsal.api_key().to_owned();
+    assert!(key.contains(|letter: char| letter.is_ascii_uppercase()));
+    let forms = ["raw", "base64url", "hex", "HEX", "percent"];
+    for form in forms {
+        let answer = get(&house, &format!("/{form}")).await;
+        let text = answer.text().to_ascii_lowercase();
+        let said = written(form, &key).to_ascii_lowercase();
+        assert!(
+            answer.status() == 200 && text.contains("body") && !text.contains(&said),
+            "{text}"
+        );
+    }
+    let written = house.end().await;
+    assert_eq!(written.of("credential.reflected").len(), forms.len());
+}
+
 fn packed(coding: &str, text: &[u8]) -> Vec<u8> {
     use flate2::Compression;
     use flate2::write::{DeflateEncoder, GzEncoder, ZlibEncoder};
