@@ -74,8 +74,8 @@ struct Inner {
 /// A credential as it goes out.
 struct Token {
     value: HeaderValue,
-    /// Prepared to be found in answers when the first one is looked at.
-    sought: OnceLock<Option<Arc<Sought>>>,
+    /// Prepared to be found in answers; `None`: it is too short.
+    sought: Option<Arc<Sought>>,
 }
 
 /// Most tokens of one grant that its answers are searched for.
@@ -160,7 +160,7 @@ impl Kin {
         let others = known.iter().filter(|one| !own(one));
         let others: Vec<Arc<Token>> = others.map(|one| Arc::clone(&one.token)).collect();
         drop(known);
-        others.iter().filter_map(|token| token.sought()).collect()
+        others.iter().filter_map(|t| t.sought.clone()).collect()
     }
 }
 
@@ -171,6 +171,7 @@ impl fmt::Debug for Kin {
 }
 
 /// What `attach` puts on the request.
+#[derive(Clone)]
 pub(super) enum Form {
     /// `Authorization: DPoP …` and a proof (RFC 9449 §7.1).
     Dpop {
@@ -263,18 +264,27 @@ impl Lease {
         Self::with(facts, form, None)
     }
 
+    /// The same credential for other requests, which ends on its own. What took time to prepare is not prepared again.
+    #[must_use]
+    pub fn again(&self, facts: LeaseFacts) -> Self {
+        Self(Arc::new(Inner {
+            facts,
+            form: self.0.form.clone(),
+            certificate: self.0.certificate.clone(),
+            token: self.0.token.clone(),
+            kin: OnceLock::new(),
+        }))
+    }
+
+    /// Takes about a millisecond for a long token: it is prepared to be found in answers here, where no request waits, and
+    /// not at the first of them.
     fn with(facts: LeaseFacts, form: Form, certificate: Option<Arc<Certificate>>) -> Self {
         let value = match &form {
             Form::Dpop { authorization, .. } => Some(authorization),
             Form::Field { value, .. } => Some(value),
             Form::Nothing => None,
         };
-        let token = value.map(|value| {
-            Arc::new(Token {
-                value: value.clone(),
-                sought: OnceLock::new(),
-            })
-        });
+        let token = value.map(|value| Arc::new(Token::new(value.clone())));
         Self(Arc::new(Inner {
             facts,
             form,
@@ -307,7 +317,7 @@ impl Lease {
     /// found for certain.
     #[must_use]
     pub fn sought(&self) -> Vec<Arc<Sought>> {
-        let own = self.0.token.as_ref().and_then(|token| token.sought());
+        let own = self.0.token.as_ref().and_then(|t| t.sought.clone());
         let mut all: Vec<Arc<Sought>> = own.into_iter().collect();
         if let Some(kin) = self.0.kin.get() {
             all.extend(kin.besides(&self.0));
@@ -348,16 +358,14 @@ impl Lease {
 }
 
 impl Token {
-    /// The credential without the scheme before it: what comes back may have lost that, or have another. All that is behind
-    /// the scheme is the credential, however many words it has.
-    fn sought(&self) -> Option<Arc<Sought>> {
-        let prepare = || {
-            let bytes = self.value.as_bytes();
-            let bare = bytes.splitn(2, |byte| *byte == b' ').last();
-            let bare = bare.and_then(Sought::new);
-            bare.or_else(|| Sought::new(bytes)).map(Arc::new)
-        };
-        self.sought.get_or_init(prepare).clone()
+    /// What is sought is the credential without the scheme before it: what comes back may have lost that, or have another.
+    /// All that is behind the scheme is the credential, however many words it has.
+    fn new(value: HeaderValue) -> Self {
+        let bytes = value.as_bytes();
+        let bare = bytes.splitn(2, |byte| *byte == b' ').last();
+        let bare = bare.and_then(Sought::new);
+        let sought = bare.or_else(|| Sought::new(bytes)).map(Arc::new);
+        Self { value, sought }
     }
 }
 
@@ -473,6 +481,16 @@ mod tests {
         assert_eq!(a.sought().len(), 1 + KIN_MAX);
         assert!(kin.forget(Moment(50), WallTime(0)));
         assert!(Lease::nothing(facts()).sought().is_empty());
+    }
+
+    #[test]
+    fn one_credential_is_prepared_once_and_ends_for_each_on_its_own() {
+        let name = HeaderName::from_static("x-key");
+        let first = Lease::fixed(facts(), name, &Secret::new("key-key-key".into())).unwrap();
+        let second = first.again(facts());
+        assert!(Arc::ptr_eq(&first.sought()[0], &second.sought()[0]));
+        first.facts().cancel.cancel();
+        assert!(!second.facts().cancel.is_cancelled());
     }
 
     #[test]
