@@ -337,10 +337,7 @@ impl Door {
             .filter(|offer| generation >= offer.since)
             .ok_or(Code::ConfigChanged)?;
         match &offer.kind {
-            Kind::Fixed(fixed) => fixed
-                .lease(agent, service)
-                .map(Ok)
-                .map_err(|_| Code::Internal.into()),
+            Kind::Fixed(fixed) => Ok(Ok(fixed.lease(agent))),
             Kind::Oauth { edition, client } => {
                 let owner = client.owner(agent);
                 let key = Key {

@@ -321,6 +321,7 @@ impl Worker {
 
     fn tick(&mut self) {
         self.wake = None;
+        self.shelf.forget();
         for (key, at) in self.shelf.uses() {
             self.feed(Event::Used { key, at });
         }
