@@ -18,7 +18,7 @@ use crate::exchange::Exchange;
 use crate::listen::{Alarm, SocketFile, server_tls, unix_socket};
 use crate::metrics::Metrics;
 use crate::tokens::{Door, Selection};
-use crate::vocab::Clock;
+use crate::vocab::{Clock, GrantId};
 
 /// Only the owner may connect.
 const MODE: u32 = 0o600;
@@ -131,6 +131,15 @@ pub(super) fn desk(
         agents: {
             let exchange = exchange.clone();
             Box::new(move || exchange.plan().snapshot().agents().cloned().collect())
+        },
+        renewed: {
+            let exchange = exchange.clone();
+            Arc::new(move |grant: &GrantId| {
+                exchange.forget_sessions(|service, agent| {
+                    let whose = grant.agent.is_everyone() || grant.agent == *agent;
+                    grant.service == *service && whose
+                });
+            })
         },
         sever: {
             let door = Arc::clone(door);

@@ -185,6 +185,10 @@ impl Reloader {
         self.door.replace(next.tokens.clone(), generation).await?;
         self.doors.replace_agents(agents);
         let ended = self.exchange.replace(plan);
+        // Other credentials open other sessions.
+        let changed = self.door.changed_in(generation);
+        self.exchange
+            .forget_sessions(|service, _| changed.contains(service));
         let reloaded = Reloaded {
             generation,
             seats,

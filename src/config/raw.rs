@@ -321,8 +321,22 @@ pub(super) struct RawService {
     pub(super) replay_buffer: Option<RawSize>,
     /// What becomes of answers that hold the credential. Default: redact.
     pub(super) response_guard: Option<RawResponseGuard>,
+    /// What becomes of cookies, where it has a credential. Default: keep.
+    pub(super) session_cookies: Option<RawSessionCookies>,
     /// How its tokens are asked after while they are in use.
     pub(super) health: Option<RawHealth>,
+}
+
+/// What becomes of the cookies of a service with a credential.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum RawSessionCookies {
+    /// They are dropped, those of the service and those of the agent.
+    Drop,
+    /// tokenward keeps them for the agent and sends them with its next requests; the agent's own are dropped.
+    Keep,
+    /// Those with these names pass, both ways; the others are dropped.
+    Pass(List<String>),
 }
 
 /// What becomes of answers that hold the credential.

@@ -47,6 +47,12 @@ impl BareHead {
         &self.method
     }
 
+    /// The path, as it goes out.
+    #[must_use]
+    pub fn path(&self) -> &RequestPath {
+        &self.path
+    }
+
     /// What the request wants to become.
     #[must_use]
     pub fn intent(&self) -> Intent {
@@ -122,6 +128,8 @@ pub struct Bench<'a> {
     pub pseudonym: &'a str,
     /// Whether the answer will be searched for the credential.
     pub guarded: bool,
+    /// Names of cookies of the agent's that go out where a credential of ours does.
+    pub cookies: &'a [Box<str>],
 }
 
 /// Refuses what would make another request of this one: a method beside the method, or a way that leads back here.
@@ -194,6 +202,9 @@ pub fn strip(
         {
             // An authenticated cookie would be a token of the agent's own, outliving every revocation.
             removed.push(name.clone());
+            if let Some(value) = passing_cookies(value, bench.cookies) {
+                kept.append(name.clone(), value);
+            }
         } else if may_pass(name) && !nominated.iter().any(|n| n == name.as_str()) {
             kept.append(name.clone(), value.clone());
         }
@@ -534,6 +545,18 @@ fn clean_codings(headers: &mut HeaderMap, guarded: bool) {
     if let Ok(rest) = HeaderValue::from_str(&rest) {
         headers.insert(name, rest);
     }
+}
+
+/// Of a `Cookie` field, the cookies with one of these names.
+fn passing_cookies(value: &HeaderValue, names: &[Box<str>]) -> Option<HeaderValue> {
+    let named = |pair: &&[u8]| {
+        let name = pair.split(|b| *b == b'=').next().unwrap_or_default();
+        names.iter().any(|known| known.as_bytes() == name)
+    };
+    let pairs = value.as_bytes().split(|b| *b == b';');
+    let pairs: Vec<&[u8]> = pairs.map(<[u8]>::trim_ascii).filter(named).collect();
+    let joined = HeaderValue::from_bytes(&pairs.join(&b"; "[..])).ok();
+    joined.filter(|joined| !joined.is_empty())
 }
 
 /// HTTP/2 may split cookies over several fields; HTTP/1.1 knows one (RFC 9113 §8.2.3).

@@ -15,6 +15,7 @@ use tower::Service as _;
 
 use super::body::Progress;
 use super::chance::random;
+use super::cookies::Visit;
 use super::held::Gate;
 use super::interim::{Cleaning, Interim};
 use super::kept::{Kept, Patience, Wait};
@@ -244,7 +245,12 @@ async fn attempt(
     }
     let body = bare.body.take(&cancel, bare.patience, &progress, wait);
     let (body, gate) = body.ok_or(Code::DpopNonceRetry)?;
+    let visit = service.jars.as_deref().map(|jars| {
+        let path = bare.head.path();
+        Visit::new(jars, permit, path, lease, &exchange.clock)
+    });
     let wire = Wire {
+        cookie: visit.as_ref().and_then(Visit::cookie),
         version: connection.version(),
         authority: permit.authority(),
         htu: &settings.htu,
@@ -278,7 +284,11 @@ async fn attempt(
     let outcome = cancel.run_until_cancelled(answer).await;
     line.upstream_took(waiting.elapsed());
     let outcome = outcome.ok_or_else(|| ended(lease, line))?;
-    Ok((nonce, outcome.ok_or(Code::UpstreamTimeout)?))
+    let outcome = outcome.ok_or(Code::UpstreamTimeout)?;
+    if let (Some(visit), Ok(reply)) = (visit, &outcome) {
+        visit.answered(reply.response.headers());
+    }
+    Ok((nonce, outcome))
 }
 
 /// Why an exchange was ended before it was answered: its credential is gone, or its permit.

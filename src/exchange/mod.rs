@@ -14,6 +14,7 @@ mod blind;
 mod body;
 mod chance;
 mod clocks;
+mod cookies;
 mod ending;
 mod floor;
 #[cfg(feature = "fuzzing")]
@@ -50,7 +51,7 @@ pub use plan::{Plan, PlanError};
 pub use record::Line;
 pub use refusal::Refusal;
 pub use respond::{Form, respond};
-pub use settings::{ResponseGuard, ServiceSettings, Timeouts};
+pub use settings::{ResponseGuard, ServiceSettings, SessionCookies, Timeouts};
 pub use story::{Deps, Exchange};
 pub use taking::watched;
 #[cfg(feature = "variants")]

@@ -44,7 +44,7 @@ use crate::metrics::Metrics;
 use crate::policy::{Admission, Decision, Facts, Permit};
 use crate::upstream::Upstream;
 use crate::vocab::variant::{Variant, broken};
-use crate::vocab::{AgentName, Authority, Clock, Code, RequestId, Stopwatch};
+use crate::vocab::{AgentName, Authority, Clock, Code, RequestId, ServiceName, Stopwatch};
 
 /// Nonces kept for APIs.
 const NONCES: usize = 1024;
@@ -138,6 +138,7 @@ impl Exchange {
     /// Replaces policy and services. A request is judged under one generation. What is under way and not allowed any more
     /// has half a second to come to its end, as most requests do, and is cut then. How many that are.
     pub fn replace(self: &Arc<Self>, plan: Plan) -> usize {
+        plan.empty_jars(|service, agent| !plan.reaches(agent, service));
         let plan = Arc::new(plan);
         // First the plan, then the judgement: whoever takes a place in between has asked the new plan again.
         self.plan.store(plan.clone());
@@ -157,8 +158,14 @@ impl Exchange {
     /// ride on. New ones must be refused by the source already. How many exchanges that were.
     pub fn sever(&self, who: Arc<Severed>) -> usize {
         let many = self.live.sever(&*who);
+        self.plan.load().empty_jars(&*who);
         self.severed.send_replace(Some(who));
         many
+    }
+
+    /// Forgets the sessions that APIs have opened for those of whom `who` says yes: they log in anew, with other credentials.
+    pub fn forget_sessions(&self, who: impl Fn(&ServiceName, &AgentName) -> bool) {
+        self.plan.load().empty_jars(who);
     }
 
     /// Waits until what this agent does at this destination is severed.
@@ -372,6 +379,7 @@ impl Exchange {
             placeholders: &plan.placeholders,
             pseudonym: &self.pseudonym,
             guarded: settings.response_guard != ResponseGuard::Off,
+            cookies: settings.session_cookies.passing(),
         };
         let interim = arrival.parts.extensions.get::<Interim>().cloned();
         let upgrade = (arrival.intent == Intent::WebSocket).then_some(arrival.upgrade);

@@ -121,6 +121,13 @@ impl Catalogue {
         self.services.get(service)
     }
 
+    /// The services whose credentials came with this generation.
+    pub(super) fn since(&self, generation: Generation) -> Vec<ServiceName> {
+        let offers = self.services.iter();
+        let came = offers.filter(|(_, offer)| offer.since == generation);
+        came.map(|(name, _)| name.clone()).collect()
+    }
+
     /// Every service and how its credential is tied to a key.
     pub(super) fn bindings(&self) -> Vec<(ServiceName, Binding)> {
         let mut all: Vec<_> = self

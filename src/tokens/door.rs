@@ -306,6 +306,12 @@ impl Door {
         }
     }
 
+    /// The services whose credentials this generation has brought or changed.
+    #[must_use]
+    pub fn changed_in(&self, generation: Generation) -> Vec<ServiceName> {
+        self.shelf.catalogue.load().since(generation)
+    }
+
     /// Every service and what ties its credential to a key.
     #[must_use]
     pub fn bindings(&self) -> Vec<(ServiceName, Binding)> {

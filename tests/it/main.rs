@@ -26,6 +26,8 @@ mod challenges;
 #[cfg(test)]
 mod cli;
 #[cfg(test)]
+mod cookies;
+#[cfg(test)]
 mod examples;
 #[cfg(test)]
 mod expect;

@@ -53,6 +53,7 @@ impl World {
             placeholders: &self.placeholders,
             pseudonym: "tokenward-1",
             guarded: true,
+            cookies: &[],
         };
         let path = RequestPath::parse("/v1/items").unwrap();
         let query = (!query.is_empty()).then_some(query);
