@@ -194,6 +194,8 @@ fn data_wing(
     );
     let exchange = exchange(plan, snapshot, &instance, door.clone(), &upstream, tools)?;
     let exchange = Arc::new(exchange);
+    let alarm = operator::alarm(&door, &exchange);
+    exchange.quarantine_by(alarm.clone());
     let leaves = Arc::new(Leaves::new(root, tools.clock.clone(), LEAVES)?);
     let doors = Doors::new(DoorsSetup {
         exchange: exchange.clone(),
@@ -202,7 +204,7 @@ fn data_wing(
         metrics: tools.metrics.clone(),
         clock: tools.clock.clone(),
         limits: limits(plan),
-        alarm: operator::alarm(&door, &exchange),
+        alarm,
     })?;
     let reloader = Reloader {
         exchange,
@@ -293,8 +295,11 @@ fn exchange(
     let placeholders = placeholders(instance, &snapshot, &plan.services);
     let streams = plan.limits.agent_streams;
     let services = plan.services.clone();
+    let first = exchange::Plan::new(snapshot, services, placeholders, streams, upstream)?;
+    let lent = door.clone();
     Ok(Exchange::new(Deps {
-        plan: exchange::Plan::new(snapshot, services, placeholders, streams, upstream)?,
+        plan: first.quarantining(plan.quarantined.clone()),
+        lent: Arc::new(move || lent.lent()),
         source: door,
         upstream: upstream.clone(),
         audit: tools.audit.clone(),

@@ -96,8 +96,12 @@ async fn make(path: &Path) -> io::Result<(EntranceDoor, SocketFile)> {
 
 /// Revokes what an agent is lent, as the verb does: nothing new is lent, what is open is cut, and the issuers are told.
 pub(super) fn alarm(door: &Arc<Door>, exchange: &Arc<Exchange>) -> Alarm {
-    let (door, exchange) = (Arc::clone(door), Arc::clone(exchange));
+    // Weak: the exchange has it too.
+    let (door, exchange) = (Arc::clone(door), Arc::downgrade(exchange));
     Arc::new(move |agent| {
+        let Some(exchange) = exchange.upgrade() else {
+            return;
+        };
         let selection = Selection {
             service: None,
             agent: Some(agent.clone()),

@@ -180,6 +180,7 @@ impl Reloader {
         let streams = next.limits.agent_streams;
         let plan = self.exchange.plan();
         let plan = plan.succeed(snapshot, services, placeholders, streams, &self.upstream)?;
+        let plan = plan.quarantining(next.quarantined.clone());
         let agents = Agents::new(next.agents.clone());
         // The last that can fail. Permits of before are good for every credential that stays the same.
         self.door.replace(next.tokens.clone(), generation).await?;

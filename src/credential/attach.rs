@@ -27,6 +27,9 @@ pub enum BodyError {
     /// The lease was revoked or the policy changed while the body flowed.
     #[error("the exchange was cancelled")]
     Cancelled,
+    /// It held a live secret, which did not go out.
+    #[error("the agent's body held a secret")]
+    Secret,
     /// The agent sent nothing for too long.
     #[error("the agent's body stalled")]
     Stalled,

@@ -20,6 +20,7 @@ use super::held::Gate;
 use super::interim::{Cleaning, Interim};
 use super::kept::{Kept, Patience, Wait};
 use super::media::Media;
+use super::outgoing::Outgoing;
 use super::plan::Service;
 use super::record::Line;
 use super::refusal::Refusal;
@@ -55,6 +56,8 @@ pub(super) struct Crossing<'a> {
 pub(super) struct Bare {
     pub(super) head: BareHead,
     pub(super) body: Kept,
+    /// What it is searched for on its way.
+    pub(super) guard: Option<Outgoing>,
     /// How slow the body may be.
     pub(super) patience: Patience,
     pub(super) media: Media,
@@ -245,6 +248,10 @@ async fn attempt(
     }
     let body = bare.body.take(&cancel, bare.patience, &progress, wait);
     let (body, gate) = body.ok_or(Code::DpopNonceRetry)?;
+    let body = match (&bare.guard, &bare.body) {
+        (Some(guard), Kept::Streaming(_) | Kept::Waiting(_)) => guard.flowing(body),
+        _ => body,
+    };
     let visit = service.jars.as_deref().map(|jars| {
         let path = bare.head.path();
         Visit::new(jars, permit, path, lease, &exchange.clock)

@@ -1,7 +1,7 @@
 //! One policy generation as the exchange uses it: the snapshot, and beside it what each service needs to be carried.
 //! Swapped whole, so no request sees half of a reload.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -21,6 +21,8 @@ pub struct Plan {
     pub(super) placeholders: Placeholders,
     shares: HashMap<AgentName, Arc<Semaphore>>,
     shelf: Shelf,
+    /// Agents that are stopped where they misuse a placeholder.
+    quarantined: BTreeSet<AgentName>,
 }
 
 /// One service of a generation.
@@ -127,7 +129,19 @@ impl Plan {
             placeholders,
             shares,
             shelf,
+            quarantined: BTreeSet::new(),
         })
+    }
+
+    /// The same plan, under which these agents are stopped where they misuse a placeholder.
+    #[must_use]
+    pub fn quarantining(mut self, agents: BTreeSet<AgentName>) -> Self {
+        self.quarantined = agents;
+        self
+    }
+
+    pub(super) fn quarantines(&self, agent: &AgentName) -> bool {
+        self.quarantined.contains(agent)
     }
 
     /// Whether another policy says the same of a service.

@@ -30,8 +30,20 @@ pub struct ServiceSettings {
     pub max_stream_age: Option<Duration>,
     /// What becomes of answers that hold the credential.
     pub response_guard: ResponseGuard,
+    /// What becomes of requests that hold a live secret.
+    pub request_guard: RequestGuard,
     /// What becomes of cookies, where it has a credential.
     pub session_cookies: SessionCookies,
+}
+
+/// What becomes of requests that hold a live secret of ours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum RequestGuard {
+    /// They are refused; a body that has begun to flow is broken off.
+    Block,
+    /// Nobody looks.
+    #[default]
+    Off,
 }
 
 /// What becomes of the cookies of a service with a credential: a session that the credential opened.

@@ -22,6 +22,7 @@ use tokio::sync::watch;
 use super::arrival::{Arrival, Door};
 use super::attempts::{self, Bare, Crossing};
 use super::body::AgentBody;
+use super::canary::Canary;
 use super::chance::random;
 use super::ending::Ending;
 use super::floor::BodyFloor;
@@ -30,11 +31,12 @@ use super::interim::Interim;
 use super::kept::{Kept, Patience, ReplayBudget};
 use super::live::{About, Live, Severed};
 use super::media::Media;
+use super::outgoing::{Lent, Outgoing};
 use super::plan::{Plan, Service};
 use super::record::Line;
 use super::refusal::Refusal;
 use super::respond::{Form, last_words, respond};
-use super::settings::{ResponseGuard, ServiceSettings};
+use super::settings::{RequestGuard, ResponseGuard, ServiceSettings};
 use super::shield::Alarm;
 use super::stepup::StepUps;
 use crate::agent::Agent;
@@ -73,6 +75,8 @@ pub struct Deps {
     pub replay_total: usize,
     /// The slowest that an agent's body may be.
     pub body_floor: BodyFloor,
+    /// Tells what must not leave in a request, where a service wants it searched.
+    pub lent: Lent,
 }
 
 /// Carries requests. Shared by all listeners.
@@ -93,6 +97,8 @@ pub struct Exchange {
     budget: ReplayBudget,
     pub(super) body_floor: BodyFloor,
     alarm: Arc<Alarm>,
+    lent: Lent,
+    pub(super) canary: Canary,
 }
 
 impl Exchange {
@@ -120,6 +126,8 @@ impl Exchange {
             budget: ReplayBudget::new(deps.replay_total),
             body_floor: deps.body_floor,
             alarm,
+            lent: deps.lent,
+            canary: Canary::default(),
         }
     }
 
@@ -289,7 +297,10 @@ impl Exchange {
         if broken(Variant::DialsFirst) {
             drop(self.dial_blind(&arrival.authority).await);
         }
-        let (plan, permit) = self.settle(&arrival, line)?;
+        let (plan, permit) = match self.settle(&arrival, line) {
+            Ok(settled) => settled,
+            Err(refusal) => return Err(self.unsettled(&arrival, refusal)),
+        };
         line.permitted(&permit);
 
         let service = plan.service(&permit)?;
@@ -316,6 +327,13 @@ impl Exchange {
         guard(reply, used, &service.settings, (&self.alarm, fill), line)
             .await
             .map_err(about)
+    }
+
+    /// A request that policy denies: whether that is all there is to say of it.
+    fn unsettled(&self, arrival: &Arrival, refusal: Refusal) -> Refusal {
+        let whose = (arrival.agent.name(), &arrival.authority);
+        let said = (&arrival.parts.headers, arrival.query.as_deref());
+        self.goes_nowhere(whose, said, refusal)
     }
 
     /// Decides under the plan that is in use, and takes the exchange's place, where later plans find it. A plan that was
@@ -381,20 +399,25 @@ impl Exchange {
             guarded: settings.response_guard != ResponseGuard::Off,
             cookies: settings.session_cookies.passing(),
         };
+        let guard = self.guard_request(settings, &arrival, permit, line)?;
         let interim = arrival.parts.extensions.get::<Interim>().cloned();
         let upgrade = (arrival.intent == Intent::WebSocket).then_some(arrival.upgrade);
         let query = arrival.query.as_deref();
         let stripped =
             credential::strip(&arrival.parts, arrival.path, query, arrival.intent, &bench);
         if let Err(credential::StripError(Code::PlaceholderMismatch)) = &stripped {
-            self.event(Event::PlaceholderMisused {
-                agent: permit.agent().clone(),
-                service: permit.service().clone(),
-            });
+            let service = Some(permit.service());
+            self.misused(plan, permit.agent(), service, permit.authority());
         }
         let stripped = stripped?;
         line.stripped(stripped.seen, &stripped.removed);
-        if stripped.seen == Seen::Stranger {
+        if let Some(kind) = stripped.kind {
+            self.event(Event::StrangerCredential {
+                agent: permit.agent().clone(),
+                service: permit.service().clone(),
+                kind: kind.as_str(),
+            });
+        } else if stripped.seen == Seen::Stranger {
             self.metrics.security_event("credential.stranger");
         }
         let media = Media::of(&arrival.parts.headers);
@@ -408,9 +431,13 @@ impl Exchange {
             unhurried: arrival.parts.version == Version::HTTP_2 && media.speaks_both_ways(),
         };
         let body = self.keep(arrival.body, settings, patience, line).await?;
+        if let Some(guard) = &guard {
+            guard.kept(&body)?;
+        }
         Ok(Bare {
             head: stripped.head,
             body,
+            guard,
             patience,
             media,
             version: arrival.parts.version,
@@ -423,6 +450,23 @@ impl Exchange {
                 .cloned(),
             interim,
         })
+    }
+
+    /// What the request is searched for, where the service wants that; its head holds none of it.
+    fn guard_request(
+        &self,
+        settings: &ServiceSettings,
+        arrival: &Arrival,
+        permit: &Permit,
+        line: &mut Line,
+    ) -> Result<Option<Outgoing>, Refusal> {
+        if settings.request_guard == RequestGuard::Off {
+            return Ok(None);
+        }
+        let guard = Outgoing::new(&(self.lent)(), &self.alarm, permit, line.id());
+        let (path, query) = (arrival.path.wire(), arrival.query.as_deref());
+        guard.head(path, query, &arrival.parts.headers, line)?;
+        Ok(Some(guard))
     }
 
     /// Takes charge of a body. What is being kept for a second attempt may come slowly, and must end with its permit all

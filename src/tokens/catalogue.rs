@@ -121,6 +121,16 @@ impl Catalogue {
         self.services.get(service)
     }
 
+    /// Every static credential, lent or not.
+    pub(super) fn fixed(&self) -> Vec<Lease> {
+        let offers = self.services.iter();
+        let fixed = offers.filter_map(|(name, offer)| match &offer.kind {
+            Kind::Fixed(fixed) => fixed.lease(&AgentName::fallback(), name).ok(),
+            Kind::Oauth { .. } => None,
+        });
+        fixed.collect()
+    }
+
     /// The services whose credentials came with this generation.
     pub(super) fn since(&self, generation: Generation) -> Vec<ServiceName> {
         let offers = self.services.iter();

@@ -51,8 +51,9 @@ async fn serve(mut stream: TlsStream<TcpStream>, seen: Seen) {
         .filter_map(|line| line.strip_prefix("cookie: "));
     let cookies = cookies.collect::<Vec<_>>().join(" | ");
     seen.0.lock().unwrap().push((path.clone(), cookies.clone()));
-    let set =
-        format!("set-cookie: sid={SESSION}; Path=/; Secure; HttpOnly\r\nset-cookie: lang=en\r\n");
+    let set = format!(
+        "set-cookie: sid={SESSION}; Path=/; Secure; HttpOnly\r\nset-cookie: lang=en; Path=/\r\n"
+    );
     let answer = match path.as_str() {
         "/set" => format!("HTTP/1.1 200 OK\r\n{set}content-length: 2\r\n\r\nok"),
         "/trailer" => format!(
@@ -267,7 +268,7 @@ async fn cookies_can_be_dropped_or_pass_by_name() {
         "session_cookies: {pass: [lang, theme]}",
     )
     .await;
-    assert_eq!(get(&house, "coder", "/set").await, ["lang=en"]);
+    assert_eq!(get(&house, "coder", "/set").await, ["lang=en; Path=/"]);
     assert_eq!(seen.last(), "lang=de");
     get(&house, "coder", "/x").await;
     assert_eq!(seen.last(), "lang=de", "and nothing of ours");

@@ -57,6 +57,8 @@ mod listeners;
 #[cfg(test)]
 mod operator;
 #[cfg(test)]
+mod outgoing;
+#[cfg(test)]
 mod parent;
 #[cfg(test)]
 mod pipes;

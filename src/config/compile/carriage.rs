@@ -5,11 +5,11 @@ use std::time::Duration;
 use super::{Context, DAY, issuers};
 use crate::config::env::environment;
 use crate::config::raw::{
-    RawHtu, RawPlaceholder, RawPlaceholderMode, RawResponseGuard, RawService, RawSessionCookies,
-    RawTimeouts,
+    RawHtu, RawPlaceholder, RawPlaceholderMode, RawRequestGuard, RawResponseGuard, RawService,
+    RawSessionCookies, RawTimeouts,
 };
 use crate::credential::{PlaceholderMode, PlaceholderSettings, Shape, Slot};
-use crate::exchange::{ResponseGuard, ServiceSettings, SessionCookies, Timeouts};
+use crate::exchange::{RequestGuard, ResponseGuard, ServiceSettings, SessionCookies, Timeouts};
 use crate::proof::HtuProfile;
 use crate::vocab::{Binding, ServiceName};
 
@@ -92,6 +92,10 @@ pub(super) fn compile(
         max_stream_age: (!age.is_zero()).then_some(age),
         response_guard,
         session_cookies,
+        request_guard: match raw.request_guard {
+            None | Some(RawRequestGuard::Off) => RequestGuard::Off,
+            Some(RawRequestGuard::Block) => RequestGuard::Block,
+        },
     }
 }
 
