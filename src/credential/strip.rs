@@ -608,8 +608,9 @@ fn clean_codings(headers: &mut HeaderMap, guarded: bool) {
 /// Of a `Cookie` field, the cookies with one of these names.
 fn passing_cookies(value: &HeaderValue, names: &[Box<str>]) -> Option<HeaderValue> {
     let named = |pair: &&[u8]| {
-        let name = pair.split(|b| *b == b'=').next().unwrap_or_default();
-        names.iter().any(|known| known.as_bytes() == name)
+        let equals = pair.iter().position(|b| *b == b'=');
+        let name = equals.and_then(|at| pair.get(..at));
+        name.is_some_and(|name| names.iter().any(|known| known.as_bytes() == name))
     };
     let pairs = value.as_bytes().split(|b| *b == b';');
     let pairs: Vec<&[u8]> = pairs.map(<[u8]>::trim_ascii).filter(named).collect();
