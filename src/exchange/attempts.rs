@@ -11,6 +11,7 @@ use std::time::Duration;
 use http::header::{self, HeaderMap};
 use http::{Method, StatusCode, Version};
 use hyper::upgrade::OnUpgrade;
+use tokio_util::sync::CancellationToken;
 use tower::Service as _;
 
 use super::body::Progress;
@@ -18,7 +19,7 @@ use super::chance::random;
 use super::cookies::Visit;
 use super::held::Gate;
 use super::interim::{Cleaning, Interim};
-use super::kept::{Kept, Patience, Wait};
+use super::kept::{self, Kept, Patience, Wait};
 use super::media::Media;
 use super::outgoing::Outgoing;
 use super::plan::Service;
@@ -72,6 +73,24 @@ pub(super) struct Bare {
     pub(super) fill: Option<Arc<str>>,
     /// Where interim answers go, where the agent can be told of them.
     pub(super) interim: Option<Interim>,
+}
+
+impl Bare {
+    /// The body for the next attempt; one that flows is searched on its way.
+    fn take_body(
+        &mut self,
+        cancel: &CancellationToken,
+        progress: &Arc<Progress>,
+        wait: Option<Wait>,
+    ) -> Result<kept::Outgoing, Code> {
+        let taken = self.body.take(cancel, self.patience, progress, wait);
+        let (body, gate) = taken.ok_or(Code::DpopNonceRetry)?;
+        let body = match (&self.guard, &self.body) {
+            (Some(guard), Kept::Streaming(_) | Kept::Waiting(_)) => guard.flowing(body),
+            _ => body,
+        };
+        Ok((body, gate))
+    }
 }
 
 /// Reasons to send again that are used up.
@@ -246,12 +265,7 @@ async fn attempt(
     if cancel.is_cancelled() {
         return Err(ended(lease, line).into());
     }
-    let body = bare.body.take(&cancel, bare.patience, &progress, wait);
-    let (body, gate) = body.ok_or(Code::DpopNonceRetry)?;
-    let body = match (&bare.guard, &bare.body) {
-        (Some(guard), Kept::Streaming(_) | Kept::Waiting(_)) => guard.flowing(body),
-        _ => body,
-    };
+    let (body, gate) = bare.take_body(&cancel, &progress, wait)?;
     let visit = service.jars.as_deref().map(|jars| {
         let path = bare.head.path();
         Visit::new(jars, permit, path, lease, &exchange.clock)

@@ -41,7 +41,7 @@ use super::shield::Alarm;
 use super::stepup::StepUps;
 use crate::agent::Agent;
 use crate::audit::{Audit, Event};
-use crate::credential::{self, Bench, Intent, Nonces, Seen, Source};
+use crate::credential::{self, Bench, Intent, Nonces, Seen, Source, Stripped};
 use crate::metrics::Metrics;
 use crate::policy::{Admission, Decision, Facts, Permit};
 use crate::upstream::Upstream;
@@ -411,15 +411,7 @@ impl Exchange {
         }
         let stripped = stripped?;
         line.stripped(stripped.seen, &stripped.removed);
-        if let Some(kind) = stripped.kind {
-            self.event(Event::StrangerCredential {
-                agent: permit.agent().clone(),
-                service: permit.service().clone(),
-                kind: kind.as_str(),
-            });
-        } else if stripped.seen == Seen::Stranger {
-            self.metrics.security_event("credential.stranger");
-        }
+        self.note_stranger(&stripped, permit);
         let media = Media::of(&arrival.parts.headers);
         // HTTP/1.0 knows no expectation (RFC 9110 §10.1.1), and on HTTP/2 no agent of ours is told to go on.
         let expects = arrival.parts.version == Version::HTTP_11
@@ -450,6 +442,19 @@ impl Exchange {
                 .cloned(),
             interim,
         })
+    }
+
+    /// Tells of a credential that is not ours: in the audit file where it is known what it is.
+    fn note_stranger(&self, stripped: &Stripped, permit: &Permit) {
+        if let Some(kind) = stripped.kind {
+            self.event(Event::StrangerCredential {
+                agent: permit.agent().clone(),
+                service: permit.service().clone(),
+                kind: kind.as_str(),
+            });
+        } else if stripped.seen == Seen::Stranger {
+            self.metrics.security_event("credential.stranger");
+        }
     }
 
     /// What the request is searched for, where the service wants that; its head holds none of it.

@@ -51,98 +51,106 @@ fn sent_later(
 
 const API: &str = "https://api.shop.example";
 
+/// (`Set-Cookie`, where the next request goes, its path, whether the cookie goes with it).
+type Case = (&'static str, &'static str, &'static str, bool);
+
+const PLACES: &[Case] = &[
+    ("a=1", API, "/", true),
+    ("a=1", "https://api.shop.example:8443", "/", true),
+    ("a=1", "https://www.shop.example", "/", false),
+    ("a=1", "https://x.api.shop.example", "/", false),
+    (
+        "a=1; Domain=api.shop.example",
+        "https://x.api.shop.example",
+        "/",
+        true,
+    ),
+    (
+        "a=1; Domain=.Shop.Example",
+        "https://www.shop.example",
+        "/",
+        true,
+    ),
+    (
+        "a=1; domain=shop.example",
+        "https://shop.example",
+        "/",
+        true,
+    ),
+    (
+        "a=1; domain=shop.example",
+        "https://badshop.example",
+        "/",
+        false,
+    ),
+    ("a=1; domain=", "https://www.shop.example", "/", false),
+    // Of two the last counts.
+    (
+        "a=1; domain=other.example; domain=shop.example",
+        API,
+        "/",
+        true,
+    ),
+    // Not its own, above what anybody can own, not a name at all.
+    ("a=1; domain=other.example", API, "/", false),
+    ("a=1; domain=www.shop.example", API, "/", false),
+    ("a=1; domain=example", API, "/", false),
+    ("a=1; domain=shop..example", API, "/", false),
+    // Paths.
+    ("a=1; path=/v1", API, "/v1", true),
+    ("a=1; path=/v1", API, "/v1/items", true),
+    ("a=1; path=/v1/", API, "/v1/items", true),
+    ("a=1; path=/v1", API, "/v10", false),
+    ("a=1; path=/v1/", API, "/v1", false),
+    ("a=1; path=v1", API, "/", true),
+    // Only in TLS.
+    ("a=1; secure", API, "/", true),
+    ("a=1; secure", "http://api.shop.example", "/", false),
+    ("a=1", "http://api.shop.example", "/", true),
+];
+
+const PROMISES_AND_TIMES: &[Case] = &[
+    // Promises in names.
+    ("__Secure-a=1; secure", API, "/", true),
+    ("__Secure-a=1", API, "/", false),
+    ("__Host-a=1; secure; path=/", API, "/", true),
+    ("__host-a=1; secure", API, "/", false),
+    (
+        "__HOST-a=1; secure; path=/; domain=shop.example",
+        API,
+        "/",
+        false,
+    ),
+    ("__Host-a=1; path=/", API, "/", false),
+    // Time.
+    ("a=1; max-age=10", API, "/", true),
+    ("a=1; max-age=0", API, "/", false),
+    ("a=1; max-age=-1", API, "/", false),
+    ("a=1; max-age=ten", API, "/", true),
+    ("a=1; max-age=99999999999999999999", API, "/", true),
+    (
+        "a=1; expires=Thu, 01 Jan 1970 00:00:00 GMT",
+        API,
+        "/",
+        false,
+    ),
+    (
+        "a=1; expires=Thu, 01 Jan 1970 00:00:00 GMT; max-age=10",
+        API,
+        "/",
+        true,
+    ),
+    ("a=1; expires=soon", API, "/", true),
+    // What is no cookie.
+    ("a", API, "/", false),
+    ("=1", API, "/", false),
+    ("", API, "/", false),
+    ("a=1\u{1}", API, "/", false),
+];
+
 #[test]
 fn a_cookie_goes_where_it_was_meant_to_go() {
-    for (line, to, at, goes) in [
-        ("a=1", API, "/", true),
-        ("a=1", "https://api.shop.example:8443", "/", true),
-        ("a=1", "https://www.shop.example", "/", false),
-        ("a=1", "https://x.api.shop.example", "/", false),
-        (
-            "a=1; Domain=api.shop.example",
-            "https://x.api.shop.example",
-            "/",
-            true,
-        ),
-        (
-            "a=1; Domain=.Shop.Example",
-            "https://www.shop.example",
-            "/",
-            true,
-        ),
-        (
-            "a=1; domain=shop.example",
-            "https://shop.example",
-            "/",
-            true,
-        ),
-        (
-            "a=1; domain=shop.example",
-            "https://badshop.example",
-            "/",
-            false,
-        ),
-        ("a=1; domain=", "https://www.shop.example", "/", false),
-        // Of two the last counts.
-        (
-            "a=1; domain=other.example; domain=shop.example",
-            API,
-            "/",
-            true,
-        ),
-        // Not its own, above what anybody can own, not a name at all.
-        ("a=1; domain=other.example", API, "/", false),
-        ("a=1; domain=www.shop.example", API, "/", false),
-        ("a=1; domain=example", API, "/", false),
-        ("a=1; domain=shop..example", API, "/", false),
-        // Paths.
-        ("a=1; path=/v1", API, "/v1", true),
-        ("a=1; path=/v1", API, "/v1/items", true),
-        ("a=1; path=/v1/", API, "/v1/items", true),
-        ("a=1; path=/v1", API, "/v10", false),
-        ("a=1; path=/v1/", API, "/v1", false),
-        ("a=1; path=v1", API, "/", true),
-        // Only in TLS.
-        ("a=1; secure", API, "/", true),
-        ("a=1; secure", "http://api.shop.example", "/", false),
-        ("a=1", "http://api.shop.example", "/", true),
-        // Promises in names.
-        ("__Secure-a=1; secure", API, "/", true),
-        ("__Secure-a=1", API, "/", false),
-        ("__Host-a=1; secure; path=/", API, "/", true),
-        ("__host-a=1; secure", API, "/", false),
-        (
-            "__HOST-a=1; secure; path=/; domain=shop.example",
-            API,
-            "/",
-            false,
-        ),
-        ("__Host-a=1; path=/", API, "/", false),
-        // Time.
-        ("a=1; max-age=10", API, "/", true),
-        ("a=1; max-age=0", API, "/", false),
-        ("a=1; max-age=-1", API, "/", false),
-        ("a=1; max-age=ten", API, "/", true),
-        ("a=1; max-age=99999999999999999999", API, "/", true),
-        (
-            "a=1; expires=Thu, 01 Jan 1970 00:00:00 GMT",
-            API,
-            "/",
-            false,
-        ),
-        (
-            "a=1; expires=Thu, 01 Jan 1970 00:00:00 GMT; max-age=10",
-            API,
-            "/",
-            true,
-        ),
-        ("a=1; expires=soon", API, "/", true),
-        // What is no cookie.
-        ("a", API, "/", false),
-        ("=1", API, "/", false),
-        ("", API, "/", false),
-        ("a=1\u{1}", API, "/", false),
-    ] {
+    for &(line, to, at, goes) in PLACES.iter().chain(PROMISES_AND_TIMES) {
         let got = sent(API, "/", &[line], to, at);
         assert_eq!(!got.is_empty(), goes, "{line} to {to}{at}: {got}");
     }
