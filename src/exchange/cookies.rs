@@ -25,7 +25,7 @@ use crate::vocab::{AgentName, Clock, RequestPath};
 use given::{Cookie, Place};
 use jar::Jar;
 
-/// Most jars of the process: with [`jar::BYTES_MAX`] each they hold 16 MiB at most. Beyond it no new one is begun, and what
+/// Most jars of the process: with [`jar::BYTES_MAX`] each they hold 8 MiB at most. Beyond it no new one is begun, and what
 /// would have been put there is forgotten.
 const JARS_MAX: usize = 1024;
 

@@ -7,8 +7,8 @@ use super::given::{Cookie, Place};
 
 /// Most cookies in a jar.
 pub(super) const COOKIES_MAX: usize = 50;
-/// Most bytes of names and values in a jar: what goes out with one request is no more.
-pub(super) const BYTES_MAX: usize = 16 * 1024;
+/// Most bytes of names and values in a jar. All of it may go out with one request, and many servers take no longer field.
+pub(super) const BYTES_MAX: usize = 8 * 1024;
 
 /// Cookies, in the order in which they were first given.
 #[derive(Default)]
