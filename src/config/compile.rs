@@ -81,6 +81,7 @@ pub(super) fn compile(
     }
     let services = services::compile(raw.services.unwrap_or_default(), issuers, it);
     let agents = agents::compile(raw.agents, &services, it);
+    listeners::check_ways(&listen, &agents.agents, it);
     services::check_variables(&services, &agents, it);
     let policy = policy::Settings {
         generation: Generation(1),

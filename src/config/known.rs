@@ -7,7 +7,6 @@ use super::problem::KeyPath;
 const NOT_YET: &[&str] = &[
     "agents.*.auth.kubernetes",
     "agents.*.auth.mtls",
-    "agents.*.auth.peer_uid",
     "agents.*.auth.spiffe",
     "agents.*.uid",
     "listen.gateway",

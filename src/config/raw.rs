@@ -258,6 +258,8 @@ pub(super) enum RawWatchAction {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum RawAgentAuth {
+    /// The number of the user that the agent runs as, where it connects to a unix socket.
+    PeerUid(u32),
     /// A token in Proxy-Authorization.
     Token(SecretRef),
     /// SHA-256 of such a token, in 64 hexadecimal digits.

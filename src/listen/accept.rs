@@ -18,7 +18,7 @@ use super::listener::{Link, Listener, Peer};
 use super::quota::{Guest, Quotas, Strangers};
 use super::stall::Stall;
 use super::tls::Interception;
-use crate::agent::Agents;
+use crate::agent::{Agents, Connection};
 use crate::ca::{CaError, Leaves};
 use crate::exchange::{Door, Ending, Exchange};
 use crate::metrics::Metrics;
@@ -190,7 +190,7 @@ impl Doors {
             let stream = Stall::new(link, self.limits.write_stall);
             let guest = Arc::new(Guest::new((peer.source, peer.address), place, ticket));
             tokio::select! {
-                () = self.clone().greet(stream, tls, peer.local, guest) => {}
+                () = self.clone().greet(stream, tls, peer.shown, guest) => {}
                 () = cut.notified() => {}
                 never = self.sweep(number) => match never {},
             }
@@ -203,11 +203,11 @@ impl Doors {
         self: Arc<Self>,
         mut stream: Stall<Link>,
         tls: Option<Arc<ServerConfig>>,
-        local: bool,
+        shown: Connection,
         guest: Arc<Guest>,
     ) {
         let Some(config) = tls else {
-            return self.proxy_connection(stream, local, guest).await;
+            return self.proxy_connection(stream, shown, guest).await;
         };
         let shaken = async {
             let hello = hello::read(&mut stream).await.ok()?;
@@ -225,7 +225,7 @@ impl Doors {
         let shaken = tokio::time::timeout(HANDSHAKE_TIMEOUT, shaken);
         let shaken = self.draining.run_until_cancelled(shaken).await;
         if let Some(Ok(Some(stream))) = shaken {
-            self.proxy_connection(stream, local, guest).await;
+            self.proxy_connection(stream, shown, guest).await;
         }
     }
 

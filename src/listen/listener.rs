@@ -17,6 +17,7 @@ use tokio::net::{TcpListener, TcpStream, UnixListener, UnixSocket, UnixStream};
 use tokio_util::either::Either;
 
 use super::crowd::Source;
+use crate::agent::Connection;
 use crate::vocab::Secret;
 
 /// Connections that may wait for us to accept them.
@@ -95,18 +96,21 @@ impl Listener {
                 let peer = Peer {
                     source: Source::of(peer.ip()),
                     address: Some(peer.ip()),
-                    local: peer.ip().to_canonical().is_loopback(),
+                    shown: Connection {
+                        local: peer.ip().to_canonical().is_loopback(),
+                        user: None,
+                    },
                 };
                 Ok((Link::Left(stream), peer))
             }
             Socket::Unix { listener, .. } => {
                 let (stream, _) = listener.accept().await?;
-                // Without credentials it is one source with all others like it.
-                let user = stream.peer_cred().map_or(u32::MAX, |who| who.uid());
+                let user = stream.peer_cred().ok().map(|who| who.uid());
                 let peer = Peer {
-                    source: Source::user(user),
+                    // Without credentials it is one source with all others like it.
+                    source: Source::user(user.unwrap_or(u32::MAX)),
                     address: None,
-                    local: true,
+                    shown: Connection { local: true, user },
                 };
                 Ok((Link::Right(stream), peer))
             }
@@ -144,8 +148,8 @@ pub(super) struct Peer {
     pub(super) source: Source,
     /// Its address; none at a unix socket.
     pub(super) address: Option<IpAddr>,
-    /// Whether it is on this machine, so that it may be the agent without a name.
-    pub(super) local: bool,
+    /// What the connection shows of it.
+    pub(super) shown: Connection,
 }
 
 /// Removes a socket on which nobody listens any more. Anything else is left alone.

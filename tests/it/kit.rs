@@ -1,6 +1,7 @@
 //! What every test needs: a rehearsal, a proxy that was started from a file, agents, and what was written down.
 
 mod forward;
+mod knock;
 mod origin;
 mod process;
 mod raw;
@@ -20,6 +21,7 @@ use tokenward::audit;
 use tokenward::rehearsal::{Answer, Call, Caller, CallerError, Rehearsal, Seen, Service};
 
 pub(crate) use forward::{Forward, Manner};
+pub(crate) use knock::{connect, get, house, shake};
 pub(crate) use origin::{Identity, Origin, OwnBody};
 pub(crate) use process::{Served, code, err, free_port, out, run, tokenward};
 pub(crate) use raw::{Raw, Tls, exchange, read_head, speak};

@@ -43,6 +43,8 @@ mod health;
 #[cfg(test)]
 mod hygiene;
 #[cfg(test)]
+mod identity;
+#[cfg(test)]
 mod incident;
 #[cfg(test)]
 mod issuer;

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use super::{Context, admin, pem};
+use crate::agent::{self, KnownBy};
 use crate::config::plan::{AdminPlan, ListenPlan, ListenerTls, ProxyAddress, ProxyAt};
 use crate::config::raw::{OneOrMany, RawAdmin, RawFullListener, RawListen, RawListener, RawMode};
 
@@ -71,6 +72,20 @@ pub(super) fn check_reach(listen: &ListenPlan, named_agents: bool, it: &mut Cont
         let what = "without named agents only loopback and unix listeners are allowed";
         let remedy = "name `agents` with tokens, or listen on 127.0.0.1";
         it.findings.error("listen.proxy", what, remedy);
+    }
+}
+
+/// An agent that no listener could tell from others would never be let in.
+pub(super) fn check_ways(listen: &ListenPlan, agents: &agent::Settings, it: &mut Context<'_>) {
+    let unix = |listener: &ProxyAddress| matches!(listener.at, ProxyAt::Unix { .. });
+    let sockets = listen.proxy.iter().any(unix) || it.findings.tainted("listen");
+    for agent in &agents.agents {
+        if matches!(agent.known_by, KnownBy::User(_)) && !sockets {
+            let key = format!("agents.{}.auth.peer_uid", agent.name);
+            let what = "no listener is a unix socket, and the system names nobody elsewhere";
+            let remedy = "add one to listen.proxy, such as unix:/run/tokenward/p.sock";
+            it.findings.error(&key, what, remedy);
+        }
     }
 }
 

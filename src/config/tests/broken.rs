@@ -228,6 +228,29 @@ const LISTENERS: &[Case] = &[
 ];
 
 #[test]
+fn ways_to_be_known() {
+    run(WAYS);
+}
+
+const WAYS: &[Case] = &[
+    (
+        "one user twice, nobody, a name",
+        "listen: {proxy: unix:/run/p.sock}\nagents:\n  a: {auth: {peer_uid: 1000}}\n  b: {auth: {peer_uid: 1000}}\n  c: {auth: {peer_uid: 65534}}\n  d: {auth: {peer_uid: 4294967295}}\n  e: {auth: {peer_uid: root}}\n<OK>",
+        &[
+            (4, "agents.b.auth", "the same user"),
+            (5, "agents.c.auth.peer_uid", "a user of its own"),
+            (6, "agents.d.auth.peer_uid", "a user of its own"),
+            (7, "agents.e.auth.peer_uid", "write a whole number"),
+        ],
+    ),
+    (
+        "a user without a socket",
+        "agents:\n  a: {auth: {peer_uid: 1000}}\n<OK>",
+        &[(2, "agents.a.auth.peer_uid", "listen.proxy")],
+    ),
+];
+
+#[test]
 fn the_parent_proxy() {
     run(PARENT);
 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::*;
+use crate::agent::KnownBy;
 use crate::audit::{SinkSettings, WhenFull};
 use crate::config::{AdminAt, CaPlan, ProxyAt, schema};
 use crate::credential::{PlaceholderMode, Shape, Slot};
@@ -223,7 +224,10 @@ tunnel: [blind.example:443]
     );
     assert_eq!(plan.limits.body_floor.rate, 1024);
     assert_eq!(plan.drain.pre_stop, Duration::from_millis(500));
-    assert_eq!(plan.agents.agents[0].token_sha256[..2], [0x01, 0x23]);
+    let KnownBy::Token(hash) = &plan.agents.agents[0].known_by else {
+        panic!("not by a token");
+    };
+    assert_eq!(hash[..2], [0x01, 0x23]);
     assert!(plan.proxy_tokens.is_empty());
     let items = &plan.services[0];
     assert_eq!(items.htu, HtuProfile::StripPrefix("/gw".into()));
@@ -437,7 +441,7 @@ fn without_secrets_nothing_but_the_file_is_read() {
     let plan = place.load_as(&yaml, SecretReading::Skip).unwrap();
     assert_eq!(plan.secret_variables, ["NOT_SET", "NOT_SET_EITHER"]);
     assert!(plan.proxy_tokens.is_empty());
-    assert_eq!(plan.agents.agents[0].token_sha256, [0; 32]);
+    assert!(matches!(plan.agents.agents[0].known_by, KnownBy::Token(hash) if hash == [0; 32]));
     assert!(place.load_as(&yaml, SecretReading::Resolve).is_err());
 }
 
