@@ -44,6 +44,8 @@ pub struct Plan {
     pub drain: DrainPlan,
     /// Every environment variable from which the file reads a secret, sorted, each once.
     pub secret_variables: Vec<String>,
+    /// Files beside the configuration whose change is a change of it.
+    pub watched: Vec<PathBuf>,
     /// What a person is asked at the start, in the order of the file.
     pub questions: Vec<Question>,
     /// What was answered, for the reloads to come.

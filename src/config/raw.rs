@@ -40,6 +40,8 @@ pub(super) struct RawFile {
     /// Who may call; absent: one agent named `default` with all services, on loopback and unix listeners
     /// only.
     pub(super) agents: Option<Named<RawAgent>>,
+    /// The Kubernetes cluster whose service accounts are agents.
+    pub(super) kubernetes: Option<RawCluster>,
     /// What metadata cannot tell about authorization servers.
     pub(super) issuers: Option<Named<RawIssuer>>,
     /// The APIs that agents may call.
@@ -258,12 +260,43 @@ pub(super) enum RawWatchAction {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum RawAgentAuth {
+    /// The token of a Kubernetes service account in Proxy-Authorization; needs `kubernetes` at the top of the file.
+    Kubernetes(RawServiceAccount),
     /// The number of the user that the agent runs as, where it connects to a unix socket.
     PeerUid(u32),
     /// A token in Proxy-Authorization.
     Token(SecretRef),
     /// SHA-256 of such a token, in 64 hexadecimal digits.
     TokenSha256(String),
+}
+
+/// A service account of a cluster.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawServiceAccount {
+    /// Its namespace.
+    #[schemars(with = "String")]
+    pub(super) namespace: Option<String>,
+    /// Its name.
+    #[schemars(with = "String")]
+    pub(super) service_account: Option<String>,
+    /// Whom its tokens must be meant for: `audience` of the projected volume. Default: tokenward.
+    pub(super) audience: Option<String>,
+    /// The pod that its tokens must be bound to, by its whole name; absent: any, or none.
+    pub(super) pod: Option<String>,
+}
+
+/// A Kubernetes cluster, as far as its service accounts go.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawCluster {
+    /// `iss` of its tokens: the API server's --service-account-issuer.
+    #[schemars(with = "String")]
+    pub(super) issuer: Option<String>,
+    /// What it signs them with: the JWK set that `kubectl get --raw /openid/v1/jwks` prints. A running proxy reads it
+    /// again when the file changes.
+    #[schemars(with = "RawFileRef")]
+    pub(super) keys: Option<RawFileRef>,
 }
 
 /// What metadata cannot tell about an authorization server.

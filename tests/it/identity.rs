@@ -7,7 +7,7 @@ use tokio::net::UnixStream;
 use tokio::process::Command;
 
 use crate::kit::{
-    API, House, Identity, Setup, Svc, Written, agent_token, code, connect, err, get, house, out,
+    API, House, Identity, Setup, Svc, agent_token, code, connect, err, get, house, out, reasons,
     run,
 };
 
@@ -31,12 +31,6 @@ async fn of_user(user: u32, listen: &str) -> House {
 async fn knock(house: &House) -> UnixStream {
     let path = house.folder.path().join("p.sock");
     UnixStream::connect(path).await.unwrap()
-}
-
-fn reasons(written: &Written) -> Vec<String> {
-    let failed = written.of("auth.agent_failed");
-    let reasons = failed.iter().map(|line| line["reason"].as_str().unwrap());
-    reasons.map(str::to_owned).collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]

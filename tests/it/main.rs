@@ -10,6 +10,8 @@
 mod kit;
 
 #[cfg(test)]
+mod accounts;
+#[cfg(test)]
 mod admin;
 #[cfg(test)]
 mod agents;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::services::Services;
-use super::{Context, Origins, visible, watch};
+use super::{Context, Origins, kubernetes, visible, watch};
 use crate::agent::{AgentCredential, KnownBy, Settings};
 use crate::config::raw::{Named, RawAgent, RawAgentAuth, SecretRef};
 use crate::policy::AgentSettings;
@@ -102,6 +102,10 @@ fn known_by(
             }
             hash.map(KnownBy::Token)
         }
+        RawAgentAuth::Kubernetes(raw) => {
+            let account = kubernetes::account(&format!("{key}.auth.kubernetes"), raw, it)?;
+            Some(KnownBy::ServiceAccount(account))
+        }
         RawAgentAuth::PeerUid(user) => user_of(&format!("{key}.auth.peer_uid"), user, it),
         RawAgentAuth::Token(reference) => {
             let token = token(&format!("{key}.auth.token"), &reference, it)?;
@@ -192,6 +196,10 @@ fn check_distinct(settings: &Settings, it: &mut Context<'_>) {
 /// What two agents could both be known by.
 fn in_common(one: &KnownBy, other: &KnownBy) -> Option<&'static str> {
     let (same, what) = match (one, other) {
+        (KnownBy::ServiceAccount(a), KnownBy::ServiceAccount(b)) => (
+            a.meets(b),
+            "another agent is the same service account, in the same pod or in any",
+        ),
         (KnownBy::Token(a), KnownBy::Token(b)) => {
             (a == b && *a != [0; 32], "another agent has the same token")
         }

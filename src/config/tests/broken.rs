@@ -126,11 +126,10 @@ const NOT_BUILT_YET: &[Case] = &[
     ),
     (
         "agents",
-        "agents:\n  a: {auth: {kubernetes: {}}}\n  b: {auth: mtls, uid: 7}\n<OK>",
+        "agents:\n  b: {auth: mtls, uid: 7}\n<OK>",
         &[
-            (2, "agents.a.auth.kubernetes", "not supported yet"),
-            (3, "agents.b.auth", "not supported yet"),
-            (3, "agents.b.uid", "not supported yet"),
+            (2, "agents.b.auth", "not supported yet"),
+            (2, "agents.b.uid", "not supported yet"),
         ],
     ),
     (
@@ -242,6 +241,53 @@ const WAYS: &[Case] = &[
             (6, "agents.d.auth.peer_uid", "a user of its own"),
             (7, "agents.e.auth.peer_uid", "write a whole number"),
         ],
+    ),
+    (
+        "a service account without a cluster",
+        "agents:\n  a: {auth: {kubernetes: {namespace: agents, service_account: coder}}}\n  b: {auth: {kubernetes: {}}}\n<OK>",
+        &[
+            (2, "agents.a.auth.kubernetes", "kubernetes: {issuer: URL"),
+            (3, "agents.b.auth.kubernetes.namespace", "add this key"),
+            (
+                3,
+                "agents.b.auth.kubernetes.service_account",
+                "add this key",
+            ),
+        ],
+    ),
+    (
+        "service accounts that are none, and one twice",
+        "kubernetes: {issuer: https://k.example, keys: {file: jwks.json}}\nagents:\n  a: {auth: {kubernetes: {namespace: agents.x, service_account: coder}}}\n  b: {auth: {kubernetes: {namespace: agents, service_account: Coder, audience: 'a b', pod: '*'}}}\n  c: {auth: {kubernetes: {namespace: agents, service_account: x}}}\n  d: {auth: {kubernetes: {namespace: agents, service_account: x, audience: other, pod: p-0}}}\n  e: {auth: {kubernetes: {namespace: agents, service_account: x, pod: p-1}}}\n<OK>",
+        &[
+            (1, "kubernetes.keys.file", "does not exist"),
+            (
+                3,
+                "agents.a.auth.kubernetes.namespace",
+                "as Kubernetes has it",
+            ),
+            (
+                4,
+                "agents.b.auth.kubernetes.service_account",
+                "as Kubernetes has it",
+            ),
+            (4, "agents.b.auth.kubernetes.audience", "projected volume"),
+            (4, "agents.b.auth.kubernetes.pod", "as Kubernetes has it"),
+            (6, "agents.d.auth", "the same service account"),
+            (7, "agents.e.auth", "the same service account"),
+        ],
+    ),
+    (
+        "a cluster without its parts, and keys that are none",
+        "kubernetes: {issuer: a b}\n<OK>",
+        &[
+            (1, "kubernetes.issuer", "openid-configuration"),
+            (1, "kubernetes.keys", "add this key"),
+        ],
+    ),
+    (
+        "keys that are none",
+        "kubernetes: {issuer: https://k.example, keys: {file: not-pem}}\n<OK>",
+        &[(1, "kubernetes.keys.file", "/openid/v1/jwks")],
     ),
     (
         "a user without a socket",
