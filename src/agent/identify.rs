@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 
 use aws_lc_rs::{constant_time, digest};
 use base64::Engine as _;
@@ -11,6 +12,7 @@ use http::HeaderMap;
 use http::header::PROXY_AUTHORIZATION;
 
 use super::account::{Accounts, Cluster, ServiceAccount};
+use super::certificate::{Certificate, CertificateName};
 use super::watch::WatchSettings;
 use crate::vocab::{AgentName, WallTime};
 
@@ -37,6 +39,8 @@ pub struct AgentCredential {
 /// How an agent is known.
 #[derive(Clone)]
 pub enum KnownBy {
+    /// The client certificate of its connection.
+    Certificate(CertificateName),
     /// The token of a service account.
     ServiceAccount(ServiceAccount),
     /// SHA-256 of its proxy token; the token itself is not kept.
@@ -80,15 +84,15 @@ pub enum Unauthenticated {
     Absent,
     /// A token is signed in a way that its key is not for, or that is no signature.
     Algorithm,
-    /// A token is over.
+    /// A token or a client certificate is over.
     Expired,
-    /// A token's signature is not that of the key that it names.
+    /// A signature is not that of the key that was named: a token's, or that of a handshake.
     Forged,
     /// `Proxy-Authorization` stands twice, or is neither Basic nor Bearer; or a token is no token of a cluster.
     Malformed,
     /// A token of the cluster that is for no service account, or for two.
     NoServiceAccount,
-    /// A token's time has not come.
+    /// The time of a token or a client certificate has not come.
     NotYetValid,
     /// A service account of a known namespace that is no agent.
     OtherAccount,
@@ -98,12 +102,16 @@ pub enum Unauthenticated {
     OtherNamespace,
     /// The right service account, in another pod or bound to none.
     OtherPod,
+    /// A client certificate that names no agent.
+    UnknownCertificate,
     /// A token names a key that the cluster has not published.
     UnknownKey,
     /// No agent has this token, or not the one that it was sent for.
     UnknownToken,
     /// Nothing else was shown, and no agent is this user.
     UnknownUser,
+    /// A client certificate that none of the listener's roots leads to, or that is not for this.
+    UntrustedCertificate,
     /// A service account's token that is meant for somebody else.
     WrongAudience,
     /// A token of another cluster.
@@ -126,9 +134,11 @@ impl Unauthenticated {
             Self::OtherAgent => "other_agent",
             Self::OtherNamespace => "other_namespace",
             Self::OtherPod => "other_pod",
+            Self::UnknownCertificate => "unknown_certificate",
             Self::UnknownKey => "unknown_key",
             Self::UnknownToken => "unknown_token",
             Self::UnknownUser => "unknown_user",
+            Self::UntrustedCertificate => "untrusted_certificate",
             Self::WrongAudience => "wrong_audience",
             Self::WrongIssuer => "wrong_issuer",
         }
@@ -136,19 +146,22 @@ impl Unauthenticated {
 }
 
 /// What a connection shows of who is at its other end, before anything is said.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Connection {
     /// Whether it comes from this machine, so that it may be the agent without a name.
     pub local: bool,
     /// The user whose process connected to a unix socket, by the word of the system; none elsewhere, or where the system
     /// does not say.
     pub user: Option<u32>,
+    /// The client certificate that was verified in its handshake.
+    pub certificate: Option<Arc<Certificate>>,
 }
 
 /// Who may call.
 pub struct Agents {
     settings: Settings,
     users: BTreeMap<u32, AgentName>,
+    certificates: Vec<(AgentName, CertificateName)>,
     accounts: Option<Accounts>,
 }
 
@@ -157,10 +170,12 @@ impl Agents {
     #[must_use]
     pub fn new(settings: Settings) -> Self {
         let mut users = BTreeMap::new();
+        let mut certificates = Vec::new();
         let mut accounts = Vec::new();
         for agent in &settings.agents {
             let name = agent.name.clone();
             match &agent.known_by {
+                KnownBy::Certificate(of) => certificates.push((name, of.clone())),
                 KnownBy::ServiceAccount(account) => accounts.push((name, account.clone())),
                 KnownBy::Token(_) => {}
                 KnownBy::User(user) => drop(users.insert(*user, name)),
@@ -170,6 +185,7 @@ impl Agents {
         let cluster = cluster.filter(|_| !accounts.is_empty());
         Self {
             users,
+            certificates,
             accounts: cluster.map(|cluster| Accounts::new(cluster, accounts)),
             settings,
         }
@@ -200,13 +216,33 @@ impl Agents {
             };
         }
         let by_user = connection.user.and_then(|user| self.users.get(&user));
+        let certificate = connection.certificate.as_deref();
+        let certificate = certificate.map(|shown| self.by_certificate(shown, now));
         let shown = Shown::read(fields)?;
         let shown = shown.map(|shown| self.by_credential(&shown, now));
-        let named = same([by_user, shown.transpose()?])?;
+        let named = same([by_user, certificate.transpose()?, shown.transpose()?])?;
         named.map(|name| Agent(name.clone())).ok_or_else(|| {
             let nobody = connection.user.filter(|_| !self.users.is_empty());
             nobody.map_or(Unauthenticated::Absent, |_| Unauthenticated::UnknownUser)
         })
+    }
+
+    /// The agent that a client certificate names. Who shows one that is no agent's does not get in by other ways.
+    fn by_certificate(
+        &self,
+        shown: &Certificate,
+        now: WallTime,
+    ) -> Result<&AgentName, Unauthenticated> {
+        shown.holds(now.seconds())?;
+        let all = self.certificates.iter();
+        let mut named = all
+            .filter(|(_, name)| shown.is(name))
+            .map(|(agent, _)| agent);
+        match (named.next(), named.next()) {
+            (Some(agent), None) => Ok(agent),
+            (Some(_), Some(_)) => Err(Unauthenticated::OtherAgent),
+            (None, _) => Err(Unauthenticated::UnknownCertificate),
+        }
     }
 
     /// The agent that `Proxy-Authorization` names.

@@ -132,6 +132,7 @@ pub(super) fn make_private(plan: &mut Plan, dir: &Path) -> Result<(), Failure> {
     plan.listen.proxy = vec![ProxyAddress {
         at: ProxyAt::Tcp((std::net::Ipv4Addr::LOCALHOST, 0).into()),
         tls: None,
+        clients: None,
     }];
     plan.health = None;
     plan.admin = None;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::{Answers, Problem, Question};
 use crate::vocab::{AgentName, Host, Secret};
-use crate::{agent, audit, exchange, policy, store, tokens, upstream};
+use crate::{agent, audit, exchange, listen, policy, store, tokens, upstream};
 
 /// A configuration that can be run.
 #[derive(Clone)]
@@ -106,6 +106,8 @@ pub struct ProxyAddress {
     pub at: ProxyAt,
     /// What it speaks TLS with; `None`: it is spoken to in clear.
     pub tls: Option<ListenerTls>,
+    /// Which certificates it asks agents for.
+    pub clients: Option<listen::ClientCertificates>,
 }
 
 /// Where a proxy listens.

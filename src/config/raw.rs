@@ -121,11 +121,37 @@ pub(super) struct RawFullListener {
     #[schemars(with = "String")]
     pub(super) address: Option<String>,
     /// Speaks TLS with this certificate; `https://` is then the scheme of the proxy's URL.
-    pub(super) tls: Option<RawListenerTls>,
+    pub(super) tls: Option<RawProxyTls>,
     /// Mode of a unix socket, in octal. Default: 0600.
     pub(super) mode: Option<RawMode>,
     /// Accepts that agents send their proxy tokens in clear text; needed where the address is not loopback.
     pub(super) plaintext: Option<bool>,
+}
+
+/// The certificate of a proxy, and which ones it asks for.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawProxyTls {
+    /// The certificate and what is above it, in PEM. Agents must trust it; it is not made by tokenward.
+    #[schemars(with = "RawFileRef")]
+    pub(super) cert: Option<RawFileRef>,
+    /// Its private key, in PEM.
+    #[schemars(with = "SecretRef")]
+    pub(super) key: Option<SecretRef>,
+    /// Asks agents for certificates that these roots lead to, and no others.
+    pub(super) client_ca: Option<RawFileRef>,
+    /// Whether a handshake without one fails. Default: optional.
+    pub(super) client_certificates: Option<RawClientCertificates>,
+}
+
+/// Whether agents must show a certificate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum RawClientCertificates {
+    /// Who shows none must be known by something else.
+    Optional,
+    /// Nobody gets in without one.
+    Required,
 }
 
 /// The certificate of a listener.
@@ -262,12 +288,26 @@ pub(super) enum RawWatchAction {
 pub(super) enum RawAgentAuth {
     /// The token of a Kubernetes service account in Proxy-Authorization; needs `kubernetes` at the top of the file.
     Kubernetes(RawServiceAccount),
+    /// The client certificate that it shows to a listener with `client_ca`.
+    Mtls(RawClientName),
     /// The number of the user that the agent runs as, where it connects to a unix socket.
     PeerUid(u32),
     /// A token in Proxy-Authorization.
     Token(SecretRef),
     /// SHA-256 of such a token, in 64 hexadecimal digits.
     TokenSha256(String),
+}
+
+/// What a client certificate names an agent by.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum RawClientName {
+    /// A name of DNS among its alternative names, exactly.
+    Dns(String),
+    /// SHA-256 of the certificate in DER, in 64 hexadecimal digits.
+    Sha256(String),
+    /// The SPIFFE ID of an X.509-SVID.
+    Spiffe(String),
 }
 
 /// A service account of a cluster.

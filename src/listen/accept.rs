@@ -1,6 +1,7 @@
 //! Accepting connections: bounded in number, ended in order when the proxy drains.
 
 use std::convert::Infallible;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use tokio_rustls::server::StartHandshake;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::clients;
 use super::crowd::Crowd;
 use super::hello;
 use super::intercept::HANDSHAKE_TIMEOUT;
@@ -19,6 +21,7 @@ use super::quota::{Guest, Quotas, Strangers};
 use super::stall::Stall;
 use super::tls::Interception;
 use crate::agent::{Agents, Connection};
+use crate::audit::Event;
 use crate::ca::{CaError, Leaves};
 use crate::exchange::{Door, Ending, Exchange};
 use crate::metrics::Metrics;
@@ -203,7 +206,7 @@ impl Doors {
         self: Arc<Self>,
         mut stream: Stall<Link>,
         tls: Option<Arc<ServerConfig>>,
-        shown: Connection,
+        mut shown: Connection,
         guest: Arc<Guest>,
     ) {
         let Some(config) = tls else {
@@ -218,14 +221,24 @@ impl Doors {
             };
             let accept = StartHandshake::from_parts(hello, stream).into_stream(config);
             let accepted = accept.await;
-            accepted
-                .inspect_err(|error| tracing::info!(%error, "a TLS handshake with an agent failed"))
-                .ok()
+            accepted.inspect_err(|error| self.unshaken(error)).ok()
         };
         let shaken = tokio::time::timeout(HANDSHAKE_TIMEOUT, shaken);
         let shaken = self.draining.run_until_cancelled(shaken).await;
         if let Some(Ok(Some(stream))) = shaken {
+            shown.certificate = clients::shown(stream.get_ref().1);
             self.proxy_connection(stream, shown, guest).await;
+        }
+    }
+
+    /// Notes a handshake that failed. Who was refused for a certificate was one who did not say who calls.
+    fn unshaken(&self, error: &io::Error) {
+        tracing::info!(%error, "a TLS handshake with an agent failed");
+        if let Some(why) = clients::refused(error) {
+            self.exchange.event(Event::AgentAuthFailed {
+                listener: "handshake",
+                reason: why.as_str(),
+            });
         }
     }
 

@@ -65,7 +65,7 @@ impl Doors {
     {
         let doors = self.clone();
         let service = service_fn(move |request| {
-            let (doors, guest) = (doors.clone(), guest.clone());
+            let (doors, shown, guest) = (doors.clone(), shown.clone(), guest.clone());
             async move { Ok::<_, Infallible>(doors.enter(request, shown, guest).await) }
         });
         watched(self.serve_http1(stream, service, Whose::Nobodys)).await;

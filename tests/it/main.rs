@@ -24,6 +24,8 @@ mod bodies;
 #[cfg(test)]
 mod canary;
 #[cfg(test)]
+mod certificates;
+#[cfg(test)]
 mod challenges;
 #[cfg(test)]
 mod cli;

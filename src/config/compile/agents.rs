@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use super::services::Services;
 use super::{Context, Origins, kubernetes, visible, watch};
-use crate::agent::{AgentCredential, KnownBy, Settings};
-use crate::config::raw::{Named, RawAgent, RawAgentAuth, SecretRef};
+use crate::agent::{AgentCredential, CertificateName, KnownBy, Settings, SpiffeId};
+use crate::config::raw::{Named, RawAgent, RawAgentAuth, RawClientName, SecretRef};
 use crate::policy::AgentSettings;
-use crate::vocab::{AgentName, Secret, ServiceName};
+use crate::vocab::{AgentName, Host, Secret, ServiceName};
 
 /// Shortest token that is not worth a warning: 16 characters of base 62 hold 95 bits.
 const TOKEN_MIN: usize = 16;
@@ -81,6 +81,7 @@ pub(super) fn compile(
         });
     }
     check_distinct(&agents.agents, it);
+    check_domains(&agents.agents, it);
     agents
 }
 
@@ -106,6 +107,7 @@ fn known_by(
             let account = kubernetes::account(&format!("{key}.auth.kubernetes"), raw, it)?;
             Some(KnownBy::ServiceAccount(account))
         }
+        RawAgentAuth::Mtls(raw) => certificate_of(&format!("{key}.auth.mtls"), &raw, it),
         RawAgentAuth::PeerUid(user) => user_of(&format!("{key}.auth.peer_uid"), user, it),
         RawAgentAuth::Token(reference) => {
             let token = token(&format!("{key}.auth.token"), &reference, it)?;
@@ -114,6 +116,35 @@ fn known_by(
             Some(known_by)
         }
     }
+}
+
+/// What a client certificate must name.
+fn certificate_of(key: &str, raw: &RawClientName, it: &mut Context<'_>) -> Option<KnownBy> {
+    let (member, name, remedy) = match raw {
+        RawClientName::Dns(text) => (
+            "dns",
+            Host::parse(text)
+                .ok()
+                .filter(|host| matches!(host, Host::Name(_)))
+                .map(CertificateName::Dns),
+            "write one name, without a wildcard",
+        ),
+        RawClientName::Sha256(text) => (
+            "sha256",
+            unhex(text).map(CertificateName::Fingerprint),
+            "write the 64 hexadecimal digits that `openssl x509 -outform DER | sha256sum` prints",
+        ),
+        RawClientName::Spiffe(text) => (
+            "spiffe",
+            SpiffeId::parse(text).map(CertificateName::Spiffe),
+            "write one such as spiffe://example.org/ns/agents/sa/coder",
+        ),
+    };
+    if name.is_none() {
+        let what = "no certificate can have this name";
+        it.findings.error(&format!("{key}.{member}"), what, remedy);
+    }
+    name.map(KnownBy::Certificate)
 }
 
 /// A user of this machine, as the system names whoever connects to a unix socket.
@@ -193,9 +224,32 @@ fn check_distinct(settings: &Settings, it: &mut Context<'_>) {
     }
 }
 
+/// A CA of one trust domain could sign for the other: which root a certificate leads to is not looked at.
+fn check_domains(settings: &Settings, it: &mut Context<'_>) {
+    let ids = settings
+        .agents
+        .iter()
+        .filter_map(|agent| match &agent.known_by {
+            KnownBy::Certificate(CertificateName::Spiffe(id)) => Some((&agent.name, id)),
+            _ => None,
+        });
+    let mut first = None;
+    for (name, id) in ids {
+        if id.domain() != *first.get_or_insert(id.domain()) {
+            let key = format!("agents.{name}.auth.mtls.spiffe");
+            let what = "another trust domain than that of an agent before: not supported yet";
+            let remedy = "name agents of one trust domain";
+            it.findings.error(&key, what, remedy);
+        }
+    }
+}
+
 /// What two agents could both be known by.
 fn in_common(one: &KnownBy, other: &KnownBy) -> Option<&'static str> {
     let (same, what) = match (one, other) {
+        (KnownBy::Certificate(a), KnownBy::Certificate(b)) => {
+            (a == b, "another agent is known by the same certificate")
+        }
         (KnownBy::ServiceAccount(a), KnownBy::ServiceAccount(b)) => (
             a.meets(b),
             "another agent is the same service account, in the same pod or in any",

@@ -126,11 +126,8 @@ const NOT_BUILT_YET: &[Case] = &[
     ),
     (
         "agents",
-        "agents:\n  b: {auth: mtls, uid: 7}\n<OK>",
-        &[
-            (2, "agents.b.auth", "not supported yet"),
-            (2, "agents.b.uid", "not supported yet"),
-        ],
+        "agents:\n  b: {auth: {token: {env: CODER_TOKEN}}, uid: 7}\n<OK>",
+        &[(2, "agents.b.uid", "not supported yet")],
     ),
     (
         "service",
@@ -277,17 +274,45 @@ const WAYS: &[Case] = &[
         ],
     ),
     (
-        "a cluster without its parts, and keys that are none",
+        "a cluster without its parts",
         "kubernetes: {issuer: a b}\n<OK>",
         &[
-            (1, "kubernetes.issuer", "openid-configuration"),
             (1, "kubernetes.keys", "add this key"),
+            (1, "kubernetes.issuer", "openid-configuration"),
         ],
     ),
     (
         "keys that are none",
         "kubernetes: {issuer: https://k.example, keys: {file: not-pem}}\n<OK>",
         &[(1, "kubernetes.keys.file", "/openid/v1/jwks")],
+    ),
+    (
+        "certificates that nobody asks for",
+        "listen: {proxy: {address: 127.0.0.1:1, tls: {cert: {file: leaf.pem}, key: {file: client.pem}, client_certificates: required}}}\nagents: {a: {auth: {mtls: {dns: a.test}}}}\n<OK>",
+        &[(1, "listen.proxy.tls.client_certificates", "client_ca")],
+    ),
+    (
+        "certificates, and no listener in TLS",
+        "agents: {a: {auth: {mtls: {dns: a.test}}}}\n<OK>",
+        &[(1, "agents.a.auth.mtls", "client_ca")],
+    ),
+    (
+        "names that no certificate has, and the same twice",
+        "listen: {proxy: {address: 127.0.0.1:1, tls: {cert: {file: leaf.pem}, key: {file: client.pem}, client_ca: {file: internal-ca.pem}}}}\nagents:\n  a: {auth: {mtls: {dns: '*.test'}}}\n  b: {auth: {mtls: {dns: 10.0.0.1}}}\n  c: {auth: {mtls: {spiffe: https://x/y}}}\n  d: {auth: {mtls: {sha256: abc}}}\n  e: {auth: {mtls: {dns: E.test}}}\n  f: {auth: {mtls: {dns: e.test}}}\n  g: {auth: {mtls: {spiffe: spiffe://a/x}}}\n  h: {auth: {mtls: {spiffe: spiffe://b/y}}}\n  i: {auth: mtls}\n<OK>",
+        &[
+            (3, "agents.a.auth.mtls.dns", "without a wildcard"),
+            (4, "agents.b.auth.mtls.dns", "without a wildcard"),
+            (5, "agents.c.auth.mtls.spiffe", "spiffe://example.org"),
+            (6, "agents.d.auth.mtls.sha256", "sha256sum"),
+            (8, "agents.f.auth", "the same certificate"),
+            (10, "agents.h.auth.mtls.spiffe", "another trust domain"),
+            (11, "agents.i.auth", ""),
+        ],
+    ),
+    (
+        "a CA of clients that is none",
+        "listen: {proxy: {address: 127.0.0.1:1, tls: {cert: {file: leaf.pem}, key: {file: client.pem}, client_ca: {file: not-pem}}}}\n<OK>",
+        &[(1, "listen.proxy.tls.client_ca.file", "BEGIN CERTIFICATE")],
     ),
     (
         "a user without a socket",
