@@ -55,6 +55,17 @@ impl KnownBy {
     pub fn token(token: &str) -> Self {
         Self::Token(sha256(token))
     }
+
+    /// The word of the configuration.
+    #[must_use]
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Certificate(_) => "mtls",
+            Self::ServiceAccount(_) => "kubernetes",
+            Self::Token(_) => "token",
+            Self::User(_) => "peer_uid",
+        }
+    }
 }
 
 /// A caller that was identified. Made by [`Agents::identify`] alone.

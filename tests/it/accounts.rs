@@ -227,7 +227,7 @@ async fn serve_follows_the_file_of_keys() {
 /// An agent without its token is nobody, and `run` says so before it starts anything.
 #[tokio::test(flavor = "multi_thread")]
 async fn run_has_no_token_for_such_an_agent() {
-    use crate::kit::{code, err, run, tokenward};
+    use crate::kit::{code, err, out, run, tokenward};
     let house: House = setup(Cluster::with_key("k1").jwks()).start().await;
     let mut command = tokenward(house.folder.path());
     command
@@ -237,5 +237,17 @@ async fn run_has_no_token_for_such_an_agent() {
     let done = run(&mut command).await;
     assert_eq!(code(&done), 125);
     assert!(err(&done).contains("agents.coder.auth"), "{}", err(&done));
+    // `check` says how each is known.
+    let mut command = tokenward(house.folder.path());
+    command
+        .arg("--config")
+        .arg(house.folder.path().join("tokenward.yaml"));
+    let told = out(&run(command.arg("check")).await);
+    for line in [
+        "agent coder (auth: kubernetes)",
+        "agent writer (auth: token)",
+    ] {
+        assert!(told.contains(line), "{told}");
+    }
     house.end().await;
 }

@@ -560,7 +560,7 @@ fn a_parent_proxy_is_read() {
     assert_eq!(parent.authority.origin(), "https://proxy.corp:3128");
     assert_eq!(parent.credential.unwrap().expose(), "user:pass word");
     assert_eq!(parent.extra_roots.len(), 1);
-    let host = |name: &str| Except::Host(crate::vocab::Host::parse(name).unwrap());
+    let host = |name: &str| Except::Host(Host::parse(name).unwrap());
     let network = |ip: &str, bits| Except::Network(ip.parse().unwrap(), bits);
     assert_eq!(
         parent.except,
@@ -604,7 +604,7 @@ fn listeners_may_be_sockets_and_may_speak_tls() {
     };
     assert!(path.is_absolute() && path.ends_with("q.sock") && *mode == 0o660);
     let tls = third.tls.as_ref().unwrap();
-    assert_eq!(tls.hosts, [crate::vocab::Host::parse("leaf.test").unwrap()]);
+    assert_eq!(tls.hosts, [Host::parse("leaf.test").unwrap()]);
     assert!(first.tls.is_none() && second.tls.is_none());
     assert!(plan.warnings.is_empty(), "{:?}", plan.warnings);
 }
