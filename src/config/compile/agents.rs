@@ -235,7 +235,7 @@ fn check_domains(settings: &Settings, it: &mut Context<'_>) {
         });
     let mut first = None;
     for (name, id) in ids {
-        if id.domain() != *first.get_or_insert(id.domain()) {
+        if id.domain() != *first.get_or_insert_with(|| id.domain()) {
             let key = format!("agents.{name}.auth.mtls.spiffe");
             let what = "another trust domain than that of an agent before: not supported yet";
             let remedy = "name agents of one trust domain";
