@@ -207,10 +207,10 @@ impl Doors {
         guest: &Guest,
     ) -> Result<Caller, Refusal> {
         let headers = request.headers();
-        let agent = self.agents.load();
-        let agent = agent.identify(shown, headers, self.clock.wall());
+        let wall = self.clock.wall();
+        let named = self.agents.load().identify(shown, headers, wall);
         let now = self.clock.now();
-        let agent = match agent {
+        let agent = match named {
             Ok(agent) => agent,
             Err(why) => {
                 let tried = headers.contains_key(PROXY_AUTHORIZATION);
