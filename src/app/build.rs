@@ -391,7 +391,10 @@ async fn bind_proxy(proxy: &ProxyAddress) -> Result<Listener, StartError> {
         why: why.kind(),
     })?;
     match &proxy.tls {
-        Some(tls) => Ok(listener.in_tls(&tls.cert_pem, &tls.key_pem)?),
+        Some(tls) => {
+            let clients = proxy.clients.as_ref();
+            Ok(listener.in_tls(&tls.cert_pem, &tls.key_pem, clients)?)
+        }
         None => Ok(listener),
     }
 }

@@ -21,8 +21,12 @@ struct Sight {
     changed: (i64, i64),
 }
 
-/// Looks at one file.
+/// Looks at a few files: those that the configuration is made of.
 pub struct Changes {
+    files: Vec<Watched>,
+}
+
+struct Watched {
     path: PathBuf,
     /// As it was when it was last told of.
     told: Option<Sight>,
@@ -30,10 +34,8 @@ pub struct Changes {
     last: Option<Sight>,
 }
 
-impl Changes {
-    /// From now on. Blocks for one look at the file.
-    #[must_use]
-    pub fn of(path: PathBuf) -> Self {
+impl Watched {
+    fn of(path: PathBuf) -> Self {
         let now = sight(&path);
         Self {
             path,
@@ -42,18 +44,56 @@ impl Changes {
         }
     }
 
-    /// Waits until the file is another one and has been left alone for a second: whoever writes in place is not done
-    /// with the first byte. A file that is gone is no change.
+    /// Whether it is another one and has been left alone since the look before.
+    fn changed(&mut self, now: Option<Sight>) -> bool {
+        let settled = now == self.last;
+        self.last = now;
+        now.is_some() && settled && now != self.told
+    }
+}
+
+impl Changes {
+    /// From now on. Blocks for one look at the file.
+    #[must_use]
+    pub fn of(path: PathBuf) -> Self {
+        Self {
+            files: vec![Watched::of(path)],
+        }
+    }
+
+    /// Looks at these as well, and no more at those of before; the first one stays. Blocks for one look at each that is
+    /// new.
+    pub fn beside(&mut self, paths: &[PathBuf]) {
+        let known = self.files.split_off(1);
+        for path in paths {
+            let known = known.iter().find(|file| file.path == *path);
+            self.files.push(match known {
+                Some(file) => Watched {
+                    path: path.clone(),
+                    told: file.told,
+                    last: file.last,
+                },
+                None => Watched::of(path.clone()),
+            });
+        }
+    }
+
+    /// Waits until one of the files is another one and has been left alone for a second: whoever writes in place is not
+    /// done with the first byte. A file that is gone is no change.
     pub async fn next(&mut self) {
         loop {
             tokio::time::sleep(EVERY).await;
-            let path = self.path.clone();
-            let now = tokio::task::spawn_blocking(move || sight(&path)).await;
-            let now = now.ok().flatten();
-            let settled = now == self.last;
-            self.last = now;
-            if now.is_some() && settled && now != self.told {
-                self.told = now;
+            let paths: Vec<_> = self.files.iter().map(|file| file.path.clone()).collect();
+            let seen = tokio::task::spawn_blocking(move || paths.iter().map(sight).collect());
+            let seen: Vec<_> = seen.await.unwrap_or_default();
+            let mut changed = false;
+            for (file, now) in self.files.iter_mut().zip(seen) {
+                changed |= file.changed(now);
+            }
+            if changed {
+                for file in &mut self.files {
+                    file.told = file.last;
+                }
                 return;
             }
         }

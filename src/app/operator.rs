@@ -42,7 +42,7 @@ pub(super) async fn bind(plan: Option<&AdminPlan>) -> Result<Option<AdminSocket>
     let guard = Guard::new(plan.token.as_ref(), names);
     match &plan.at {
         AdminAt::Tcp(address) => {
-            let tls = tls.map(|tls| server_tls(&tls.cert_pem, &tls.key_pem));
+            let tls = tls.map(|tls| server_tls(&tls.cert_pem, &tls.key_pem, None));
             let tls = tls.transpose().map_err(StartError::AdminTls)?;
             let bound = TcpListener::bind(address).await;
             let listener = bound.map_err(|why| StartError::Bind {

@@ -60,8 +60,9 @@ impl Calm {
 /// What an event is about, if somebody outside can cause any number of it.
 pub(super) fn about(event: &Event) -> Option<About> {
     Some(match event {
-        Event::AgentAuthFailed { listener } => {
-            (event.name(), (*listener).to_owned(), String::new())
+        // By reason, so that who says nothing does not hide who forges.
+        Event::AgentAuthFailed { listener, reason } => {
+            (event.name(), (*listener).to_owned(), (*reason).to_owned())
         }
         Event::IssuerAuthFailed { grant, .. } => (
             event.name(),

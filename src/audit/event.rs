@@ -51,6 +51,8 @@ pub enum Event {
     AgentAuthFailed {
         /// The door.
         listener: &'static str,
+        /// Why it was not believed, in a word.
+        reason: &'static str,
     },
     /// An agent does what is not usual for it. The same is told once a minute.
     Anomaly {
@@ -413,7 +415,10 @@ impl Event {
     pub(super) fn members(&self) -> Members {
         let mut line = Members::default();
         match self {
-            Self::AgentAuthFailed { listener } => line.text("listener", listener),
+            Self::AgentAuthFailed { listener, reason } => {
+                line.text("listener", listener);
+                line.text("reason", reason);
+            }
             Self::Anomaly {
                 agent,
                 action,

@@ -10,6 +10,7 @@ use super::serve::config_path;
 use super::{Failure, out};
 use crate::config::{self, Plan};
 use crate::policy::{ServiceSettings, Snapshot};
+use crate::vocab::AgentName;
 
 pub(super) fn check(args: &Args) -> Result<ExitCode, Failure> {
     let path = config_path(args)?;
@@ -66,10 +67,18 @@ fn binding(plan: &Plan, service: &ServiceSettings) -> &'static str {
         .map_or("none", |s| s.binding.as_str())
 }
 
+/// How an agent is known; `None`: it is the one that needs no name.
+fn auth(plan: &Plan, agent: &AgentName) -> Option<&'static str> {
+    let agents = &plan.agents.agents;
+    let found = agents.iter().find(|known| known.name == *agent);
+    found.map(|known| known.known_by.as_str())
+}
+
 fn for_people(plan: &Plan, snapshot: &Snapshot) -> String {
     let mut text = String::new();
     for agent in snapshot.agents() {
-        line(&mut text, &format!("agent {agent}"));
+        let known = auth(plan, agent).unwrap_or("none: whatever runs on this machine");
+        line(&mut text, &format!("agent {agent} (auth: {known})"));
         for service in snapshot.services_of(agent) {
             let hosts: Vec<String> = service
                 .hosts
@@ -124,9 +133,9 @@ fn as_json(plan: &Plan, snapshot: &Snapshot) -> Value {
             "rules": service.rules.iter().map(|r| json!({ "rule": r.name().as_str(), "scopes": r.scopes().to_string() })).collect::<Vec<_>>(),
         })
     };
-    let agent = |agent| {
+    let agent = |agent: &AgentName| {
         let services: Vec<Value> = snapshot.services_of(agent).map(service).collect();
-        json!({ "agent": agent.as_str(), "services": services })
+        json!({ "agent": agent.as_str(), "auth": auth(plan, agent), "services": services })
     };
     json!({
         "ok": true,

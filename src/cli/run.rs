@@ -14,6 +14,7 @@ use super::args::Args;
 use super::serve::{close_process, config_path, data_runtime};
 use super::{Failure, env, out, terminal};
 use crate::admin::Shown;
+use crate::agent::KnownBy;
 use crate::app::{self, Running};
 use crate::audit::SinkSettings;
 use crate::config::{self, Plan, ProxyAddress, ProxyAt};
@@ -41,6 +42,7 @@ fn attempt(args: &Args, agent: Option<&str>, command: &[OsString]) -> Result<u8,
     let mut plan =
         config::load_asking(&config_path(args)?, &mut terminal::ask).map_err(Failure::of)?;
     let agent = env::chosen(&plan, agent)?;
+    known_by_token(&plan, &agent)?;
     if out::person_reads() {
         out::say(
             "tokenward: the command runs as you and can read what you can read, secret files included",
@@ -58,6 +60,17 @@ fn attempt(args: &Args, agent: Option<&str>, command: &[OsString]) -> Result<u8,
         stop(running).await;
         code
     })
+}
+
+/// The proxy of a command listens on TCP in clear, where only a token can say who calls.
+fn known_by_token(plan: &Plan, agent: &AgentName) -> Result<(), Failure> {
+    let found = plan.agents.agents.iter().find(|known| known.name == *agent);
+    if found.is_none_or(|known| matches!(known.known_by, KnownBy::Token(_))) {
+        return Ok(());
+    }
+    Err(Failure(format!(
+        "agents.{agent}.auth: `run` starts a proxy of its own, which only a token can tell who calls; run it as an agent with `token`"
+    )))
 }
 
 /// Logs in where that is needed, then runs the command.
@@ -119,6 +132,7 @@ pub(super) fn make_private(plan: &mut Plan, dir: &Path) -> Result<(), Failure> {
     plan.listen.proxy = vec![ProxyAddress {
         at: ProxyAt::Tcp((std::net::Ipv4Addr::LOCALHOST, 0).into()),
         tls: None,
+        clients: None,
     }];
     plan.health = None;
     plan.admin = None;

@@ -26,6 +26,7 @@ pub(super) fn serve(args: &Args) -> Result<ExitCode, Failure> {
     if let (None, Some(service)) = (&plan.admin, plan.tokens.needs_login()) {
         tracing::warn!(%service, "nobody can log in while this runs: neither XDG_STATE_HOME nor HOME is set, and there is no `admin`");
     }
+    changes.beside(&plan.watched);
     for warning in &plan.warnings {
         tracing::warn!(warning = %warning, "the configuration works and deserves a second look");
     }
@@ -43,9 +44,11 @@ pub(super) fn serve(args: &Args) -> Result<ExitCode, Failure> {
             tokio::select! {
                 _ = terminate.recv() => break,
                 _ = interrupt.recv() => break,
-                _ = hangup.recv() => drop(reload(&running, &path, &answers).await),
-                () = changes.next() => drop(reload(&running, &path, &answers).await),
-                wish = running.reload_wish() => wish.answer(reload(&running, &path, &answers).await),
+                _ = hangup.recv() => drop(reload(&running, &path, &answers, &mut changes).await),
+                () = changes.next() => drop(reload(&running, &path, &answers, &mut changes).await),
+                wish = running.reload_wish() => {
+                    wish.answer(reload(&running, &path, &answers, &mut changes).await);
+                }
             }
         }
         tracing::info!("draining");
@@ -56,7 +59,12 @@ pub(super) fn serve(args: &Args) -> Result<ExitCode, Failure> {
 }
 
 /// Reads the file again and takes it into force. Whatever is wrong with it is said, and changes nothing.
-async fn reload(running: &Running, path: &Path, answers: &Answers) -> Result<u64, Vec<String>> {
+async fn reload(
+    running: &Running,
+    path: &Path,
+    answers: &Answers,
+    changes: &mut Changes,
+) -> Result<u64, Vec<String>> {
     let (read, answers) = (path.to_path_buf(), answers.clone());
     let read = tokio::task::spawn_blocking(move || config::load_again(&read, &answers));
     let plan = match read.await {
@@ -79,9 +87,10 @@ async fn reload(running: &Running, path: &Path, answers: &Answers) -> Result<u64
     for warning in &plan.warnings {
         tracing::warn!(warning = %warning, "the configuration works and deserves a second look");
     }
-    let runtime_dir = plan.runtime_dir.clone();
+    let (runtime_dir, watched) = (plan.runtime_dir.clone(), plan.watched.clone());
     match running.reload(plan).await {
         Ok(done) => {
+            changes.beside(&watched);
             if let Err(failure) = write_environments(&done.seats, &runtime_dir) {
                 tracing::error!(error = %failure.0, "an agent's environment is that of before");
             }

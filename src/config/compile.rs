@@ -10,6 +10,7 @@ mod credentials;
 mod grants;
 mod health;
 mod issuers;
+mod kubernetes;
 mod listeners;
 mod parent;
 mod pem;
@@ -51,6 +52,8 @@ struct Context<'a> {
     reading: SecretReading,
     /// Variables from which the file reads secrets.
     variables: BTreeSet<String>,
+    /// Files that are to be read again when they change.
+    watched: Vec<PathBuf>,
 }
 
 /// Compiles a file. The plan is worth something only if no problem was found.
@@ -65,6 +68,7 @@ pub(super) fn compile(
         references,
         reading,
         variables: BTreeSet::new(),
+        watched: Vec::new(),
     };
     let it = &mut context;
     let store = store(raw.store, it);
@@ -80,7 +84,9 @@ pub(super) fn compile(
         it.findings.error("services", "missing", remedy);
     }
     let services = services::compile(raw.services.unwrap_or_default(), issuers, it);
-    let agents = agents::compile(raw.agents, &services, it);
+    let mut agents = agents::compile(raw.agents, &services, it);
+    agents.agents.cluster = kubernetes::cluster(raw.kubernetes, &agents.agents, it);
+    listeners::check_ways(&listen, &agents.agents, it);
     services::check_variables(&services, &agents, it);
     let policy = policy::Settings {
         generation: Generation(1),
@@ -112,6 +118,7 @@ pub(super) fn compile(
         limits,
         drain,
         secret_variables: context.variables.into_iter().collect(),
+        watched: context.watched,
         questions: Vec::new(),
         answers: Answers::default(),
         warnings: Vec::new(),

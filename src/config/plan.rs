@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::{Answers, Problem, Question};
 use crate::vocab::{AgentName, Host, Secret};
-use crate::{agent, audit, exchange, policy, store, tokens, upstream};
+use crate::{agent, audit, exchange, listen, policy, store, tokens, upstream};
 
 /// A configuration that can be run.
 #[derive(Clone)]
@@ -46,6 +46,8 @@ pub struct Plan {
     pub drain: DrainPlan,
     /// Every environment variable from which the file reads a secret, sorted, each once.
     pub secret_variables: Vec<String>,
+    /// Files beside the configuration whose change is a change of it.
+    pub watched: Vec<PathBuf>,
     /// What a person is asked at the start, in the order of the file.
     pub questions: Vec<Question>,
     /// What was answered, for the reloads to come.
@@ -106,6 +108,8 @@ pub struct ProxyAddress {
     pub at: ProxyAt,
     /// What it speaks TLS with; `None`: it is spoken to in clear.
     pub tls: Option<ListenerTls>,
+    /// Which certificates it asks agents for.
+    pub clients: Option<listen::ClientCertificates>,
 }
 
 /// Where a proxy listens.

@@ -40,6 +40,8 @@ pub(super) struct RawFile {
     /// Who may call; absent: one agent named `default` with all services, on loopback and unix listeners
     /// only.
     pub(super) agents: Option<Named<RawAgent>>,
+    /// The Kubernetes cluster whose service accounts are agents.
+    pub(super) kubernetes: Option<RawCluster>,
     /// What metadata cannot tell about authorization servers.
     pub(super) issuers: Option<Named<RawIssuer>>,
     /// The APIs that agents may call.
@@ -119,11 +121,37 @@ pub(super) struct RawFullListener {
     #[schemars(with = "String")]
     pub(super) address: Option<String>,
     /// Speaks TLS with this certificate; `https://` is then the scheme of the proxy's URL.
-    pub(super) tls: Option<RawListenerTls>,
+    pub(super) tls: Option<RawProxyTls>,
     /// Mode of a unix socket, in octal. Default: 0600.
     pub(super) mode: Option<RawMode>,
     /// Accepts that agents send their proxy tokens in clear text; needed where the address is not loopback.
     pub(super) plaintext: Option<bool>,
+}
+
+/// The certificate of a proxy, and which ones it asks for.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawProxyTls {
+    /// The certificate and what is above it, in PEM. Agents must trust it; it is not made by tokenward.
+    #[schemars(with = "RawFileRef")]
+    pub(super) cert: Option<RawFileRef>,
+    /// Its private key, in PEM.
+    #[schemars(with = "SecretRef")]
+    pub(super) key: Option<SecretRef>,
+    /// Asks agents for certificates that these roots lead to, and no others.
+    pub(super) client_ca: Option<RawFileRef>,
+    /// Whether a handshake without one fails. Default: optional.
+    pub(super) client_certificates: Option<RawClientCertificates>,
+}
+
+/// Whether agents must show a certificate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum RawClientCertificates {
+    /// Who shows none must be known by something else.
+    Optional,
+    /// Nobody gets in without one.
+    Required,
 }
 
 /// The certificate of a listener.
@@ -270,10 +298,57 @@ pub(super) enum RawWatchAction {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum RawAgentAuth {
+    /// The token of a Kubernetes service account in Proxy-Authorization; needs `kubernetes` at the top of the file.
+    Kubernetes(RawServiceAccount),
+    /// The client certificate that it shows to a listener with `client_ca`.
+    Mtls(RawClientName),
+    /// The number of the user that the agent runs as, where it connects to a unix socket.
+    PeerUid(u32),
     /// A token in Proxy-Authorization.
     Token(SecretRef),
     /// SHA-256 of such a token, in 64 hexadecimal digits.
     TokenSha256(String),
+}
+
+/// What a client certificate names an agent by.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum RawClientName {
+    /// A name of DNS among its alternative names, exactly.
+    Dns(String),
+    /// SHA-256 of the certificate in DER, in 64 hexadecimal digits.
+    Sha256(String),
+    /// The SPIFFE ID of an X.509-SVID.
+    Spiffe(String),
+}
+
+/// A service account of a cluster.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawServiceAccount {
+    /// Its namespace.
+    #[schemars(with = "String")]
+    pub(super) namespace: Option<String>,
+    /// Its name.
+    #[schemars(with = "String")]
+    pub(super) service_account: Option<String>,
+    /// Whom its tokens must be meant for: `audience` of the projected volume. Default: tokenward.
+    pub(super) audience: Option<String>,
+    /// The pod that its tokens must be bound to, by its whole name; absent: any, or none.
+    pub(super) pod: Option<String>,
+}
+
+/// A Kubernetes cluster, as far as its service accounts go.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawCluster {
+    /// `iss` of its tokens: the API server's --service-account-issuer.
+    #[schemars(with = "String")]
+    pub(super) issuer: Option<String>,
+    /// What it signs them with: the JWK set that `kubectl get --raw /openid/v1/jwks` prints. A running proxy reads it
+    /// again when the file changes.
+    #[schemars(with = "RawFileRef")]
+    pub(super) keys: Option<RawFileRef>,
 }
 
 /// What metadata cannot tell about an authorization server.

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::agent::Unauthenticated;
 use crate::credential::{AttachError, StripError, Unavailable};
 use crate::policy::Denial;
 use crate::vocab::{Code, RuleName, ServiceName};
@@ -21,6 +22,8 @@ pub struct Refusal {
     pub oauth_error: Option<&'static str>,
     /// What the upstream answered, where it is an upstream's refusal.
     pub upstream_status: Option<u16>,
+    /// Why nobody was identified; for the audit alone.
+    pub unauthenticated: Option<Unauthenticated>,
 }
 
 impl Refusal {
@@ -61,6 +64,16 @@ impl From<Code> for Refusal {
             retry_after: None,
             oauth_error: None,
             upstream_status: None,
+            unauthenticated: None,
+        }
+    }
+}
+
+impl From<Unauthenticated> for Refusal {
+    fn from(why: Unauthenticated) -> Self {
+        Self {
+            unauthenticated: Some(why),
+            ..Self::from(Code::AgentUnauthenticated)
         }
     }
 }

@@ -39,7 +39,7 @@ use super::respond::{Form, last_words, respond};
 use super::settings::{RequestGuard, ResponseGuard, ServiceSettings};
 use super::shield::Alarm;
 use super::stepup::StepUps;
-use crate::agent::Agent;
+use crate::agent::{Agent, Unauthenticated};
 use crate::audit::{Audit, Event};
 use crate::credential::{self, Bench, Intent, Nonces, Seen, Source, Stripped};
 use crate::metrics::Metrics;
@@ -270,8 +270,10 @@ impl Exchange {
     pub fn refuse(&self, mut line: Line, refusal: &Refusal) -> Response<AgentBody> {
         line.refused(refusal);
         if refusal.code == Code::AgentUnauthenticated {
+            let why = refusal.unauthenticated.unwrap_or(Unauthenticated::Absent);
             self.event(Event::AgentAuthFailed {
                 listener: line.door(),
+                reason: why.as_str(),
             });
         }
         respond(refusal, line.id(), line.form())

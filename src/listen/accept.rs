@@ -1,6 +1,7 @@
 //! Accepting connections: bounded in number, ended in order when the proxy drains.
 
 use std::convert::Infallible;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use tokio_rustls::server::StartHandshake;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::clients;
 use super::crowd::Crowd;
 use super::hello;
 use super::intercept::HANDSHAKE_TIMEOUT;
@@ -18,7 +20,8 @@ use super::listener::{Link, Listener, Peer};
 use super::quota::{Guest, Quotas, Strangers};
 use super::stall::Stall;
 use super::tls::Interception;
-use crate::agent::Agents;
+use crate::agent::{Agents, Connection};
+use crate::audit::Event;
 use crate::ca::{CaError, Leaves};
 use crate::exchange::{Door, Ending, Exchange};
 use crate::metrics::Metrics;
@@ -190,7 +193,7 @@ impl Doors {
             let stream = Stall::new(link, self.limits.write_stall);
             let guest = Arc::new(Guest::new((peer.source, peer.address), place, ticket));
             tokio::select! {
-                () = self.clone().greet(stream, tls, peer.local, guest) => {}
+                () = self.clone().greet(stream, tls, peer.shown, guest) => {}
                 () = cut.notified() => {}
                 never = self.sweep(number) => match never {},
             }
@@ -203,11 +206,11 @@ impl Doors {
         self: Arc<Self>,
         mut stream: Stall<Link>,
         tls: Option<Arc<ServerConfig>>,
-        local: bool,
+        mut shown: Connection,
         guest: Arc<Guest>,
     ) {
         let Some(config) = tls else {
-            return self.proxy_connection(stream, local, guest).await;
+            return self.proxy_connection(stream, shown, guest).await;
         };
         let shaken = async {
             let hello = hello::read(&mut stream).await.ok()?;
@@ -218,14 +221,24 @@ impl Doors {
             };
             let accept = StartHandshake::from_parts(hello, stream).into_stream(config);
             let accepted = accept.await;
-            accepted
-                .inspect_err(|error| tracing::info!(%error, "a TLS handshake with an agent failed"))
-                .ok()
+            accepted.inspect_err(|error| self.unshaken(error)).ok()
         };
         let shaken = tokio::time::timeout(HANDSHAKE_TIMEOUT, shaken);
         let shaken = self.draining.run_until_cancelled(shaken).await;
         if let Some(Ok(Some(stream))) = shaken {
-            self.proxy_connection(stream, local, guest).await;
+            shown.certificate = clients::shown(stream.get_ref().1);
+            self.proxy_connection(stream, shown, guest).await;
+        }
+    }
+
+    /// Notes a handshake that failed. Who was refused for a certificate was one who did not say who calls.
+    fn unshaken(&self, error: &io::Error) {
+        tracing::info!(%error, "a TLS handshake with an agent failed");
+        if let Some(why) = clients::refused(error) {
+            self.exchange.event(Event::AgentAuthFailed {
+                listener: "handshake",
+                reason: why.as_str(),
+            });
         }
     }
 

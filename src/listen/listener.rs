@@ -16,7 +16,9 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixSocket, UnixStream};
 use tokio_util::either::Either;
 
+use super::clients::ClientCertificates;
 use super::crowd::Source;
+use crate::agent::Connection;
 use crate::vocab::Secret;
 
 /// Connections that may wait for us to accept them.
@@ -66,12 +68,17 @@ impl Listener {
     }
 
     /// The same in TLS, with a certificate chain and its key in PEM. HTTP/1.1 is all that is offered: a CONNECT of HTTP/2
-    /// is not carried.
+    /// is not carried. With `clients`, certificates are asked for.
     ///
     /// # Errors
     /// [`ListenerTlsError`].
-    pub fn in_tls(mut self, cert: &[u8], key: &Secret<Vec<u8>>) -> Result<Self, ListenerTlsError> {
-        self.tls = Some(server_tls(cert, key)?);
+    pub fn in_tls(
+        mut self,
+        cert: &[u8],
+        key: &Secret<Vec<u8>>,
+        clients: Option<&ClientCertificates>,
+    ) -> Result<Self, ListenerTlsError> {
+        self.tls = Some(server_tls(cert, key, clients)?);
         Ok(self)
     }
 
@@ -95,18 +102,25 @@ impl Listener {
                 let peer = Peer {
                     source: Source::of(peer.ip()),
                     address: Some(peer.ip()),
-                    local: peer.ip().to_canonical().is_loopback(),
+                    shown: Connection {
+                        local: peer.ip().to_canonical().is_loopback(),
+                        ..Connection::default()
+                    },
                 };
                 Ok((Link::Left(stream), peer))
             }
             Socket::Unix { listener, .. } => {
                 let (stream, _) = listener.accept().await?;
-                // Without credentials it is one source with all others like it.
-                let user = stream.peer_cred().map_or(u32::MAX, |who| who.uid());
+                let user = stream.peer_cred().ok().map(|who| who.uid());
                 let peer = Peer {
-                    source: Source::user(user),
+                    // Without credentials it is one source with all others like it.
+                    source: Source::user(user.unwrap_or(u32::MAX)),
                     address: None,
-                    local: true,
+                    shown: Connection {
+                        local: true,
+                        user,
+                        certificate: None,
+                    },
                 };
                 Ok((Link::Right(stream), peer))
             }
@@ -121,16 +135,21 @@ impl Listener {
 pub fn server_tls(
     cert: &[u8],
     key: &Secret<Vec<u8>>,
+    clients: Option<&ClientCertificates>,
 ) -> Result<Arc<ServerConfig>, ListenerTlsError> {
     let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(cert).collect();
     let chain = chain.map_err(|_| ListenerTlsError)?;
     let key = PrivateKeyDer::from_pem_slice(key.expose()).map_err(|_| ListenerTlsError)?;
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     // TLS 1.3 and 1.2, and nothing before (RFC 8996).
-    let mut config = ServerConfig::builder_with_provider(provider)
+    let config = ServerConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()
-        .map_err(|_| ListenerTlsError)?
-        .with_no_client_auth()
+        .map_err(|_| ListenerTlsError)?;
+    let config = match clients {
+        Some(clients) => config.with_client_cert_verifier(clients.verifier(provider)?),
+        None => config.with_no_client_auth(),
+    };
+    let mut config = config
         .with_single_cert(chain, key)
         .map_err(|_| ListenerTlsError)?;
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
@@ -139,13 +158,13 @@ pub fn server_tls(
 }
 
 /// Who is at the other end.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct Peer {
     pub(super) source: Source,
     /// Its address; none at a unix socket.
     pub(super) address: Option<IpAddr>,
-    /// Whether it is on this machine, so that it may be the agent without a name.
-    pub(super) local: bool,
+    /// What the connection shows of it.
+    pub(super) shown: Connection,
 }
 
 /// Removes a socket on which nobody listens any more. Anything else is left alone.

@@ -10,6 +10,7 @@
 mod accept;
 mod bucket;
 mod calm;
+mod clients;
 mod connect;
 mod crowd;
 #[cfg(feature = "fuzzing")]
@@ -26,4 +27,5 @@ mod unusual;
 mod watched;
 
 pub use accept::{Alarm, Doors, DoorsSetup, Limits};
+pub use clients::ClientCertificates;
 pub use listener::{Listener, ListenerTlsError, SocketFile, server_tls, unix_socket};

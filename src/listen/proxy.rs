@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use http::header::{CONNECTION, HeaderMap, HeaderName, HeaderValue, PROXY_AUTHORIZATION};
+use http::header::{CONNECTION, HeaderValue, PROXY_AUTHORIZATION};
 use http::{Method, Request, Response, StatusCode, Version};
 use http_body::Body;
 use hyper::body::Incoming;
@@ -18,10 +18,10 @@ use super::accept::Doors;
 use super::linger::{Linger, Wanted};
 use super::quota::{Guest, Haste, Quota};
 use super::watched::{Flying, Heads, Judged, Refuse, Severing, Watched};
-use crate::agent::Agent;
+use crate::agent::{Agent, Connection, Unauthenticated};
 use crate::exchange::{AgentBody, Arrival, Door, Interim, Refusal, absolute_authority, watched};
 use crate::policy::Admission;
-use crate::vocab::{AgentName, Authority, Code, Host};
+use crate::vocab::{AgentName, Authority, Code, Host, Moment};
 
 /// How much more than its limit of a head is read, so that one slightly too large has a line with its path. The observer
 /// ends what is larger still, and hyper's own bound, as much larger again, is never reached.
@@ -58,15 +58,15 @@ impl Doors {
     pub(super) async fn proxy_connection<I>(
         self: Arc<Self>,
         stream: I,
-        on_this_machine: bool,
+        shown: Connection,
         guest: Arc<Guest>,
     ) where
         I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
         let doors = self.clone();
         let service = service_fn(move |request| {
-            let (doors, guest) = (doors.clone(), guest.clone());
-            async move { Ok::<_, Infallible>(doors.enter(request, on_this_machine, guest).await) }
+            let (doors, shown, guest) = (doors.clone(), shown.clone(), guest.clone());
+            async move { Ok::<_, Infallible>(doors.enter(request, shown, guest).await) }
         });
         watched(self.serve_http1(stream, service, Whose::Nobodys)).await;
     }
@@ -188,10 +188,10 @@ impl Doors {
     async fn enter(
         self: Arc<Self>,
         request: Request<Incoming>,
-        on_this_machine: bool,
+        shown: Connection,
         guest: Arc<Guest>,
     ) -> Response<AgentBody> {
-        let caller = self.caller(&request, on_this_machine, &guest).await;
+        let caller = self.caller(&request, &shown, &guest).await;
         if request.method() == Method::CONNECT {
             self.connect(request, caller, guest).await
         } else {
@@ -203,22 +203,19 @@ impl Doors {
     async fn caller(
         &self,
         request: &Request<Incoming>,
-        on_this_machine: bool,
+        shown: &Connection,
         guest: &Guest,
     ) -> Result<Caller, Refusal> {
         let headers = request.headers();
-        let credential = only(headers, &PROXY_AUTHORIZATION);
-        let agent = self.agents.load().identify(credential, on_this_machine);
+        let wall = self.clock.wall();
+        let named = self.agents.load().identify(shown, headers, wall);
         let now = self.clock.now();
-        let Ok(agent) = agent else {
-            let tried = headers.contains_key(PROXY_AUTHORIZATION);
-            let counted = self.strangers.failed(guest.source, tried, now);
-            if let Err(haste) = counted {
-                self.metrics.security_event("auth.too_many_failures");
-                tokio::time::sleep(haste.hold).await;
-                return Err(haste.refusal());
+        let agent = match named {
+            Ok(agent) => agent,
+            Err(why) => {
+                let tried = headers.contains_key(PROXY_AUTHORIZATION);
+                return Err(self.stranger(why, tried, guest, now).await);
             }
-            return Err(Code::AgentUnauthenticated.into());
         };
         let quota = self.quotas.of(agent.name());
         if let Err(refusal) = guest.claim(agent.name(), &quota) {
@@ -236,6 +233,22 @@ impl Doors {
             quota,
             from: guest.address,
         })
+    }
+
+    /// Refuses whoever was not identified, and counts it in its source's failures.
+    async fn stranger(
+        &self,
+        why: Unauthenticated,
+        tried: bool,
+        guest: &Guest,
+        now: Moment,
+    ) -> Refusal {
+        let Err(haste) = self.strangers.failed(guest.source, tried, now) else {
+            return why.into();
+        };
+        self.metrics.security_event("auth.too_many_failures");
+        tokio::time::sleep(haste.hold).await;
+        haste.refusal()
     }
 
     /// A refusal for haste, held back to the pace that is allowed.
@@ -345,13 +358,6 @@ where
             _flight: flight,
         }))
     }
-}
-
-/// A field that stands once; of two, another reader might believe the other.
-fn only<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a HeaderValue> {
-    let mut lines = headers.get_all(name).iter();
-    let first = lines.next();
-    first.filter(|_| lines.next().is_none())
 }
 
 /// Whether a name in a TLS handshake is the host that was admitted.

@@ -93,7 +93,7 @@ async fn check_tells_who_can_reach_what() {
     let check = run(tokenward(folder.path()).arg("check")).await;
     assert_eq!(code(&check), 0, "{}", err(&check));
     for line in [
-        "agent default",
+        "agent default (auth: none",
         "items (dpop) at api.rehearsal.test:443",
         "keys (static)",
         "plain (bearer)",

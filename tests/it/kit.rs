@@ -1,6 +1,8 @@
 //! What every test needs: a rehearsal, a proxy that was started from a file, agents, and what was written down.
 
+mod cluster;
 mod forward;
+mod knock;
 mod origin;
 mod process;
 mod raw;
@@ -19,7 +21,9 @@ use tokenward::app::Running;
 use tokenward::audit;
 use tokenward::rehearsal::{Answer, Call, Caller, CallerError, Rehearsal, Seen, Service};
 
+pub(crate) use cluster::{CLUSTER, Cluster};
 pub(crate) use forward::{Forward, Manner};
+pub(crate) use knock::{connect, get, house, shake};
 pub(crate) use origin::{Identity, Origin, OwnBody};
 pub(crate) use process::{Served, code, err, free_port, out, run, tokenward};
 pub(crate) use raw::{Raw, Tls, exchange, read_head, speak};
@@ -190,6 +194,13 @@ pub(crate) fn claims(token: &str) -> Value {
 pub(crate) fn token_of(seen: &Seen) -> &str {
     let line = seen.header("authorization").unwrap();
     line.split_once(' ').unwrap().1
+}
+
+/// Why nobody was identified, in the order of the lines.
+pub(crate) fn reasons(written: &Written) -> Vec<String> {
+    let failed = written.of("auth.agent_failed");
+    let reasons = failed.iter().map(|line| line["reason"].as_str().unwrap());
+    reasons.map(str::to_owned).collect()
 }
 
 /// What the proxy wrote down.

@@ -10,6 +10,8 @@
 mod kit;
 
 #[cfg(test)]
+mod accounts;
+#[cfg(test)]
 mod admin;
 #[cfg(test)]
 mod agents;
@@ -21,6 +23,8 @@ mod audit;
 mod bodies;
 #[cfg(test)]
 mod canary;
+#[cfg(test)]
+mod certificates;
 #[cfg(test)]
 mod challenges;
 #[cfg(test)]
@@ -44,6 +48,8 @@ mod heads;
 mod health;
 #[cfg(test)]
 mod hygiene;
+#[cfg(test)]
+mod identity;
 #[cfg(test)]
 mod incident;
 #[cfg(test)]

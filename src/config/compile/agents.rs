@@ -1,16 +1,22 @@
-//! Who may call, by what token, and which services.
+//! Who may call, by what each is known, and which services it may use.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::services::Services;
-use super::{Context, Origins, visible, watch};
-use crate::agent::{AgentCredential, Settings};
-use crate::config::raw::{Named, RawAgent, RawAgentAuth, RawMisuse, SecretRef};
+use super::{Context, Origins, kubernetes, visible, watch};
+use crate::agent::{AgentCredential, CertificateName, KnownBy, Settings, SpiffeId};
+use crate::config::raw::{Named, RawAgent, RawAgentAuth, RawClientName, RawMisuse, SecretRef};
 use crate::policy::AgentSettings;
-use crate::vocab::{AgentName, Secret, ServiceName};
+use crate::vocab::{AgentName, Host, Secret, ServiceName};
 
 /// Shortest token that is not worth a warning: 16 characters of base 62 hold 95 bits.
 const TOKEN_MIN: usize = 16;
+/// What stands in for an agent whose proof was not read: the hash of no token that could be found.
+const UNREAD: KnownBy = KnownBy::Token([0; 32]);
+/// The number of no user (-1 in C).
+const NO_USER: u32 = u32::MAX;
+/// Linux's overflow user: whoever comes from a user namespace in which it has no number here.
+const NOBODY: u32 = 65_534;
 
 /// All agents, for the rooms that need them.
 #[derive(Default)]
@@ -57,13 +63,13 @@ pub(super) fn compile(
             watch: None,
         });
         let key = format!("agents.{name}");
-        let hash = raw
+        let known_by = raw
             .auth
-            .and_then(|auth| auth_of(&key, &name, auth, &mut agents, it))
-            .unwrap_or_default();
+            .and_then(|auth| known_by(&key, &name, auth, &mut agents, it))
+            .unwrap_or(UNREAD);
         agents.agents.agents.push(AgentCredential {
             name: name.clone(),
-            token_sha256: hash,
+            known_by,
         });
         if let Some(usual) = raw.watch {
             let usual = watch::compile(&key, usual, it);
@@ -84,17 +90,18 @@ pub(super) fn compile(
         });
     }
     check_distinct(&agents.agents, it);
+    check_domains(&agents.agents, it);
     agents
 }
 
-/// The hash of the agent's token. `None`: not read.
-fn auth_of(
+/// What names the agent. `None`: not read.
+fn known_by(
     key: &str,
     name: &AgentName,
     auth: RawAgentAuth,
     agents: &mut Agents,
     it: &mut Context<'_>,
-) -> Option<[u8; 32]> {
+) -> Option<KnownBy> {
     match auth {
         RawAgentAuth::TokenSha256(hex) => {
             let hash = unhex(&hex);
@@ -103,15 +110,69 @@ fn auth_of(
                 let remedy = "write the 64 hexadecimal digits that sha256sum prints";
                 it.findings.error(&key, "not a SHA-256", remedy);
             }
-            hash
+            hash.map(KnownBy::Token)
         }
+        RawAgentAuth::Kubernetes(raw) => {
+            let account = kubernetes::account(&format!("{key}.auth.kubernetes"), raw, it)?;
+            Some(KnownBy::ServiceAccount(account))
+        }
+        RawAgentAuth::Mtls(raw) => certificate_of(&format!("{key}.auth.mtls"), &raw, it),
+        RawAgentAuth::PeerUid(user) => user_of(&format!("{key}.auth.peer_uid"), user, it),
         RawAgentAuth::Token(reference) => {
             let token = token(&format!("{key}.auth.token"), &reference, it)?;
-            let credential = AgentCredential::of(name.clone(), token.expose());
+            let known_by = KnownBy::token(token.expose());
             agents.proxy_tokens.insert(name.clone(), token);
-            Some(credential.token_sha256)
+            Some(known_by)
         }
     }
+}
+
+/// What a client certificate must name.
+fn certificate_of(key: &str, raw: &RawClientName, it: &mut Context<'_>) -> Option<KnownBy> {
+    let (member, name, remedy) = match raw {
+        RawClientName::Dns(text) => (
+            "dns",
+            Host::parse(text)
+                .ok()
+                .filter(|host| matches!(host, Host::Name(_)))
+                .map(CertificateName::Dns),
+            "write one name, without a wildcard",
+        ),
+        RawClientName::Sha256(text) => (
+            "sha256",
+            unhex(text).map(CertificateName::Fingerprint),
+            "write the 64 hexadecimal digits that `openssl x509 -outform DER | sha256sum` prints",
+        ),
+        RawClientName::Spiffe(text) => (
+            "spiffe",
+            SpiffeId::parse(text).map(CertificateName::Spiffe),
+            "write one such as spiffe://example.org/ns/agents/sa/coder",
+        ),
+    };
+    if name.is_none() {
+        let what = "no certificate can have this name";
+        it.findings.error(&format!("{key}.{member}"), what, remedy);
+    }
+    name.map(KnownBy::Certificate)
+}
+
+/// A user of this machine, as the system names whoever connects to a unix socket.
+fn user_of(key: &str, user: u32, it: &mut Context<'_>) -> Option<KnownBy> {
+    match user {
+        NO_USER | NOBODY => {
+            let what = "the system gives this number to users that it cannot name";
+            let remedy = "run the agent as a user of its own, and write that user's number";
+            it.findings.error(key, what, remedy);
+            return None;
+        }
+        0 => {
+            let what = "whatever runs as root on this machine is this agent";
+            it.findings
+                .warn(key, what, "run the agent as a user of its own");
+        }
+        _ => {}
+    }
+    Some(KnownBy::User(user))
 }
 
 /// The agent's token, if it is read and can be sent in `Proxy-Authorization`.
@@ -158,17 +219,57 @@ fn services_of(
     found
 }
 
-/// One token for two names would make the audit's word for who did it worthless.
+/// One proof for two names would make the audit's word for who did it worthless.
 fn check_distinct(settings: &Settings, it: &mut Context<'_>) {
     for (i, one) in settings.agents.iter().enumerate() {
-        let before = settings.agents.iter().take(i);
-        let same = |other: &AgentCredential| other.token_sha256 == one.token_sha256;
-        if one.token_sha256 != [0; 32] && before.into_iter().any(same) {
+        let before = &settings.agents[..i];
+        let what = before
+            .iter()
+            .find_map(|other| in_common(&one.known_by, &other.known_by));
+        if let Some(what) = what {
             let key = format!("agents.{}.auth", one.name);
-            let what = "another agent has the same token";
             it.findings.error(&key, what, "give each agent its own");
         }
     }
+}
+
+/// A CA of one trust domain could sign for the other: which root a certificate leads to is not looked at.
+fn check_domains(settings: &Settings, it: &mut Context<'_>) {
+    let ids = settings
+        .agents
+        .iter()
+        .filter_map(|agent| match &agent.known_by {
+            KnownBy::Certificate(CertificateName::Spiffe(id)) => Some((&agent.name, id)),
+            _ => None,
+        });
+    let mut first = None;
+    for (name, id) in ids {
+        if id.domain() != *first.get_or_insert_with(|| id.domain()) {
+            let key = format!("agents.{name}.auth.mtls.spiffe");
+            let what = "another trust domain than that of an agent before: not supported yet";
+            let remedy = "name agents of one trust domain";
+            it.findings.error(&key, what, remedy);
+        }
+    }
+}
+
+/// What two agents could both be known by.
+fn in_common(one: &KnownBy, other: &KnownBy) -> Option<&'static str> {
+    let (same, what) = match (one, other) {
+        (KnownBy::Certificate(a), KnownBy::Certificate(b)) => {
+            (a == b, "another agent is known by the same certificate")
+        }
+        (KnownBy::ServiceAccount(a), KnownBy::ServiceAccount(b)) => (
+            a.meets(b),
+            "another agent is the same service account, in the same pod or in any",
+        ),
+        (KnownBy::Token(a), KnownBy::Token(b)) => {
+            (a == b && *a != [0; 32], "another agent has the same token")
+        }
+        (KnownBy::User(a), KnownBy::User(b)) => (a == b, "another agent is the same user"),
+        _ => (false, ""),
+    };
+    same.then_some(what)
 }
 
 fn unhex(text: &str) -> Option<[u8; 32]> {

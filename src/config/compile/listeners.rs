@@ -5,8 +5,13 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use super::{Context, admin, pem};
+use crate::agent::{self, KnownBy};
 use crate::config::plan::{AdminPlan, ListenPlan, ListenerTls, ProxyAddress, ProxyAt};
-use crate::config::raw::{OneOrMany, RawAdmin, RawFullListener, RawListen, RawListener, RawMode};
+use crate::config::raw::{
+    OneOrMany, RawAdmin, RawClientCertificates, RawFullListener, RawListen, RawListener, RawMode,
+    RawProxyTls,
+};
+use crate::listen::ClientCertificates;
 
 /// Only the owner may connect.
 const MODE: u32 = 0o600;
@@ -74,6 +79,28 @@ pub(super) fn check_reach(listen: &ListenPlan, named_agents: bool, it: &mut Cont
     }
 }
 
+/// An agent that no listener could tell from others would never be let in.
+pub(super) fn check_ways(listen: &ListenPlan, agents: &agent::Settings, it: &mut Context<'_>) {
+    let unix = |listener: &ProxyAddress| matches!(listener.at, ProxyAt::Unix { .. });
+    let doubtful = it.findings.tainted("listen");
+    let sockets = doubtful || listen.proxy.iter().any(unix);
+    let asking = doubtful || listen.proxy.iter().any(|l| l.clients.is_some());
+    for agent in &agents.agents {
+        if matches!(agent.known_by, KnownBy::Certificate(_)) && !asking {
+            let key = format!("agents.{}.auth.mtls", agent.name);
+            let what = "no listener asks for client certificates";
+            let remedy = "add `client_ca: {file: PATH}` to the `tls` of one under listen.proxy";
+            it.findings.error(&key, what, remedy);
+        }
+        if matches!(agent.known_by, KnownBy::User(_)) && !sockets {
+            let key = format!("agents.{}.auth.peer_uid", agent.name);
+            let what = "no listener is a unix socket, and the system names nobody elsewhere";
+            let remedy = "add one to listen.proxy, such as unix:/run/tokenward/p.sock";
+            it.findings.error(&key, what, remedy);
+        }
+    }
+}
+
 /// One listener, and the key of its address.
 fn one(
     key: &str,
@@ -107,9 +134,10 @@ fn one(
             "listen on 127.0.0.1, give it `tls`, or accept it with {address: …, plaintext: true}";
         it.findings.error(address_key, what, remedy);
     }
+    let key = format!("{key}.tls");
+    let clients = tls.as_ref().and_then(|tls| clients(&key, tls, it));
     let tls = tls.and_then(|tls| {
         let (cert, tls_key) = (tls.cert?, tls.key?);
-        let key = format!("{key}.tls");
         let (cert_pem, key_pem, hosts) = pem::identity(&key, &cert, &tls_key, it);
         Some(ListenerTls {
             cert_pem,
@@ -117,7 +145,23 @@ fn one(
             hosts,
         })
     });
-    Some((address_key.to_owned(), ProxyAddress { at, tls }))
+    Some((address_key.to_owned(), ProxyAddress { at, tls, clients }))
+}
+
+/// Which certificates a listener asks agents for.
+fn clients(key: &str, raw: &RawProxyTls, it: &mut Context<'_>) -> Option<ClientCertificates> {
+    let Some(ca) = &raw.client_ca else {
+        if raw.client_certificates.is_some() && !it.findings.tainted(&format!("{key}.client_ca")) {
+            let what = "without `client_ca` no certificate is asked for";
+            let remedy = "add client_ca: {file: PATH}";
+            it.findings
+                .error(&format!("{key}.client_certificates"), what, remedy);
+        }
+        return None;
+    };
+    let required = raw.client_certificates == Some(RawClientCertificates::Required);
+    let roots = pem::roots(&format!("{key}.client_ca"), Some(ca), it);
+    Some(ClientCertificates { roots, required })
 }
 
 pub(super) fn unix(

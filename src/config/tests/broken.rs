@@ -126,12 +126,8 @@ const NOT_BUILT_YET: &[Case] = &[
     ),
     (
         "agents",
-        "agents:\n  a: {auth: {kubernetes: {}}}\n  b: {auth: mtls, uid: 7}\n<OK>",
-        &[
-            (2, "agents.a.auth.kubernetes", "not supported yet"),
-            (3, "agents.b.auth", "not supported yet"),
-            (3, "agents.b.uid", "not supported yet"),
-        ],
+        "agents:\n  b: {auth: {token: {env: CODER_TOKEN}}, uid: 7}\n<OK>",
+        &[(2, "agents.b.uid", "not supported yet")],
     ),
     (
         "service",
@@ -245,6 +241,104 @@ const LISTENERS: &[Case] = &[
         "not a truth value",
         "listen: {proxy: {address: 127.0.0.1:1, plaintext: yes}}\n<OK>",
         &[(1, "listen.proxy.plaintext", "true or false")],
+    ),
+];
+
+#[test]
+fn ways_to_be_known() {
+    run(WAYS);
+}
+
+const WAYS: &[Case] = &[
+    (
+        "one user twice, nobody, a name",
+        "listen: {proxy: unix:/run/p.sock}\nagents:\n  a: {auth: {peer_uid: 1000}}\n  b: {auth: {peer_uid: 1000}}\n  c: {auth: {peer_uid: 65534}}\n  d: {auth: {peer_uid: 4294967295}}\n  e: {auth: {peer_uid: root}}\n<OK>",
+        &[
+            (4, "agents.b.auth", "the same user"),
+            (5, "agents.c.auth.peer_uid", "a user of its own"),
+            (6, "agents.d.auth.peer_uid", "a user of its own"),
+            (7, "agents.e.auth.peer_uid", "write a whole number"),
+        ],
+    ),
+    (
+        "a service account without a cluster",
+        "agents:\n  a: {auth: {kubernetes: {namespace: agents, service_account: coder}}}\n  b: {auth: {kubernetes: {}}}\n<OK>",
+        &[
+            (2, "agents.a.auth.kubernetes", "kubernetes: {issuer: URL"),
+            (3, "agents.b.auth.kubernetes.namespace", "add this key"),
+            (
+                3,
+                "agents.b.auth.kubernetes.service_account",
+                "add this key",
+            ),
+        ],
+    ),
+    (
+        "service accounts that are none, and one twice",
+        "kubernetes: {issuer: https://k.example, keys: {file: jwks.json}}\nagents:\n  a: {auth: {kubernetes: {namespace: agents.x, service_account: coder}}}\n  b: {auth: {kubernetes: {namespace: agents, service_account: Coder, audience: 'a b', pod: '*'}}}\n  c: {auth: {kubernetes: {namespace: agents, service_account: x}}}\n  d: {auth: {kubernetes: {namespace: agents, service_account: x, audience: other, pod: p-0}}}\n  e: {auth: {kubernetes: {namespace: agents, service_account: x, pod: p-1}}}\n<OK>",
+        &[
+            (1, "kubernetes.keys.file", "does not exist"),
+            (
+                3,
+                "agents.a.auth.kubernetes.namespace",
+                "as Kubernetes has it",
+            ),
+            (
+                4,
+                "agents.b.auth.kubernetes.service_account",
+                "as Kubernetes has it",
+            ),
+            (4, "agents.b.auth.kubernetes.audience", "projected volume"),
+            (4, "agents.b.auth.kubernetes.pod", "as Kubernetes has it"),
+            (6, "agents.d.auth", "the same service account"),
+            (7, "agents.e.auth", "the same service account"),
+        ],
+    ),
+    (
+        "a cluster without its parts",
+        "kubernetes: {issuer: a b}\n<OK>",
+        &[
+            (1, "kubernetes.keys", "add this key"),
+            (1, "kubernetes.issuer", "openid-configuration"),
+        ],
+    ),
+    (
+        "keys that are none",
+        "kubernetes: {issuer: https://k.example, keys: {file: not-pem}}\n<OK>",
+        &[(1, "kubernetes.keys.file", "/openid/v1/jwks")],
+    ),
+    (
+        "certificates that nobody asks for",
+        "listen: {proxy: {address: 127.0.0.1:1, tls: {cert: {file: leaf.pem}, key: {file: client.pem}, client_certificates: required}}}\nagents: {a: {auth: {mtls: {dns: a.test}}}}\n<OK>",
+        &[(1, "listen.proxy.tls.client_certificates", "client_ca")],
+    ),
+    (
+        "certificates, and no listener in TLS",
+        "agents: {a: {auth: {mtls: {dns: a.test}}}}\n<OK>",
+        &[(1, "agents.a.auth.mtls", "client_ca")],
+    ),
+    (
+        "names that no certificate has, and the same twice",
+        "listen: {proxy: {address: 127.0.0.1:1, tls: {cert: {file: leaf.pem}, key: {file: client.pem}, client_ca: {file: internal-ca.pem}}}}\nagents:\n  a: {auth: {mtls: {dns: '*.test'}}}\n  b: {auth: {mtls: {dns: 10.0.0.1}}}\n  c: {auth: {mtls: {spiffe: https://x/y}}}\n  d: {auth: {mtls: {sha256: abc}}}\n  e: {auth: {mtls: {dns: E.test}}}\n  f: {auth: {mtls: {dns: e.test}}}\n  g: {auth: {mtls: {spiffe: spiffe://a/x}}}\n  h: {auth: {mtls: {spiffe: spiffe://b/y}}}\n  i: {auth: mtls}\n<OK>",
+        &[
+            (3, "agents.a.auth.mtls.dns", "without a wildcard"),
+            (4, "agents.b.auth.mtls.dns", "without a wildcard"),
+            (5, "agents.c.auth.mtls.spiffe", "spiffe://example.org"),
+            (6, "agents.d.auth.mtls.sha256", "sha256sum"),
+            (8, "agents.f.auth", "the same certificate"),
+            (10, "agents.h.auth.mtls.spiffe", "another trust domain"),
+            (11, "agents.i.auth", ""),
+        ],
+    ),
+    (
+        "a CA of clients that is none",
+        "listen: {proxy: {address: 127.0.0.1:1, tls: {cert: {file: leaf.pem}, key: {file: client.pem}, client_ca: {file: not-pem}}}}\n<OK>",
+        &[(1, "listen.proxy.tls.client_ca.file", "BEGIN CERTIFICATE")],
+    ),
+    (
+        "a user without a socket",
+        "agents:\n  a: {auth: {peer_uid: 1000}}\n<OK>",
+        &[(2, "agents.a.auth.peer_uid", "listen.proxy")],
     ),
 ];
 

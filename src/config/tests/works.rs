@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::*;
+use crate::agent::{CertificateName, KnownBy, SpiffeId};
 use crate::audit::{SinkSettings, WhenFull};
 use crate::config::{AdminAt, CaPlan, ProxyAt, schema};
 use crate::credential::{PlaceholderMode, Shape, Slot};
@@ -11,7 +12,7 @@ use crate::proof::HtuProfile;
 use crate::tokens::{
     AssertionAudience, AssertionSource, ClientAuth, CredentialSettings, Grant, Platform,
 };
-use crate::vocab::{Binding, Scheme};
+use crate::vocab::{Binding, Host, Scheme};
 
 /// The example of the product page, without what is not built yet.
 const EXAMPLE: &str = r#"
@@ -224,7 +225,10 @@ tunnel: [blind.example:443]
     );
     assert_eq!(plan.limits.body_floor.rate, 1024);
     assert_eq!(plan.drain.pre_stop, Duration::from_millis(500));
-    assert_eq!(plan.agents.agents[0].token_sha256[..2], [0x01, 0x23]);
+    let KnownBy::Token(hash) = &plan.agents.agents[0].known_by else {
+        panic!("not by a token");
+    };
+    assert_eq!(hash[..2], [0x01, 0x23]);
     assert!(plan.proxy_tokens.is_empty());
     let items = &plan.services[0];
     assert_eq!(items.htu, HtuProfile::StripPrefix("/gw".into()));
@@ -242,6 +246,69 @@ tunnel: [blind.example:443]
     assert_eq!(oauth.parameters, [("tenant".to_owned(), "7".to_owned())]);
     assert_eq!(plan.policy.services[1].scheme, Scheme::Http);
     assert_eq!(plan.policy.tunnel[0].port(), 443);
+}
+
+#[test]
+fn every_way_to_be_known_reaches_the_plan() {
+    let place = Place::new();
+    place.write(
+        "jwks.json",
+        r#"{"keys": [{"kty": "EC", "crv": "P-256", "kid": "k", "x": "f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU",
+            "y": "x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0"}]}"#,
+    );
+    let plan = place.load(
+        r#"
+listen:
+  proxy:
+    - {address: 127.0.0.1:1, tls: {cert: {file: leaf.pem}, key: {file: client.pem}, client_ca: {file: internal-ca.pem}, client_certificates: required}}
+    - {address: 127.0.0.1:2, tls: {cert: {file: leaf.pem}, key: {file: client.pem}}}
+    - unix:/run/p.sock
+kubernetes: {issuer: "https://k.example", keys: {file: jwks.json}}
+agents:
+  a: {auth: {kubernetes: {namespace: agents, service_account: coder.x}}}
+  b: {auth: {kubernetes: {namespace: agents, service_account: b, audience: "https://t", pod: b-0}}}
+  c: {auth: {mtls: {spiffe: "spiffe://example.org/c"}}}
+  d: {auth: {mtls: {dns: D.test}}}
+  e: {auth: {peer_uid: 0}}
+services: {ok: {hosts: [ok.example], rules: [{allow: GET /}]}}
+"#,
+    );
+    let plan = plan.unwrap_or_else(|problems| panic!("{problems}"));
+    let clients: Vec<_> = plan.listen.proxy.iter().map(|l| &l.clients).collect();
+    let first = clients[0].as_ref().unwrap();
+    assert_eq!((first.roots.len(), first.required), (1, true));
+    assert!(clients[1].is_none() && clients[2].is_none());
+    assert_eq!(
+        plan.agents.cluster.as_ref().unwrap().issuer,
+        "https://k.example"
+    );
+    assert_eq!(plan.watched, [place.path().join("jwks.json")]);
+    let known: Vec<_> = plan.agents.agents.iter().map(|a| &a.known_by).collect();
+    let [
+        KnownBy::ServiceAccount(a),
+        KnownBy::ServiceAccount(b),
+        KnownBy::Certificate(c),
+        KnownBy::Certificate(d),
+        KnownBy::User(0),
+    ] = known[..]
+    else {
+        panic!("other ways")
+    };
+    assert_eq!((a.audience.as_str(), &a.pod), ("tokenward", &None));
+    assert_eq!(
+        (b.audience.as_str(), b.pod.as_deref()),
+        ("https://t", Some("b-0"))
+    );
+    let id = SpiffeId::parse("spiffe://example.org/c").unwrap();
+    assert_eq!(*c, CertificateName::Spiffe(id));
+    assert_eq!(*d, CertificateName::Dns(Host::parse("d.test").unwrap()));
+    // Root is let in if the file says so, and pointed at.
+    assert_eq!(plan.warnings.len(), 1);
+    assert_eq!(plan.warnings[0].key, "agents.e.auth.peer_uid");
+    assert_eq!(plan.fixed_in(&plan), None);
+    let mut other = plan.clone();
+    other.listen.proxy[0].clients = None;
+    assert_eq!(plan.fixed_in(&other), Some("listen"));
 }
 
 #[test]
@@ -438,7 +505,7 @@ fn without_secrets_nothing_but_the_file_is_read() {
     let plan = place.load_as(&yaml, SecretReading::Skip).unwrap();
     assert_eq!(plan.secret_variables, ["NOT_SET", "NOT_SET_EITHER"]);
     assert!(plan.proxy_tokens.is_empty());
-    assert_eq!(plan.agents.agents[0].token_sha256, [0; 32]);
+    assert!(matches!(plan.agents.agents[0].known_by, KnownBy::Token(hash) if hash == [0; 32]));
     assert!(place.load_as(&yaml, SecretReading::Resolve).is_err());
 }
 
@@ -513,7 +580,7 @@ fn a_parent_proxy_is_read() {
     assert_eq!(parent.authority.origin(), "https://proxy.corp:3128");
     assert_eq!(parent.credential.unwrap().expose(), "user:pass word");
     assert_eq!(parent.extra_roots.len(), 1);
-    let host = |name: &str| Except::Host(crate::vocab::Host::parse(name).unwrap());
+    let host = |name: &str| Except::Host(Host::parse(name).unwrap());
     let network = |ip: &str, bits| Except::Network(ip.parse().unwrap(), bits);
     assert_eq!(
         parent.except,
@@ -557,7 +624,7 @@ fn listeners_may_be_sockets_and_may_speak_tls() {
     };
     assert!(path.is_absolute() && path.ends_with("q.sock") && *mode == 0o660);
     let tls = third.tls.as_ref().unwrap();
-    assert_eq!(tls.hosts, [crate::vocab::Host::parse("leaf.test").unwrap()]);
+    assert_eq!(tls.hosts, [Host::parse("leaf.test").unwrap()]);
     assert!(first.tls.is_none() && second.tls.is_none());
     assert!(plan.warnings.is_empty(), "{:?}", plan.warnings);
 }

@@ -191,6 +191,8 @@ pub(crate) struct Setup {
     pub(crate) services: Vec<Svc>,
     /// Names of agents with their services; none: the agent `default`.
     pub(crate) agents: Vec<(&'static str, &'static str)>,
+    /// `auth` of those agents that have no token.
+    pub(crate) auth: Vec<(&'static str, String)>,
     /// Where the proxy listens.
     pub(crate) listen: String,
     pub(crate) health: String,
@@ -220,6 +222,7 @@ impl Setup {
             options: Options::default(),
             services: services.into_iter().collect(),
             agents: Vec::new(),
+            auth: Vec::new(),
             listen: "127.0.0.1:0".into(),
             health: "127.0.0.1:0".into(),
             drain: "{timeout: 5s}",
@@ -279,11 +282,12 @@ impl Setup {
         }
         for (name, services) in &self.agents {
             put(&format!("{name}.token"), &agent_token(name));
-            writeln!(
-                text,
-                "  {name}: {{auth: {{token: {{file: {name}.token}}}}, services: [{services}]}}"
-            )
-            .unwrap();
+            let own = self.auth.iter().find(|(of, _)| of == name);
+            let auth = own.map_or_else(
+                || format!("{{token: {{file: {name}.token}}}}"),
+                |(_, auth)| auth.clone(),
+            );
+            writeln!(text, "  {name}: {{auth: {auth}, services: [{services}]}}").unwrap();
         }
         writeln!(
             text,
