@@ -120,6 +120,7 @@ pub(super) fn make_private(plan: &mut Plan, dir: &Path) -> Result<(), Failure> {
         at: ProxyAt::Tcp((std::net::Ipv4Addr::LOCALHOST, 0).into()),
         tls: None,
     }];
+    plan.listen.transparent.clear();
     plan.health = None;
     plan.admin = None;
     plan.runtime_dir = dir.to_path_buf();
