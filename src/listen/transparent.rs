@@ -474,10 +474,13 @@ mod tests {
             };
             let judged =
                 way(mode, words[1]).judge(words[2].parse().unwrap(), words[3].parse().unwrap());
-            let judged = judged.map_or("astray".to_owned(), |course| {
-                let from = if course.local { "here" } else { "far" };
-                format!("{},{from}", course.port)
-            });
+            let judged = judged.map_or_else(
+                |_| "astray".to_owned(),
+                |course| {
+                    let from = if course.local { "here" } else { "far" };
+                    format!("{},{from}", course.port)
+                },
+            );
             assert_eq!(judged, words[4], "{row}");
         }
     }
