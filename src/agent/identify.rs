@@ -22,6 +22,14 @@ pub struct Settings {
     pub watches: BTreeMap<AgentName, WatchSettings>,
 }
 
+impl Settings {
+    /// Whether this agent is known by a listener of its own and by nothing else.
+    #[must_use]
+    pub fn only_placed(&self, name: &AgentName) -> bool {
+        self.placed.contains(name) && self.agents.iter().all(|entry| entry.name != *name)
+    }
+}
+
 /// One agent and the SHA-256 of its proxy token; the token itself is not kept.
 #[derive(Clone)]
 pub struct AgentCredential {

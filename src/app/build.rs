@@ -502,7 +502,8 @@ pub(super) fn seats(
             .collect();
         let credential = plan.proxy_tokens.get(agent).map(|token| (agent, token));
         let access = Access {
-            proxy,
+            // Whoever is known by a listener of its own alone would be nobody at the proxy's.
+            proxy: proxy.filter(|_| !plan.agents.only_placed(agent)),
             credential,
             trust,
         };

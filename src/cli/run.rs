@@ -41,6 +41,11 @@ fn attempt(args: &Args, agent: Option<&str>, command: &[OsString]) -> Result<u8,
     let mut plan =
         config::load_asking(&config_path(args)?, &mut terminal::ask).map_err(Failure::of)?;
     let agent = env::chosen(&plan, agent)?;
+    if plan.agents.only_placed(&agent) {
+        return Err(Failure(format!(
+            "agent {agent} is known by a transparent listener alone, and a private proxy has none; give it `auth: {{token: …}}`"
+        )));
+    }
     if out::person_reads() {
         out::say(
             "tokenward: the command runs as you and can read what you can read, secret files included",

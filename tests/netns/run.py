@@ -73,6 +73,8 @@ def allowed(stage):
     code, status, body = curl(stage, f"https://{BLIND}/x", BLIND, 443, EVIL4, "--cacert", f"{stage.dir}/ca.pem")
     must(status == 200 and json.loads(body)["credential"] is None, "blind", code, status, body)
     must(json.loads(body)["to"].removeprefix("::ffff:") == V4, "blind by the agent's address", body)
+    metrics = stage.inside(stage.gw, "curl", "-s", "http://127.0.0.1:9091/metrics").stdout
+    must('tokenward_connections{listener="transparent"}' in metrics, "the connections are not counted as transparent")
     lines = [line for line in stage.lines() if line.get("event") == "request"]
     must(all(line["listener"] == "transparent" for line in lines), "another door", lines[-1:])
 
