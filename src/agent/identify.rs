@@ -27,6 +27,15 @@ pub struct Settings {
     pub watches: BTreeMap<AgentName, WatchSettings>,
 }
 
+impl Settings {
+    /// Whether this agent is known by a listener of its own and by nothing else.
+    #[must_use]
+    pub fn only_placed(&self, name: &AgentName) -> bool {
+        let mut all = self.agents.iter();
+        all.any(|agent| agent.name == *name && matches!(agent.known_by, KnownBy::Listener))
+    }
+}
+
 /// One agent, and how it is known.
 #[derive(Clone)]
 pub struct AgentCredential {
@@ -41,6 +50,8 @@ pub struct AgentCredential {
 pub enum KnownBy {
     /// The client certificate of its connection.
     Certificate(CertificateName),
+    /// A transparent listener of its own, and nothing else. Others may have one besides.
+    Listener,
     /// The token of a service account.
     ServiceAccount(ServiceAccount),
     /// SHA-256 of its proxy token; the token itself is not kept.
@@ -61,6 +72,7 @@ impl KnownBy {
     pub fn as_str(&self) -> &'static str {
         match self {
             Self::Certificate(_) => "mtls",
+            Self::Listener => "listener",
             Self::ServiceAccount(_) => "kubernetes",
             Self::Token(_) => "token",
             Self::User(_) => "peer_uid",
@@ -68,7 +80,7 @@ impl KnownBy {
     }
 }
 
-/// A caller that was identified. Made by [`Agents::identify`] alone.
+/// A caller that was identified. Made by [`Agents::identify`] and [`Agents::placed`] alone.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Agent(AgentName);
 
@@ -115,6 +127,8 @@ pub enum Unauthenticated {
     OtherPod,
     /// A client certificate that names no agent.
     UnknownCertificate,
+    /// A transparent listener of an agent that is not among those who may call (any more).
+    UnknownListener,
     /// A token names a key that the cluster has not published.
     UnknownKey,
     /// No agent has this token, or not the one that it was sent for.
@@ -146,6 +160,7 @@ impl Unauthenticated {
             Self::OtherNamespace => "other_namespace",
             Self::OtherPod => "other_pod",
             Self::UnknownCertificate => "unknown_certificate",
+            Self::UnknownListener => "unknown_listener",
             Self::UnknownKey => "unknown_key",
             Self::UnknownToken => "unknown_token",
             Self::UnknownUser => "unknown_user",
@@ -188,7 +203,7 @@ impl Agents {
             match &agent.known_by {
                 KnownBy::Certificate(of) => certificates.push((name, of.clone())),
                 KnownBy::ServiceAccount(account) => accounts.push((name, account.clone())),
-                KnownBy::Token(_) => {}
+                KnownBy::Listener | KnownBy::Token(_) => {}
                 KnownBy::User(user) => drop(users.insert(*user, name)),
             }
         }
@@ -206,6 +221,31 @@ impl Agents {
     #[must_use]
     pub fn watches(&self) -> &BTreeMap<AgentName, WatchSettings> {
         &self.settings.watches
+    }
+
+    /// Names the caller of a redirected connection, which has no credential of its own: by the agent whose listener it
+    /// came to, or as `default` where no agent is named and the caller sits on the same machine.
+    ///
+    /// # Errors
+    /// [`Unauthenticated`], also where the listener's agent is not among those who may call (any more).
+    pub fn placed(
+        &self,
+        listener: Option<&AgentName>,
+        local: bool,
+    ) -> Result<Agent, Unauthenticated> {
+        let all = &self.settings.agents;
+        if all.is_empty() {
+            let other = listener.is_some_and(|name| *name != AgentName::fallback());
+            return if local && !other {
+                Ok(Agent(AgentName::fallback()))
+            } else {
+                Err(Unauthenticated::Absent)
+            };
+        }
+        let name = listener.ok_or(Unauthenticated::Absent)?;
+        let known = all.iter().any(|agent| agent.name == *name);
+        let caller = known.then(|| Agent(name.clone()));
+        caller.ok_or(Unauthenticated::UnknownListener)
     }
 
     /// Names the caller by what its connection and its `Proxy-Authorization` show, or as `default` where no agent is named

@@ -1,7 +1,7 @@
 //! Who is calling. Identity comes from a proxy credential, which may be a token of Kubernetes, from a client
-//! certificate, from the user at the other end of a unix socket, or from the
-//! loopback interface where nobody is named; never from a header that the agent could set inside its tunnel, and never
-//! from an address alone once agents are named.
+//! certificate, from the user at the other end of a unix socket, from the transparent listener that belongs to one agent,
+//! or from the loopback interface where nobody is named; never from a header that the agent could set inside its tunnel,
+//! and never from an address alone once agents are named.
 //!
 //! What is usual for an agent, by source, hour and rate, is judged here too (`watch`), purely.
 //!

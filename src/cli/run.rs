@@ -134,6 +134,7 @@ pub(super) fn make_private(plan: &mut Plan, dir: &Path) -> Result<(), Failure> {
         tls: None,
         clients: None,
     }];
+    plan.listen.transparent.clear();
     plan.health = None;
     plan.admin = None;
     plan.runtime_dir = dir.to_path_buf();

@@ -17,6 +17,7 @@ mod pem;
 mod profile;
 mod rules;
 mod services;
+mod transparent;
 mod watch;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -75,6 +76,8 @@ pub(super) fn compile(
     let (listen, health, admin) =
         listeners::compile(raw.listen, raw.health.as_deref(), raw.admin, it);
     listeners::check_reach(&listen, raw.agents.is_some(), it);
+    let named = raw.agents.as_ref().map(agents::names);
+    transparent::check(&listen, named.as_ref(), it);
     let ca = pem::ca(raw.ca.as_ref(), it);
     let audit = audit_settings(raw.audit, it);
     let issuers = issuers::compile(raw.issuers.unwrap_or_default(), it);
@@ -84,7 +87,7 @@ pub(super) fn compile(
         it.findings.error("services", "missing", remedy);
     }
     let services = services::compile(raw.services.unwrap_or_default(), issuers, it);
-    let mut agents = agents::compile(raw.agents, &services, it);
+    let mut agents = agents::compile(raw.agents, &transparent::owners(&listen), &services, it);
     agents.agents.cluster = kubernetes::cluster(raw.kubernetes, &agents.agents, it);
     listeners::check_ways(&listen, &agents.agents, it);
     services::check_variables(&services, &agents, it);

@@ -7,7 +7,6 @@ use super::problem::KeyPath;
 const NOT_YET: &[&str] = &[
     "agents.*.uid",
     "listen.gateway",
-    "listen.transparent",
     "services.*.body_inspection",
     "services.*.capture",
     "services.*.credential.aws_sigv4",

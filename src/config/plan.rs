@@ -99,6 +99,8 @@ pub enum AdminAt {
 pub struct ListenPlan {
     /// Explicit proxy listeners, at least one.
     pub proxy: Vec<ProxyAddress>,
+    /// Transparent listeners.
+    pub transparent: Vec<listen::TransparentSettings>,
 }
 
 /// One address of the explicit proxy.

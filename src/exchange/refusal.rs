@@ -78,6 +78,17 @@ impl From<Unauthenticated> for Refusal {
     }
 }
 
+impl Refusal {
+    /// The caller is not known, at a door where no `Proxy-Authorization` could help.
+    #[must_use]
+    pub fn unknown(why: Unauthenticated) -> Self {
+        Self {
+            unauthenticated: Some(why),
+            ..Self::from(Code::AgentUnknown)
+        }
+    }
+}
+
 impl From<Denial> for Refusal {
     fn from(denial: Denial) -> Self {
         Self {

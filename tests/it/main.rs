@@ -82,4 +82,6 @@ mod store;
 #[cfg(test)]
 mod story;
 #[cfg(test)]
+mod transparent;
+#[cfg(test)]
 mod watch;

@@ -139,3 +139,45 @@ fn without_named_agents_loopback_is_default_and_nothing_else_is() {
         Err(Unauthenticated::Absent)
     );
 }
+
+#[test]
+fn a_place_names_its_agent() {
+    let mut settings = agents().settings;
+    settings.agents.push(AgentCredential {
+        name: name("mute"),
+        known_by: KnownBy::Listener,
+    });
+    assert!(settings.only_placed(&name("mute")) && !settings.only_placed(&name("coder")));
+    let named = Agents::new(settings);
+    let who = |agents: &Agents, listener: Option<&str>, local| {
+        let listener = listener.map(name);
+        let found = agents.placed(listener.as_ref(), local);
+        found.map(|agent| agent.to_string())
+    };
+    let (absent, unknown) = (Unauthenticated::Absent, Unauthenticated::UnknownListener);
+    assert_eq!(who(&named, Some("coder"), false).unwrap(), "coder");
+    assert_eq!(who(&named, Some("mute"), false).unwrap(), "mute");
+    assert_eq!(who(&named, Some("gone"), true), Err(unknown));
+    assert_eq!(who(&named, Some("default"), true), Err(unknown));
+    assert_eq!(who(&named, None, true), Err(absent));
+    let alone = Agents::new(Settings::default());
+    assert_eq!(who(&alone, None, true).unwrap(), "default");
+    assert_eq!(who(&alone, Some("default"), true).unwrap(), "default");
+    for (listener, local) in [(None, false), (Some("default"), false), (Some("x"), true)] {
+        assert_eq!(who(&alone, listener, local), Err(absent));
+    }
+}
+
+#[test]
+fn an_agent_with_nothing_but_a_listener_is_not_named_by_a_token() {
+    let agents = Agents::new(Settings {
+        agents: vec![AgentCredential {
+            name: name("mute"),
+            known_by: KnownBy::Listener,
+        }],
+        ..Settings::default()
+    });
+    let shown = |values: &[HeaderValue]| agents.identify(&here(), &fields(values), WallTime(0));
+    assert_eq!(shown(&[]), Err(Unauthenticated::Absent));
+    assert_eq!(shown(&[basic("mute:")]), Err(Unauthenticated::UnknownToken));
+}

@@ -30,9 +30,16 @@ pub(super) struct Agents {
     pub(super) origins: Origins,
 }
 
-/// Reads the agents.
+/// The names that the file gives.
+pub(super) fn names(raw: &Named<RawAgent>) -> BTreeSet<AgentName> {
+    let names = raw.keys().filter_map(|text| AgentName::new(text).ok());
+    names.collect()
+}
+
+/// Reads the agents. `placed`: those that a listener of their own names.
 pub(super) fn compile(
     raw: Option<Named<RawAgent>>,
+    placed: &BTreeSet<AgentName>,
     services: &Services,
     it: &mut Context<'_>,
 ) -> Agents {
@@ -63,13 +70,19 @@ pub(super) fn compile(
             watch: None,
         });
         let key = format!("agents.{name}");
-        let known_by = raw
-            .auth
-            .and_then(|auth| known_by(&key, &name, auth, &mut agents, it))
-            .unwrap_or(UNREAD);
+        if raw.auth.is_none() && !placed.contains(&name) && !it.findings.tainted(&key) {
+            let what = "nothing tells who this agent is";
+            let remedy =
+                "give it `auth: {token: …}`, or name it at a transparent listener of its own";
+            it.findings.error(&key, what, remedy);
+        }
+        let known_by = match raw.auth {
+            Some(auth) => known_by(&key, &name, auth, &mut agents, it),
+            None => Some(KnownBy::Listener),
+        };
         agents.agents.agents.push(AgentCredential {
             name: name.clone(),
-            known_by,
+            known_by: known_by.unwrap_or(UNREAD),
         });
         if let Some(usual) = raw.watch {
             let usual = watch::compile(&key, usual, it);

@@ -545,7 +545,7 @@ fn the_schema_lists_what_works_and_only_that() {
     let keys = schema["properties"].as_object().unwrap();
     assert!(keys.contains_key("services") && keys.contains_key("admin"));
     let text = schema.to_string();
-    for absent in ["transparent", "vault", "keyring", "null", "allOf"] {
+    for absent in ["gateway", "vault", "keyring", "null", "allOf"] {
         assert!(!text.contains(absent), "{absent}");
     }
     // The one place by which `shape` knows where a secret is expected.
@@ -730,4 +730,41 @@ services:
     let ceiling = |rule: usize| plan.policy.services[0].rules[rule].ceiling();
     assert_eq!(ceiling(0), None);
     assert_eq!(ceiling(1).unwrap().to_string(), "read write");
+}
+
+#[test]
+fn connections_may_be_redirected() {
+    use crate::listen::{RedirectMode, TransparentSettings};
+    let redirect = RedirectMode::Redirect;
+    let plan = accepted("listen: {transparent: 127.0.0.1:15001}\ntunnel: [\"a.example:443\"]\n");
+    let one = |address: &str, mode, agent: Option<&str>| TransparentSettings {
+        address: address.parse().unwrap(),
+        mode,
+        agent: agent.map(|name| crate::vocab::AgentName::new(name).unwrap()),
+    };
+    assert_eq!(
+        plan.listen.transparent,
+        [one("127.0.0.1:15001", redirect, None)]
+    );
+    assert_eq!(plan.listen.proxy.len(), 1);
+    let plan = accepted(
+        "listen:\n  transparent:\n    - {address: '0.0.0.0:15001', agent: mute}\n    - {address: '[::]:15001', agent: mute}\n    - {address: '[::1]:15002', mode: tproxy, agent: a}\n\
+         agents: {mute: {}, a: {auth: {token: {env: CODER_TOKEN}}}}\ntunnel: [\"a.example:443\"]\n",
+    );
+    let expected = [
+        one("0.0.0.0:15001", redirect, Some("mute")),
+        one("[::]:15001", redirect, Some("mute")),
+        one("[::1]:15002", RedirectMode::Tproxy, Some("a")),
+    ];
+    assert_eq!(plan.listen.transparent, expected);
+    let agents = plan.agents.agents.iter();
+    let known: Vec<_> = agents
+        .map(|a| (a.name.as_str(), a.known_by.as_str()))
+        .collect();
+    assert_eq!(known, [("a", "token"), ("mute", "listener")]);
+    let only = |name: &str| {
+        plan.agents
+            .only_placed(&crate::vocab::AgentName::new(name).unwrap())
+    };
+    assert!(only("mute") && !only("a"));
 }
