@@ -259,9 +259,10 @@ impl Desk {
     async fn rotate(&self, wish: &Wish) -> Response<Full<Bytes>> {
         let done = self.door.rotate(wish.service.as_ref(), wish.agent.as_ref());
         let done = done.await;
-        for rotated in &done.grants {
-            (self.facts.renewed)(&rotated.grant);
-        }
+        let renewed = done.grants.iter().map(|rotated| &rotated.grant);
+        renewed
+            .chain(&done.restored)
+            .for_each(|grant| (self.facts.renewed)(grant));
         let all: Value = done.grants.iter().map(show_rotated).collect();
         let restored: Value = done
             .restored

@@ -431,19 +431,19 @@ fn candidates(text: &str) -> impl Iterator<Item = Cow<'_, str>> {
     [text, token].into_iter().map(Cow::Borrowed).chain(basic)
 }
 
-/// Whether a request that goes nowhere has a placeholder of ours where credentials stand, which is not that of `own`.
-/// Somebody took it from where it belongs.
+/// Whether a request that goes nowhere has a placeholder of ours where credentials stand, which is not at home there:
+/// somebody took it from where it belongs.
 #[must_use]
 pub fn strays(
     fields: &HeaderMap,
     query: Option<&str>,
     placeholders: &Placeholders,
-    own: (&AgentName, Option<&ServiceName>),
+    at_home: impl Fn(&AgentName, &ServiceName) -> bool,
 ) -> bool {
     let stray = |text: &str| {
         candidates(text.trim()).any(|text| {
             let owner = placeholders.owner(&text);
-            owner.is_some_and(|(agent, service)| (agent, Some(service)) != own)
+            owner.is_some_and(|(agent, service)| !at_home(agent, service))
         })
     };
     let slots = fields

@@ -50,7 +50,7 @@ impl Exchange {
     }
 
     /// What becomes of a request that goes nowhere, because its agent has no such service or no such rule: it is told so,
-    /// unless a placeholder of ours, and not that of the service it meant, stands where credentials do.
+    /// unless a placeholder of ours, and not that of the service or host it meant, stands where credentials do.
     #[must_use]
     pub fn goes_nowhere(
         &self,
@@ -62,8 +62,15 @@ impl Exchange {
             return refusal;
         }
         let plan = self.plan();
-        let own = (agent, refusal.service.as_ref());
-        if !credential::strays(fields, query, &plan.placeholders, own) {
+        // The agent's own, on its way to the host that it is for, is not astray: the path or the port is wrong.
+        let at_home = |owner: &AgentName, service: &ServiceName| {
+            let here = match &refusal.service {
+                Some(meant) => meant == service,
+                None => plan.has_host(service, authority.host()),
+            };
+            owner == agent && here
+        };
+        if !credential::strays(fields, query, &plan.placeholders, at_home) {
             return refusal;
         }
         self.misused(&plan, agent, refusal.service.as_ref(), authority);

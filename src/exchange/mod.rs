@@ -10,6 +10,7 @@
 
 mod arrival;
 mod attempts;
+mod bare;
 mod blind;
 mod body;
 mod canary;

@@ -97,7 +97,12 @@ impl Outgoing {
         self.look("path", path.as_bytes())?;
         self.look("query", query.unwrap_or_default().as_bytes())?;
         let mut values = fields.values();
-        values.try_for_each(|value| self.look("header", value.as_bytes()))
+        values.try_for_each(|value| self.look("header", value.as_bytes()))?;
+        let mut names = fields.keys();
+        if names.any(|name| self.watched.is_in_name(name.as_str().as_bytes())) {
+            return Err(self.refuse("header"));
+        }
+        Ok(())
     }
 
     /// Searches a body that is kept.
@@ -115,8 +120,12 @@ impl Outgoing {
         if self.watched.without(text).is_none() {
             return Ok(());
         }
+        Err(self.refuse(place))
+    }
+
+    fn refuse(&self, place: &'static str) -> Refusal {
         self.finding.tell(place);
-        Err(Code::SecretInRequest.into())
+        Code::SecretInRequest.into()
     }
 
     /// The same body, searched on its way.

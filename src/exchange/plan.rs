@@ -12,7 +12,7 @@ use super::settings::{ServiceSettings, SessionCookies};
 use crate::credential::{Placeholders, Slot};
 use crate::policy::{Permit, Snapshot};
 use crate::upstream::{Endpoint, EndpointError, Upstream};
-use crate::vocab::{AgentName, Code, ServiceName};
+use crate::vocab::{AgentName, Code, Host, ServiceName};
 
 /// One generation of everything that judges and carries requests.
 pub struct Plan {
@@ -154,6 +154,13 @@ impl Plan {
     pub(super) fn reaches(&self, agent: &AgentName, service: &ServiceName) -> bool {
         let mut services = self.snapshot.services_of(agent);
         services.any(|judged| judged.name == *service)
+    }
+
+    /// Whether a service has this host, on whatever port.
+    pub(super) fn has_host(&self, service: &ServiceName, host: &Host) -> bool {
+        let mut services = self.snapshot.services();
+        let judged = services.find(|judged| judged.name == *service);
+        judged.is_some_and(|judged| judged.hosts.iter().any(|pattern| pattern.covers(host)))
     }
 
     /// Empties the cookie jars of whom `who` says yes: what opened those sessions is over.

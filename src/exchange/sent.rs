@@ -3,7 +3,7 @@
 use http::header::HeaderValue;
 use hyper::upgrade::OnUpgrade;
 
-use super::attempts::Bare;
+use super::bare::Bare;
 use crate::credential::{BareHead, Lease};
 
 /// What went out with the attempts for one answer.

@@ -20,7 +20,8 @@ use hyper::body::Incoming;
 use tokio::sync::watch;
 
 use super::arrival::{Arrival, Door};
-use super::attempts::{self, Bare, Crossing};
+use super::attempts;
+use super::bare::{Bare, Crossing};
 use super::body::AgentBody;
 use super::canary::Canary;
 use super::chance::random;

@@ -4,7 +4,8 @@ use std::sync::{Arc, OnceLock};
 
 use http::{Uri, header, request};
 
-use super::attempts::{self, Bare, Crossing};
+use super::attempts;
+use super::bare::{Bare, Crossing};
 use super::kept::{Kept, Patience};
 use super::media::Media;
 use super::record::Line;

@@ -362,14 +362,16 @@ def run(house, mark):
     def sent_next():
         house.origins[ECHO].behave = said(lambda r: "ok")
         expect(house.A.get(ECHO, "/x"), 200)
-        return mark.at(ECHO)[-1].values("cookie")
+        # Other cases may have set some as well.
+        pairs = "; ".join(mark.at(ECHO)[-1].values("cookie")).split("; ")
+        return [pair for pair in pairs if pair.split("=")[0] in ("session", "second", "a", "__Host-s", "b", "c", "d", "__Host-e", "f")]
     for cookie in ("session=abc; Path=/; HttpOnly", "a=b", "__Host-s=x; Secure; Path=/"):
         for host, kept in ((ECHO, False), (MAL, True)):
             house.origins[host].behave = lambda r, c, cookie=cookie: (200, [("set-cookie", cookie), ("set-cookie", "second=1"), ("set-cookie2", cookie)], "ok")
             answer = expect(house.A.get(host, "/x"), 200)
             wanted = [cookie, "second=1"] if kept else []
             fail_unless(answer.values("set-cookie") == wanted, host, answer.values("set-cookie"))
-    fail_unless(sent_next() == ["session=abc; second=1; a=b; __Host-s=x"], mark.at(ECHO)[-1].values("cookie"))
+    fail_unless(sent_next() == ["session=abc", "second=1", "a=b", "__Host-s=x"], mark.at(ECHO)[-1].values("cookie"))
     # Nor in trailers, where a reader might take it for a field.
     house.origins[ECHO].behave = chunked(lambda r: [b"text"], "Trailer: set-cookie\r\n", "set-cookie: session=abc\r\n")
     with house.A.h2(ECHO) as h2:
@@ -417,7 +419,9 @@ def run(house, mark):
         for host in (ECHO, MAL):
             expect(house.A.get(host, "/x", "Cookie: session=abc\r\nCookie: a=b\r\n"), 200)
         expect(h2.get(ECHO, "/x", [("cookie", "session=abc"), ("cookie", "a=b")]), 200)
-    fail_unless(not any(r.values("cookie") for r in mark.at(ECHO)), "a cookie went out")
+    # What the service itself has set may go out; nothing of the agent's.
+    said = "; ".join(value for r in mark.at(ECHO) for value in r.values("cookie")).split("; ")
+    fail_unless("session=abc" not in said and "a=b" not in said, "a cookie went out", said)
     fail_unless(any("session=abc" in value for value in mark.at(MAL)[0].values("cookie")), "no cookie where none is ours")
 
 

@@ -105,6 +105,16 @@ async fn a_placeholder_on_its_way_to_somewhere_else_is_refused_and_told() {
         (403, "destination-denied".into()),
         "text is left alone"
     );
+    // Its own host at the wrong port is a mistake and nothing else.
+    let items = house.variable("coder", "ITEMS_TOKEN");
+    let here = format!("http://{API}:8080/v1/items");
+    let lost = absolute(
+        &house,
+        "coder",
+        &here,
+        &format!("authorization: Bearer {items}\r\n"),
+    );
+    assert_eq!(lost.await, (403, "destination-denied".into()));
     let mismatch = (403, "placeholder-mismatch".to_owned());
     for fields in [
         format!("authorization: Bearer {own}\r\n"),
@@ -136,7 +146,6 @@ async fn a_placeholder_on_its_way_to_somewhere_else_is_refused_and_told() {
         403,
         "placeholder-mismatch",
     );
-    let items = house.variable("coder", "ITEMS_TOKEN");
     let right = Call::get(denied).field("authorization", &format!("Bearer {items}"));
     refused(&ask(&coder, API, true, right).await, 403, "policy-denied");
     // The agent goes on: nobody wanted it stopped.

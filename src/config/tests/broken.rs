@@ -138,7 +138,7 @@ const NOT_BUILT_YET: &[Case] = &[
     ),
     (
         "cookies",
-        "services:\n  a:\n    hosts: [a.example]\n    credential: {bearer: {env: LLM_KEY}}\n    session_cookies: {pass: [ok, \"a b\", \"\"]}\n    rules: [{allow: GET /}]\n  b:\n    hosts: [b.example]\n    credential: {bearer: {env: X}}\n    session_cookies: {pass: []}\n    rules: [{allow: GET /}]\n",
+        "services:\n  a:\n    hosts: [a.example]\n    credential: {bearer: {env: LLM_KEY}}\n    session_cookies: {pass: [ok, \"a b\", \"\"]}\n    rules: [{allow: GET /}]\n  b:\n    hosts: [b.example]\n    credential: {bearer: {env: LLM_KEY}}\n    session_cookies: {pass: []}\n    rules: [{allow: GET /}]\n",
         &[
             (
                 5,
