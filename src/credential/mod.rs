@@ -18,11 +18,13 @@ mod strip;
 
 pub use attach::{Armed, AttachError, BodyError, OutBody, Stamp, Wire, attach};
 pub use certificate::{BadCertificate, Certificate};
-pub use lease::{BadToken, Expiry, Lease, LeaseFacts};
+pub use lease::{BadToken, Expiry, Kin, Lease, LeaseFacts};
 pub use nonces::Nonces;
 pub use placeholder::{
     InstanceKey, PlaceholderMode, PlaceholderSettings, Placeholders, Shape, ShapeError, derive,
 };
 pub use slot::Slot;
 pub use source::{BoxFuture, Feedback, Source, Unavailable};
-pub use strip::{BareHead, Bench, Intent, Seen, StripError, Stripped, strip, strip_trailers};
+pub use strip::{
+    BareHead, Bench, Intent, Seen, StripError, Stripped, TokenKind, strays, strip, strip_trailers,
+};
