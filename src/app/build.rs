@@ -1,6 +1,6 @@
 //! From a plan to a proxy that listens.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener as StdListener};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -24,7 +24,7 @@ use crate::ca::{self, Leaves, TrustFiles};
 use crate::config::{Plan, ProxyAddress, ProxyAt, StorePlan};
 use crate::credential::{InstanceKey, Placeholders, derive};
 use crate::exchange::{self, Deps, Exchange, ServiceSettings};
-use crate::listen::{Doors, DoorsSetup, Limits, Listener};
+use crate::listen::{Doors, DoorsSetup, Limits, Listener, NameSockets};
 use crate::metrics::Metrics;
 use crate::policy::Snapshot;
 use crate::store::{self, Lost, Store};
@@ -40,7 +40,22 @@ const LEAVES: usize = 1024;
 /// # Errors
 /// [`StartError`]; nothing listens then.
 pub async fn start(plan: Plan, clock: Clock) -> Result<Running, StartError> {
-    let sockets = Sockets::bind(&plan).await?;
+    start_with(plan, clock, None).await
+}
+
+/// The same, with sockets that somebody made elsewhere in place of `listen`.
+///
+/// # Errors
+/// As [`start`].
+pub async fn start_with(
+    plan: Plan,
+    clock: Clock,
+    inlets: Option<Inlets>,
+) -> Result<Running, StartError> {
+    let sockets = match inlets {
+        None => Sockets::bind(&plan).await?,
+        Some(inlets) => Sockets::given(inlets)?,
+    };
     let custody = custody(&plan.ca, &plan.policy, &clock)?;
     let metrics = Metrics::new()?;
     let (audit, writer) = Audit::start(plan.audit.clone(), clock.clone())?;
@@ -71,6 +86,9 @@ pub async fn start(plan: Plan, clock: Clock) -> Result<Running, StartError> {
     let control = control_wing(wing.worker, sockets.health, &health, desk, stop.clone())?;
     for listener in sockets.proxies {
         wing.doors.serve(listener);
+    }
+    if let Some((agent, names)) = sockets.names {
+        wing.doors.serve_names(&agent, names)?;
     }
     let generation = plan.policy.generation;
     tools.audit.event(Event::Started {
@@ -118,6 +136,8 @@ struct Sockets {
     admin: Option<AdminSocket>,
     /// All of them: addresses that are never dialled on behalf of an agent.
     own: Vec<SocketAddr>,
+    /// Where one agent asks for names.
+    names: Option<(AgentName, NameSockets)>,
 }
 
 impl Sockets {
@@ -146,6 +166,35 @@ impl Sockets {
             health,
             admin,
             own,
+            names: None,
+        })
+    }
+}
+
+/// Sockets of one agent, in a network of its own, which listen already.
+pub struct Inlets {
+    /// Whose they are.
+    pub agent: AgentName,
+    /// The explicit proxy.
+    pub proxy: StdListener,
+    /// Where names are asked for.
+    pub names: NameSockets,
+}
+
+impl Sockets {
+    /// None of their addresses is one of ours: they are of another network.
+    fn given(inlets: Inlets) -> Result<Self, StartError> {
+        let proxy = Listener::given(inlets.proxy)?;
+        let address = proxy.address();
+        Ok(Self {
+            proxy_addresses: address.into_iter().collect(),
+            proxy_name: address.map(|address| ProxyName::of(address, None)),
+            shown: address.iter().map(ToString::to_string).collect(),
+            proxies: vec![proxy],
+            health: Vec::new(),
+            admin: None,
+            own: Vec::new(),
+            names: Some((inlets.agent, inlets.names)),
         })
     }
 }

@@ -18,7 +18,7 @@ mod reload;
 mod running;
 
 pub use authority::{Custody, custody, permitted};
-pub use build::start;
+pub use build::{Inlets, start, start_with};
 pub use changes::Changes;
 pub use descriptors::raise_descriptors;
 pub use environment::{Access, ProxyName, environment};

@@ -44,6 +44,8 @@ pub struct Plan {
     pub drain: DrainPlan,
     /// Every environment variable from which the file reads a secret, sorted, each once.
     pub secret_variables: Vec<String>,
+    /// Every file from which it reads a secret, by its whole path, sorted, each once.
+    pub secret_files: Vec<PathBuf>,
     /// What a person is asked at the start, in the order of the file.
     pub questions: Vec<Question>,
     /// What was answered, for the reloads to come.

@@ -5,7 +5,7 @@
 
 use std::fs;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, TcpListener as StdListener};
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -49,6 +49,16 @@ impl Listener {
     /// The system's.
     pub async fn tcp(address: SocketAddr) -> io::Result<Self> {
         let socket = Socket::Tcp(TcpListener::bind(address).await?);
+        Ok(Self { socket, tls: None })
+    }
+
+    /// Takes over a TCP socket that listens already, in whatever network it was made.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn given(socket: StdListener) -> io::Result<Self> {
+        socket.set_nonblocking(true)?;
+        let socket = Socket::Tcp(TcpListener::from_std(socket)?);
         Ok(Self { socket, tls: None })
     }
 

@@ -18,6 +18,7 @@ mod hello;
 mod intercept;
 mod linger;
 mod listener;
+mod names;
 mod proxy;
 mod quota;
 mod stall;
@@ -27,3 +28,4 @@ mod watched;
 
 pub use accept::{Alarm, Doors, DoorsSetup, Limits};
 pub use listener::{Listener, ListenerTlsError, SocketFile, server_tls, unix_socket};
+pub use names::NameSockets;

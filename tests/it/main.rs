@@ -45,6 +45,8 @@ mod hygiene;
 #[cfg(test)]
 mod incident;
 #[cfg(test)]
+mod isolate;
+#[cfg(test)]
 mod issuer;
 #[cfg(test)]
 mod leakcheck;
