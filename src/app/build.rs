@@ -1,6 +1,7 @@
 //! From a plan to a proxy that listens.
 
-use std::net::{SocketAddr, TcpListener as StdListener};
+use std::io::ErrorKind;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -14,6 +15,7 @@ use super::control::{self, Work};
 use super::descriptors;
 use super::environment::{Access, ProxyName, environment};
 use super::error::StartError;
+use super::inlets::Inlets;
 use super::operator::{self, AdminSocket};
 use super::reload::{ReloadWishes, Reloader};
 use super::running::{Running, Seat};
@@ -24,7 +26,9 @@ use crate::ca::{self, Leaves, TrustFiles};
 use crate::config::{Plan, ProxyAddress, ProxyAt, StorePlan};
 use crate::credential::{InstanceKey, Placeholders, derive};
 use crate::exchange::{self, Deps, Exchange, ServiceSettings};
-use crate::listen::{Doors, DoorsSetup, Limits, Listener, NameSockets};
+use crate::listen::{
+    Doors, DoorsSetup, Limits, Listener, NameSockets, RedirectMode, TransparentSettings,
+};
 use crate::metrics::Metrics;
 use crate::policy::Snapshot;
 use crate::store::{self, Lost, Store};
@@ -52,10 +56,7 @@ pub async fn start_with(
     clock: Clock,
     inlets: Option<Inlets>,
 ) -> Result<Running, StartError> {
-    let sockets = match inlets {
-        None => Sockets::bind(&plan).await?,
-        Some(inlets) => Sockets::given(inlets)?,
-    };
+    let sockets = Sockets::of(&plan, inlets).await?;
     let custody = custody(&plan.ca, &plan.policy, &clock)?;
     let metrics = Metrics::new()?;
     let (audit, writer) = Audit::start(plan.audit.clone(), clock.clone())?;
@@ -84,9 +85,8 @@ pub async fn start_with(
     let health_address = local_addresses(&sockets.health)?.first().copied();
     let stop = CancellationToken::new();
     let control = control_wing(wing.worker, sockets.health, &health, desk, stop.clone())?;
-    for listener in sockets.proxies {
-        wing.doors.serve(listener);
-    }
+    let listeners = sockets.proxies.into_iter().chain(sockets.transparent);
+    listeners.for_each(|listener| wing.doors.serve(listener));
     if let Some((agent, names)) = sockets.names {
         wing.doors.serve_names(&agent, names)?;
     }
@@ -99,6 +99,7 @@ pub async fn start_with(
         reloader: wing.reloader,
         wishes,
         proxies: sockets.proxy_addresses,
+        transparent: sockets.transparent_addresses,
         listening: sockets.shown,
         health: health_address,
         admin: admin_address,
@@ -124,23 +125,32 @@ struct Tools {
 }
 
 /// Everything that listens, bound before anything is loaded.
-struct Sockets {
-    proxies: Vec<Listener>,
-    proxy_addresses: Vec<SocketAddr>,
+pub(super) struct Sockets {
+    pub(super) proxies: Vec<Listener>,
+    pub(super) proxy_addresses: Vec<SocketAddr>,
+    pub(super) transparent: Vec<Listener>,
+    pub(super) transparent_addresses: Vec<SocketAddr>,
     /// What the first of them that has a URL is called.
-    proxy_name: Option<ProxyName>,
+    pub(super) proxy_name: Option<ProxyName>,
     /// Each of them, for people.
-    shown: Vec<String>,
-    health: Vec<TcpListener>,
+    pub(super) shown: Vec<String>,
+    pub(super) health: Vec<TcpListener>,
     /// The operator's.
-    admin: Option<AdminSocket>,
+    pub(super) admin: Option<AdminSocket>,
     /// All of them: addresses that are never dialled on behalf of an agent.
-    own: Vec<SocketAddr>,
+    pub(super) own: Vec<SocketAddr>,
     /// Where one agent asks for names.
-    names: Option<(AgentName, NameSockets)>,
+    pub(super) names: Option<(AgentName, NameSockets)>,
 }
 
 impl Sockets {
+    async fn of(plan: &Plan, inlets: Option<Inlets>) -> Result<Self, StartError> {
+        match inlets {
+            None => Self::bind(plan).await,
+            Some(inlets) => Self::given(inlets),
+        }
+    }
+
     async fn bind(plan: &Plan) -> Result<Self, StartError> {
         let mut proxies = Vec::new();
         for listener in &plan.listen.proxy {
@@ -148,12 +158,20 @@ impl Sockets {
         }
         let named = proxies.iter().zip(&plan.listen.proxy);
         let proxy_name = named.clone().find_map(|(bound, proxy)| name(bound, proxy));
-        let shown = named.map(|(bound, proxy)| shown(bound, proxy)).collect();
+        let mut shown: Vec<_> = named.map(|(bound, proxy)| shown(bound, proxy)).collect();
+        let transparent = plan.listen.transparent.iter().map(bind_transparent);
+        let transparent: Vec<Listener> = transparent.collect::<Result<_, _>>()?;
+        let transparent_addresses: Vec<_> =
+            transparent.iter().filter_map(Listener::address).collect();
+        let modes = plan.listen.transparent.iter().map(|one| one.mode.as_str());
+        let led = transparent_addresses.iter().zip(modes);
+        shown.extend(led.map(|(address, mode)| format!("{address} ({mode})")));
         let health = bind_all("health", plan.health.as_slice()).await?;
         let admin = operator::bind(plan.admin.as_ref()).await?;
         let proxy_addresses: Vec<_> = proxies.iter().filter_map(Listener::address).collect();
         let own = proxy_addresses
             .iter()
+            .chain(&transparent_addresses)
             .copied()
             .chain(local_addresses(&health)?)
             .chain(admin.as_ref().and_then(|admin| admin.address))
@@ -161,40 +179,14 @@ impl Sockets {
         Ok(Self {
             proxies,
             proxy_addresses,
+            transparent,
+            transparent_addresses,
             proxy_name,
             shown,
             health,
             admin,
             own,
             names: None,
-        })
-    }
-}
-
-/// Sockets of one agent, in a network of its own, which listen already.
-pub struct Inlets {
-    /// Whose they are.
-    pub agent: AgentName,
-    /// The explicit proxy.
-    pub proxy: StdListener,
-    /// Where names are asked for.
-    pub names: NameSockets,
-}
-
-impl Sockets {
-    /// None of their addresses is one of ours: they are of another network.
-    fn given(inlets: Inlets) -> Result<Self, StartError> {
-        let proxy = Listener::given(inlets.proxy)?;
-        let address = proxy.address();
-        Ok(Self {
-            proxy_addresses: address.into_iter().collect(),
-            proxy_name: address.map(|address| ProxyName::of(address, None)),
-            shown: address.iter().map(ToString::to_string).collect(),
-            proxies: vec![proxy],
-            health: Vec::new(),
-            admin: None,
-            own: Vec::new(),
-            names: Some((inlets.agent, inlets.names)),
         })
     }
 }
@@ -437,6 +429,22 @@ async fn bind_proxy(proxy: &ProxyAddress) -> Result<Listener, StartError> {
         Some(tls) => Ok(listener.in_tls(&tls.cert_pem, &tls.key_pem)?),
         None => Ok(listener),
     }
+}
+
+/// Binds one address to which connections are redirected.
+fn bind_transparent(settings: &TransparentSettings) -> Result<Listener, StartError> {
+    Listener::transparent(settings).map_err(|why| {
+        let why = why.kind();
+        let lacks = settings.mode == RedirectMode::Tproxy && why == ErrorKind::PermissionDenied;
+        if lacks {
+            return StartError::Tproxy;
+        }
+        StartError::Bind {
+            what: "listen.transparent",
+            address: settings.address.to_string(),
+            why,
+        }
+    })
 }
 
 async fn bind_all(

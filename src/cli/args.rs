@@ -98,9 +98,8 @@ pub(super) enum Verb {
     /// One side of `run --isolate`; started by it, and by nobody else
     #[command(name = isolation::VERB, hide = true)]
     Isolate {
-        /// The first process inside
-        #[arg(long)]
-        first: bool,
+        /// Which side
+        side: String,
     },
     /// Log in for a service, in a browser or on another device
     ///
@@ -142,6 +141,9 @@ pub(super) struct RunWish {
     /// Give the command a network whose only way out is the proxy, and hide secret files, CA key, store and sockets
     #[arg(long)]
     pub(super) isolate: bool,
+    /// By this means and no other
+    #[arg(long, hide = true, value_enum, requires = "isolate")]
+    pub(super) isolation: Option<Isolation>,
     /// The command and its arguments
     #[arg(
         required = true,
@@ -150,6 +152,15 @@ pub(super) struct RunWish {
         value_name = "CMD"
     )]
     pub(super) command: Vec<std::ffi::OsString>,
+}
+
+/// Means of isolation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Isolation {
+    /// Weaker
+    Landlock,
+    /// Namespaces
+    Namespace,
 }
 
 /// What `login` is asked for.

@@ -9,13 +9,13 @@ use std::path::{Path, PathBuf};
 
 use rustix::process::Signal;
 
-use super::Failure;
-use super::out;
-use super::run::{FAILED, Signals};
+use super::args::Isolation;
+use super::run::{self, FAILED, Signals};
+use super::{Failure, out};
 use crate::app::Inlets;
 use crate::audit::SinkSettings;
 use crate::config::{self, AdminAt, CaPlan, Plan, StorePlan};
-use crate::isolation::{Cell, Inmate, Order, Outline, Started};
+use crate::isolation::{self, Cell, CellError, Fenced, Inmate, Order, Outline, Started};
 use crate::listen::NameSockets;
 use crate::vocab::{AgentName, ServiceName};
 
@@ -30,11 +30,13 @@ pub(super) fn outline(plan: &Plan, services: &[ServiceName], private: &Path) -> 
     let own = |service: &&crate::policy::ServiceSettings| services.contains(&service.name);
     let of_services = plan.policy.services.iter().filter(own).map(|s| s.port);
     let tunnels = plan.policy.tunnel.iter().map(|tunnel| tunnel.port());
-    let ports: BTreeSet<u16> = PORTS
+    let mut ports: BTreeSet<u16> = PORTS
         .into_iter()
         .chain(of_services)
         .chain(tunnels)
         .collect();
+    // Names are asked for there. Clients that know of the proxy reach such a service.
+    ports.remove(&53);
     let here = std::env::current_dir().ok();
     let kept = here.into_iter().chain([private.to_owned()]);
     Outline {
@@ -99,19 +101,85 @@ fn is_dedicated(folder: &Path) -> bool {
     closed && !holds(std::env::current_dir().ok()) && !holds(home)
 }
 
-/// Makes a cell, and what the proxy serves in it.
-pub(super) fn build(outline: &Outline, agent: &AgentName) -> Result<(Cell, Inlets), Failure> {
-    let (cell, sockets) = Cell::build(outline)
-        .map_err(|error| Failure(format!("--isolate: {error}; nothing was started")))?;
-    let inlets = Inlets {
-        agent: agent.clone(),
-        proxy: sockets.proxy,
-        names: NameSockets {
-            tcp: sockets.names_tcp,
-            udp: sockets.names_udp,
-        },
-    };
-    Ok((cell, inlets))
+/// What stands around the command.
+pub(super) enum Walls {
+    Nothing,
+    Cell(Cell),
+    Fence(Outline),
+}
+
+/// Makes a cell, and what the proxy serves in it; or says that a fence must do.
+pub(super) fn build(
+    outline: Outline,
+    agent: &AgentName,
+    forced: Option<Isolation>,
+) -> Result<(Walls, Option<Inlets>), Failure> {
+    if forced == Some(Isolation::Landlock) {
+        say_weaker("as you wished");
+        return Ok((Walls::Fence(outline), None));
+    }
+    match Cell::build(&outline) {
+        Ok((cell, sockets)) => {
+            let inlets = Inlets {
+                agent: agent.clone(),
+                proxy: sockets.proxy,
+                doors: sockets.doors,
+                names: NameSockets {
+                    tcp: sockets.names_tcp,
+                    udp: sockets.names_udp,
+                },
+            };
+            Ok((Walls::Cell(cell), Some(inlets)))
+        }
+        Err(error @ CellError::Forbidden { .. }) if forced.is_none() => {
+            say_weaker(&error.to_string());
+            Ok((Walls::Fence(outline), None))
+        }
+        Err(error) => Err(Failure(format!("--isolate: {error}; nothing was started"))),
+    }
+}
+
+fn say_weaker(why: &str) {
+    out::say(&format!(
+        "tokenward: --isolate: {why}. Landlock is used instead, and it is WEAKER: the command can connect over TCP to the \
+         proxy's port alone, but to that port of any host; before Linux 7.2 it can send UDP, and so ask for names; before 7.1 \
+         it can use every unix socket that you can, your session's among them"
+    ));
+}
+
+/// What is to be run.
+pub(super) fn order(
+    command: &[OsString],
+    environment: Vec<(OsString, OsString)>,
+) -> Result<Order, Failure> {
+    let (program, arguments) = command
+        .split_first()
+        .ok_or_else(|| Failure("a command is needed".into()))?;
+    Ok(Order {
+        program: program.clone(),
+        arguments: arguments.to_vec(),
+        environment,
+        directory: std::env::current_dir().map_err(Failure::of)?.into(),
+        apart: may_type(),
+    })
+}
+
+/// Runs the command behind a fence, to its end.
+pub(super) async fn fenced(
+    outline: &Outline,
+    port: u16,
+    order: Order,
+    signals: Signals,
+) -> Result<u8, Failure> {
+    let apart = order.apart;
+    match isolation::fence(outline, port, order).await {
+        Ok(Fenced::Runs(child)) => run::wait(child, signals, apart).await,
+        Ok(Fenced::Not { why, code }) => {
+            out::say(&format!("tokenward: {why}"));
+            Ok(code)
+        }
+        Err(error) => Err(Failure(format!("--isolate: {error}"))),
+    }
 }
 
 /// Runs the command in its cell, to its end.
@@ -121,17 +189,8 @@ pub(super) async fn supervise(
     environment: Vec<(OsString, OsString)>,
     mut signals: Signals,
 ) -> Result<u8, Failure> {
-    let (program, arguments) = command
-        .split_first()
-        .ok_or_else(|| Failure("a command is needed".into()))?;
-    let apart = may_type();
-    let order = Order {
-        program: program.clone(),
-        arguments: arguments.to_vec(),
-        environment,
-        directory: std::env::current_dir().map_err(Failure::of)?.into(),
-        apart,
-    };
+    let order = order(command, environment)?;
+    let apart = order.apart;
     let started = tokio::task::spawn_blocking(move || cell.start(&order));
     match started.await.map_err(Failure::of)?.map_err(Failure::of)? {
         Started::Not { why, code } => {

@@ -91,8 +91,8 @@ pub fn run() -> ExitCode {
         Err(error) => return usage(&error),
     };
     // While there is one thread: it could not leave its namespaces beside others.
-    if let Verb::Isolate { first } = args.verb {
-        return isolation::inside(first);
+    if let Verb::Isolate { side } = &args.verb {
+        return isolation::inside(side).unwrap_or_else(|| ExitCode::from(2));
     }
     let log = log::start(&args);
     let code = act(&args);
@@ -139,7 +139,7 @@ fn act(args: &Args) -> ExitCode {
             explain::explain(args, method, url, agent.as_deref())
         }
         Verb::Healthcheck => healthcheck::healthcheck(args),
-        Verb::Isolate { first } => return isolation::inside(*first),
+        Verb::Isolate { .. } => Ok(ExitCode::from(2)),
         Verb::Leakcheck(wish) => leakcheck::leakcheck(args, wish),
         Verb::Login(wish) => login::login(args, wish),
         Verb::Reload => revoke::reload(args),

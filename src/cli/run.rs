@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fs;
+use std::net::SocketAddr;
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
@@ -12,13 +13,13 @@ use tokio::process::{Child, Command};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::args::{Args, RunWish};
+use super::cell::{self, Walls};
 use super::serve::{close_process, config_path, data_runtime};
-use super::{Failure, cell, env, out, terminal};
+use super::{Failure, env, out, terminal};
 use crate::admin::Shown;
 use crate::app::{self, Running};
 use crate::audit::SinkSettings;
 use crate::config::{self, Plan, ProxyAddress, ProxyAt};
-use crate::isolation::Cell;
 use crate::vocab::{AgentName, Clock, ServiceName};
 
 /// We ourselves failed.
@@ -50,14 +51,17 @@ fn attempt(args: &Args, wish: &RunWish) -> Result<u8, Failure> {
     }
     let private = PrivateDir::new()?;
     let services = services_of(&plan, &agent);
+    // Of the file's own plan: what is made private is no longer where the file says.
     let outline = wish
         .isolate
         .then(|| cell::outline(&plan, &services, &private.0));
     make_private(&mut plan, &private.0)?;
     let removed = Removed::of(&plan);
     // Before there is a second thread, and on the one that lives to the end: the cell ends with it.
-    let cell = outline.map(|outline| cell::build(&outline, &agent));
-    let (cell, inlets) = cell.transpose()?.unzip();
+    let (walls, inlets) = match outline {
+        None => (Walls::Nothing, None),
+        Some(outline) => cell::build(outline, &agent, wish.isolation)?,
+    };
     data_runtime()?.block_on(async {
         let running = app::start_with(plan, Clock::system(), inlets)
             .await
@@ -68,7 +72,7 @@ fn attempt(args: &Args, wish: &RunWish) -> Result<u8, Failure> {
             command: &wish.command,
             removed: &removed,
         };
-        let code = play(&running, &task, cell).await;
+        let code = play(&running, &task, walls).await;
         stop(running).await;
         code
     })
@@ -83,7 +87,7 @@ struct Task<'a> {
 }
 
 /// Logs in where that is needed, then runs the command.
-async fn play(running: &Running, task: &Task<'_>, cell: Option<Cell>) -> Result<u8, Failure> {
+async fn play(running: &Running, task: &Task<'_>, walls: Walls) -> Result<u8, Failure> {
     // Before anything waits: a signal that came in between would end us and leave the command behind.
     let mut signals = Signals::listen()?;
     tokio::select! {
@@ -96,9 +100,14 @@ async fn play(running: &Running, task: &Task<'_>, cell: Option<Cell>) -> Result<
         .find(|seat| seat.agent == *task.agent);
     let variables = seat.map(|seat| seat.environment.as_slice());
     let environment = task.removed.environment(variables.unwrap_or_default());
-    match cell {
-        Some(cell) => cell::supervise(cell, task.command, environment, signals).await,
-        None => supervise(task.command, environment, signals).await,
+    match walls {
+        Walls::Nothing => supervise(task.command, environment, signals).await,
+        Walls::Cell(cell) => cell::supervise(cell, task.command, environment, signals).await,
+        Walls::Fence(outline) => {
+            let port = running.proxies().first().map_or(0, SocketAddr::port);
+            let order = cell::order(task.command, environment)?;
+            cell::fenced(&outline, port, order, signals).await
+        }
     }
 }
 
@@ -142,6 +151,7 @@ pub(super) fn make_private(plan: &mut Plan, dir: &Path) -> Result<(), Failure> {
         at: ProxyAt::Tcp((std::net::Ipv4Addr::LOCALHOST, 0).into()),
         tls: None,
     }];
+    plan.listen.transparent.clear();
     plan.health = None;
     plan.admin = None;
     plan.runtime_dir = dir.to_path_buf();
@@ -205,7 +215,7 @@ async fn supervise(
         .kill_on_drop(true)
         .spawn();
     match spawned {
-        Ok(child) => wait(child, signals).await,
+        Ok(child) => wait(child, signals, false).await,
         Err(error) => {
             out::say(&format!(
                 "tokenward: {}: {error}",
@@ -221,13 +231,17 @@ async fn supervise(
 }
 
 /// Waits for the command. A terminal sends its signals to the command as well; SIGTERM came to us alone and is passed
-/// on, so that the command can end in order.
-async fn wait(mut child: Child, mut signals: Signals) -> Result<u8, Failure> {
+/// on, so that the command can end in order; and SIGINT, where the command is `apart` from the terminal.
+pub(super) async fn wait(
+    mut child: Child,
+    mut signals: Signals,
+    apart: bool,
+) -> Result<u8, Failure> {
     loop {
         tokio::select! {
             status = child.wait() => return status.map(exit_code).map_err(Failure::of),
-            _ = signals.interrupt.recv() => {}
-            _ = signals.terminate.recv() => pass_on(&child),
+            _ = signals.interrupt.recv() => if apart { pass_on(&child, rustix::process::Signal::INT) },
+            _ = signals.terminate.recv() => pass_on(&child, rustix::process::Signal::TERM),
         }
     }
 }
@@ -255,15 +269,15 @@ impl Signals {
     }
 }
 
-fn pass_on(child: &Child) {
+fn pass_on(child: &Child, signal: rustix::process::Signal) {
     let pid = child
         .id()
         .and_then(|id| i32::try_from(id).ok())
         .and_then(rustix::process::Pid::from_raw);
     if let Some(pid) = pid
-        && let Err(error) = rustix::process::kill_process(pid, rustix::process::Signal::TERM)
+        && let Err(error) = rustix::process::kill_process(pid, signal)
     {
-        tracing::warn!(%error, "SIGTERM could not be passed on");
+        tracing::warn!(%error, "a signal could not be passed on");
     }
 }
 

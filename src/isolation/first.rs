@@ -1,6 +1,6 @@
 //! The first process inside: mounts `/proc`, drops every capability, starts the command and gathers what dies.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
@@ -88,18 +88,18 @@ fn start(order: &Order, input: OwnedFd) -> Result<Pid, (String, u8)> {
         .spawn();
     match spawned {
         Ok(child) => Ok(Pid::from_child(&child)),
-        Err(error) => {
-            let code = if error.kind() == io::ErrorKind::NotFound {
-                NOT_FOUND
-            } else {
-                NOT_RUNNABLE
-            };
-            Err((
-                format!("{}: {error}", order.program.to_string_lossy()),
-                code,
-            ))
-        }
+        Err(error) => Err(not_started(&order.program, &error)),
     }
+}
+
+/// Why a program does not run, and the exit code that says so.
+pub(super) fn not_started(program: &OsStr, error: &io::Error) -> (String, u8) {
+    let code = if error.kind() == io::ErrorKind::NotFound {
+        NOT_FOUND
+    } else {
+        NOT_RUNNABLE
+    };
+    (format!("{}: {error}", program.to_string_lossy()), code)
 }
 
 /// Waits for the command, and for whatever else ends as a child of the first process.

@@ -14,12 +14,15 @@
 //! listener of its port or is refused at once, and the listener's socket tells which address was meant. No packet filter
 //! and no program of the system takes part.
 //!
+//! Where the system allows no namespaces, there is a [`fence`], which is weaker.
+//!
 //! It knows nothing of the proxy, of its configuration or of requests. Invariants: the command starts only after everything
 //! else has succeeded; descriptors that the command did not ask for do not reach it; whoever dies takes those inside along.
 
 mod channel;
 mod covers;
 mod error;
+mod fence;
 mod first;
 mod outside;
 mod privileges;
@@ -28,18 +31,42 @@ mod sockets;
 mod wall;
 
 pub use error::CellError;
-pub use outside::{Cell, Inmate, Order, Outline, Sockets, Started};
+pub use outside::{Cell, Fenced, Inmate, Order, Outline, Sockets, Started, fence};
 
 use std::process::ExitCode;
 
-/// What [`Cell`] calls this program with.
+/// What this program is started with to be one side of a cell, before the word for the side.
 pub const VERB: &str = "__isolate";
 
-/// The one side of `__isolate`: the wall, or with `first` the first process inside. Must be called while the process has
-/// one thread.
+/// What a process of this program is for a cell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Side {
+    /// Becomes the command, behind a fence.
+    Fence,
+    First,
+    Wall,
+}
+
+impl Side {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Fence => "fence",
+            Self::First => "first",
+            Self::Wall => "wall",
+        }
+    }
+}
+
+/// Is the side that is called so. `None`: none is. Must be called while the process has one thread.
 #[must_use]
-pub fn inside(first: bool) -> ExitCode {
+pub fn inside(side: &str) -> Option<ExitCode> {
+    let sides = [Side::Fence, Side::First, Side::Wall];
+    let side = sides.into_iter().find(|known| known.word() == side)?;
     // What the caller of `run` left open would be a way around every wall: a folder outside, a socket.
     close_fds::set_fds_cloexec(3, &[]);
-    if first { first::run() } else { wall::run() }
+    Some(match side {
+        Side::Fence => fence::run(),
+        Side::First => first::run(),
+        Side::Wall => wall::run(),
+    })
 }

@@ -13,12 +13,13 @@ use serde::{Deserialize, Serialize};
 use tokio::io::AsyncReadExt as _;
 use tokio::net::UnixStream;
 
-use super::VERB;
 use super::channel::{self, DESCRIPTORS_MAX};
 use super::error::{CellError, Step as _};
+use super::fence::Fence;
 use super::first::Report;
 pub use super::sockets::Sockets;
 use super::wall::Reply;
+use super::{Side, VERB};
 
 /// How long making a cell, or starting its command, may take.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -87,7 +88,7 @@ impl Cell {
         channel.set_write_timeout(Some(PATIENCE)).step(step)?;
         let wall = Command::new("/proc/self/exe")
             .arg0("tokenward")
-            .arg(VERB)
+            .args([VERB, Side::Wall.word()])
             .env_clear()
             .stdin(Stdio::from(OwnedFd::from(theirs)))
             .spawn()
@@ -113,6 +114,10 @@ impl Cell {
     pub fn start(self, order: &Order) -> Result<Started, CellError> {
         let step = "starting the command";
         let Self { wall, channel } = self;
+        channel::send(&channel, &(), &[]).step(step)?;
+        if let (Reply::Failed(error), _) = channel::receive(&channel).step(step)? {
+            return Err(error);
+        }
         channel::send(&channel, order, &[io::stdin().as_fd()]).step(step)?;
         let (report, handles): (Report, _) = channel::receive(&channel).step(step)?;
         match report {
@@ -177,5 +182,55 @@ impl Inmate {
         // The wall holds its end as long as it lives, and says nothing more.
         let _end = channel.read(&mut [0; 1]).await?;
         self.wall.0.wait()
+    }
+}
+
+/// What became of a command behind a fence.
+pub enum Fenced {
+    /// It runs; dropping the handle ends it.
+    Runs(tokio::process::Child),
+    /// It does not, with what its caller's exit code is to be.
+    Not {
+        /// Why.
+        why: String,
+        /// 125, 126 or 127.
+        code: u8,
+    },
+}
+
+/// Starts a command that can connect to one TCP port and read no hidden file, on a system without namespaces. Must be called
+/// on a thread that lives as long as the command.
+///
+/// # Errors
+/// [`CellError`]; nothing runs then.
+pub async fn fence(outline: &Outline, port: u16, order: Order) -> Result<Fenced, CellError> {
+    let step = "starting the command";
+    let (channel, theirs) = StdUnixStream::pair().step(step)?;
+    channel.set_read_timeout(Some(PATIENCE)).step(step)?;
+    channel.set_write_timeout(Some(PATIENCE)).step(step)?;
+    let mut command = Command::new("/proc/self/exe");
+    command
+        .arg0("tokenward")
+        .args([VERB, Side::Fence.word()])
+        .env_clear()
+        .stdin(Stdio::from(OwnedFd::from(theirs)));
+    let mut command = tokio::process::Command::from(command);
+    let child = command.kill_on_drop(true).spawn().step(step)?;
+    // It holds our end of theirs.
+    drop(command);
+    let fence = Fence {
+        port,
+        hidden: outline.hidden.clone(),
+        order,
+    };
+    let told = tokio::task::spawn_blocking(move || {
+        channel::send(&channel, &fence, &[io::stdin().as_fd()])?;
+        channel::receive::<Report>(&channel)
+    });
+    match told.await.map_err(io::Error::other).step(step)? {
+        Ok((Report::NotStarted { why, code }, _)) => Ok(Fenced::Not { why, code }),
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(Fenced::Runs(child)),
+        Ok((Report::Started { .. }, _)) => Err(CellError::failed(step, "an answer out of turn")),
+        Err(error) => Err(CellError::failed(step, error)),
     }
 }

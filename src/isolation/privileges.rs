@@ -25,7 +25,7 @@ pub(super) fn lend() -> io::Result<()> {
     Ok(())
 }
 
-/// Drops every capability, for this process and whatever it will ever start.
+/// Drops every capability, for this process and whatever it will ever start. Takes `CAP_SETPCAP`.
 pub(super) fn drop_all() -> io::Result<()> {
     for bit in 0..u64::BITS {
         let one = CapabilitySet::from_bits_retain(1 << bit);
@@ -37,6 +37,13 @@ pub(super) fn drop_all() -> io::Result<()> {
             remove_capability_from_bounding_set(one)?;
         }
     }
+    drop_held()
+}
+
+/// Drops what this process has. Whatever it starts gains nothing: that is what `no_new_privs` says, of files with
+/// capabilities as well as of the user 0.
+pub(super) fn drop_held() -> io::Result<()> {
+    set_no_new_privs(true)?;
     clear_ambient_capability_set()?;
     let none = CapabilitySet::empty();
     set_capabilities(
@@ -47,7 +54,6 @@ pub(super) fn drop_all() -> io::Result<()> {
             inheritable: none,
         },
     )?;
-    set_no_new_privs(true)?;
     Ok(())
 }
 

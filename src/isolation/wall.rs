@@ -21,7 +21,7 @@ use super::covers::{self, Covers};
 use super::error::{CellError, Step as _};
 use super::outside::Outline;
 use super::sockets::{self, Purpose};
-use super::{VERB, privileges, routes};
+use super::{Side, VERB, privileges, routes};
 
 /// What the command's exit code cannot be told apart from: we ourselves failed.
 pub(super) const FAILED: u8 = 125;
@@ -65,6 +65,13 @@ fn stand() -> io::Result<u8> {
     channel::send(&channel, &Reply::Ready(purposes), &descriptors)?;
     // Whoever holds a listening socket keeps its port taken.
     drop(sockets);
+    // The proxy makes files of its own meanwhile, and the command must not see them for a moment.
+    let ((), _) = channel::receive(&channel)?;
+    if let Err(error) = covers.mend() {
+        channel::send(&channel, &Reply::Failed(error), &[])?;
+        return Ok(FAILED);
+    }
+    channel::send(&channel, &Reply::Ready(Vec::new()), &[])?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
@@ -132,7 +139,7 @@ fn first(channel: UnixStream) -> io::Result<Child> {
     let mut command = std::process::Command::new("/proc/self/exe");
     command
         .arg0("tokenward")
-        .args([VERB, "--first"])
+        .args([VERB, Side::First.word()])
         .env_clear()
         .stdin(Stdio::from(OwnedFd::from(channel)));
     Command::from(command).kill_on_drop(true).spawn()

@@ -1,6 +1,7 @@
 //! `run --isolate`, by the real binary, as a user without any privilege.
 
 use std::fs;
+use std::io::{self, Write as _};
 use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
@@ -94,8 +95,15 @@ impl Ground {
     }
 
     fn isolated(&self, words: &[&str]) -> Command {
+        self.by("namespace", words)
+    }
+
+    /// By one means of isolation.
+    fn by(&self, means: &str, words: &[&str]) -> Command {
         let mut command = self.user(program());
-        command.args(["run", "--isolate", "--"]).args(words);
+        command
+            .args(["run", "--isolate", "--isolation", means, "--"])
+            .args(words);
         command
     }
 
@@ -103,6 +111,26 @@ impl Ground {
     async fn script(&self, text: &str) -> Output {
         run(&mut self.isolated(&["sh", "-c", text])).await
     }
+}
+
+/// Says what was not tried, past the harness, which keeps what a test prints.
+fn aloud(what: &str) {
+    writeln!(io::stderr(), "NOT TRIED in tests/it/isolate.rs: {what}").unwrap();
+}
+
+/// Whether the machine lets that user make namespaces. Where it does not, nothing of a cell can be tried.
+async fn possible() -> bool {
+    static POSSIBLE: tokio::sync::OnceCell<bool> = tokio::sync::OnceCell::const_new();
+    let tried = POSSIBLE.get_or_init(|| async {
+        let ground = Ground::new().await;
+        let mut command = ground.user(Path::new("/usr/bin/unshare"));
+        let done = run(command.args(["-Urnmp", "--fork", "true"])).await;
+        if code(&done) != 0 {
+            aloud("every cell, for this system forbids user namespaces");
+        }
+        code(&done) == 0
+    });
+    *tried.await
 }
 
 /// Every line must be there.
@@ -120,6 +148,9 @@ fn said(output: &Output, lines: &[&str]) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_command_in_a_cell_uses_its_services_without_their_credential() {
+    if !possible().await {
+        return;
+    }
     let ground = Ground::new().await;
     let done = ground
         .script(&format!(
@@ -153,8 +184,91 @@ async fn a_command_in_a_cell_uses_its_services_without_their_credential() {
     assert_eq!(audit.matches("\"event\":\"request\"").count(), 4);
 }
 
+/// Programs that know of no proxy reach their services all the same, and nothing else.
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_that_ignore_the_proxy_go_through_it() {
+    if !possible().await {
+        return;
+    }
+    let ground = Ground::new().await;
+    let curl = "curl -sS -m 10 --noproxy '*' -o /dev/null";
+    let elsewhere = "|| echo failed";
+    let done = ground
+        .script(&format!(
+            "{curl} -w 'items %{{http_code}}\n' https://{API}/v1/items\n\
+             {curl} -w 'denied %{{http_code}}\n' -X DELETE https://{API}/v1/items/1\n\
+             {curl} -6 -w 'v6 %{{http_code}}\n' https://{API}/v1/items\n\
+             {curl} -w 'any address %{{http_code}}\n' --resolve {API}:443:192.0.2.77 https://{API}/v1/items\n\
+             {curl} -w 'clear %{{http_code}}\n' http://{API}/v1/items\n\
+             {curl} https://other.test/ {elsewhere}\n\
+             {curl} -k https://192.0.2.1/ {elsewhere}\n\
+             {curl} -k --resolve evil.test:443:192.0.2.1 https://evil.test/ {elsewhere}\n\
+             {curl} -k https://{API}:8443/ {elsewhere}\n\
+             {curl} --http0.9 telnet://192.0.2.1:22 </dev/null {elsewhere}"
+        ))
+        .await;
+    let text = out(&done);
+    assert_eq!(
+        text.matches("failed\n").count(),
+        5,
+        "{text}\n{}",
+        err(&done)
+    );
+    said(
+        &done,
+        &["items 200", "denied 403", "v6 200", "any address 200"],
+    );
+    assert!(!text.contains("clear 200"), "{text}");
+    let seen = ground.rehearsal.seen_by(Service::Api);
+    assert!(seen.iter().all(|s| s.proof.is_some()) && seen.len() >= 3);
+}
+
+/// Runtimes with ideas of their own about proxies, names and certificates.
+#[tokio::test(flavor = "multi_thread")]
+async fn other_runtimes_work_in_a_cell() {
+    if !possible().await {
+        return;
+    }
+    let ground = Ground::new().await;
+    let url = format!("https://{API}/v1/items");
+    let node = format!("fetch('{url}').then(answer => console.log(answer.status))");
+    let python = format!(
+        "import urllib.request as u; print(u.build_opener(u.ProxyHandler({{}})).open('{url}').status)"
+    );
+    let java = format!(
+        r#"import java.net.*; import java.net.http.*;
+class Agent {{ public static void main(String[] a) throws Exception {{
+  var client = HttpClient.newBuilder().proxy(HttpClient.Builder.NO_PROXY).build();
+  var answer = client.send(HttpRequest.newBuilder(URI.create("{url}")).build(), HttpResponse.BodyHandlers.discarding());
+  System.out.println(answer.statusCode());
+  System.out.println(((HttpURLConnection) new URL("{url}").openConnection()).getResponseCode());
+}} }}"#
+    );
+    fs::write(ground.path("Agent.java"), java).unwrap();
+    let mut left_out = Vec::new();
+    for (words, expected) in [
+        (&["/usr/bin/node", "-e", &node][..], "200\n"),
+        (&["/usr/bin/python3", "-c", &python], "200\n"),
+        (&["/usr/bin/java", "Agent.java"], "200\n200\n"),
+    ] {
+        if !Path::new(words[0]).exists() {
+            left_out.push(words[0]);
+            continue;
+        }
+        let done = timeout(PATIENCE * 6, ground.isolated(words).output());
+        let done = done.await.unwrap().unwrap();
+        assert_eq!(out(&done), expected, "{words:?}: {}", err(&done));
+    }
+    if !left_out.is_empty() {
+        aloud(&format!("{left_out:?}: not installed"));
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn there_is_no_way_around_the_proxy() {
+    if !possible().await {
+        return;
+    }
     let ground = Ground::new().await;
     let api = ground.rehearsal.api_addr();
     let script = format!(
@@ -207,6 +321,9 @@ print("processes", *sorted(int(p) for p in os.listdir("/proc") if p.isdigit())[:
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_belongs_to_the_proxy_is_not_there() {
+    if !possible().await {
+        return;
+    }
     let ground = Ground::new().await;
     // A proxy of the same user that serves others, with its admin socket.
     let config = ground.path("tokenward.yaml");
@@ -265,6 +382,9 @@ async fn what_belongs_to_the_proxy_is_not_there() {
 /// A file that is replaced takes its cover along; the next one is covered as well.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_secret_that_is_replaced_is_hidden_again() {
+    if !possible().await {
+        return;
+    }
     let ground = Ground::new().await;
     let script = "echo begun > begun; until [ -e replaced ]; do sleep 0.05; done; sleep 1; cat api.key || echo hidden";
     let child = ground
@@ -283,6 +403,9 @@ async fn a_secret_that_is_replaced_is_hidden_again() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn descriptors_that_were_left_open_do_not_reach_the_command() {
+    if !possible().await {
+        return;
+    }
     let ground = Ground::new().await;
     let mut command = ground.user(Path::new("/bin/sh"));
     command
@@ -295,6 +418,9 @@ async fn descriptors_that_were_left_open_do_not_reach_the_command() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cell_ends_as_its_command_does() {
+    if !possible().await {
+        return;
+    }
     let ground = Ground::new().await;
     fs::write(ground.path("no-program"), "").unwrap();
     for (words, expected) in [
@@ -314,6 +440,9 @@ async fn a_cell_ends_as_its_command_does() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cell_reads_its_callers_input() {
+    if !possible().await {
+        return;
+    }
     let ground = Ground::new().await;
     let input = ground.path("input");
     fs::write(&input, "typed\n").unwrap();
@@ -326,6 +455,9 @@ async fn a_cell_reads_its_callers_input() {
 /// SIGTERM reaches the command, which ends in order; SIGKILL takes everything along.
 #[tokio::test(flavor = "multi_thread")]
 async fn nobody_outlives_the_proxy() {
+    if !possible().await {
+        return;
+    }
     for signal in [Signal::TERM, Signal::KILL] {
         let ground = Ground::new().await;
         let script = "trap 'echo ended; exit 5' TERM; sleep 1000 & echo $$ > begun; while :; do sleep 0.05; done";
@@ -344,5 +476,59 @@ async fn nobody_outlives_the_proxy() {
         }
         // The pipe has ended, so everybody who held it has.
         assert!(test_kill_process(pid).is_err());
+    }
+}
+
+/// Where namespaces are forbidden: the port, and the files. What it does not do is said aloud.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fence_lets_through_what_it_must_and_says_that_it_is_weaker() {
+    let ground = Ground::new().await;
+    let api = ground.rehearsal.api_addr();
+    let script = format!(
+        "curl -sS -o /dev/null -w 'items %{{http_code}}\n' https://{API}/v1/items\n\
+         curl -sS -m 5 --noproxy '*' -k https://{api}/ 2>/dev/null || echo direct failed\n\
+         for f in api.key svc-pkjwt.pem ca/ca.key state/tokenward/audit.jsonl; do cat $f 2>/dev/null && echo read $f; done\n\
+         mkdir -p elsewhere; mv ca elsewhere/ 2>/dev/null && cat elsewhere/ca/ca.key && echo moved\n\
+         ln api.key elsewhere/linked 2>/dev/null && cat elsewhere/linked && echo linked\n\
+         cat tokenward.yaml >/dev/null && echo the configuration is no secret\n\
+         grep NoNewPrivs /proc/self/status\n\
+         exit 7"
+    );
+    let done = run(&mut ground.by("landlock", &["sh", "-c", &script])).await;
+    let expected = "items 200\ndirect failed\nthe configuration is no secret\nNoNewPrivs:\t1\n";
+    assert_eq!(out(&done), expected, "{}", err(&done));
+    assert_eq!(code(&done), 7);
+    assert!(err(&done).contains("WEAKER"), "{}", err(&done));
+    for (words, expected) in [
+        (&["sh", "-c", "kill -KILL $$"][..], 137),
+        (&["no-such-program-at-all"], 127),
+    ] {
+        let ended = run(&mut ground.by("landlock", words)).await;
+        assert_eq!(code(&ended), expected, "{words:?}: {}", err(&ended));
+    }
+}
+
+/// In a user namespace that allows no further ones, as systems that forbid them do.
+#[tokio::test(flavor = "multi_thread")]
+async fn where_namespaces_are_forbidden_the_reason_and_the_remedy_are_told() {
+    if !possible().await {
+        return;
+    }
+    let ground = Ground::new().await;
+    let forbidding = "echo 0 > /proc/sys/user/max_user_namespaces; exec \"$0\" \"$@\"";
+    for (means, begins) in [(&["--isolation", "namespace"][..], false), (&[], true)] {
+        let mut command = ground.user(Path::new("/usr/bin/unshare"));
+        command
+            .args(["-Ur", "sh", "-c", forbidding])
+            .arg(program())
+            .args(["run", "--isolate"])
+            .args(means)
+            .args(["--", "touch", "begun"]);
+        let done = run(&mut command).await;
+        let text = err(&done);
+        assert!(text.contains("user.max_user_namespaces"), "{text}");
+        assert_eq!(code(&done) == 0, begins, "{text}");
+        assert_eq!(text.contains("WEAKER"), begins, "{text}");
+        assert_eq!(ground.path("begun").exists(), begins);
     }
 }
