@@ -14,6 +14,7 @@ mod error;
 mod hygiene;
 mod inlets;
 mod login;
+pub mod netfilter;
 mod operator;
 mod reload;
 mod running;

@@ -16,6 +16,7 @@ mod healthcheck;
 mod leakcheck;
 mod log;
 mod login;
+mod netfilter;
 mod operate;
 mod out;
 mod revoke;
@@ -142,6 +143,7 @@ fn act(args: &Args) -> ExitCode {
         Verb::Isolate { .. } => Ok(ExitCode::from(2)),
         Verb::Leakcheck(wish) => leakcheck::leakcheck(args, wish),
         Verb::Login(wish) => login::login(args, wish),
+        Verb::Netfilter { verb } => netfilter::netfilter(args, verb),
         Verb::Reload => revoke::reload(args),
         Verb::Revoke(wish) => revoke::revoke(args, wish),
         Verb::Rotate { service, agent } => {

@@ -471,6 +471,8 @@ mod tests {
         tproxy   127.0.0.1:15001 10.0.0.9:15001  10.0.0.9:15001   15001,far
         tproxy   0.0.0.0:15001   10.0.0.9:15001  10.0.0.9:15001   astray
         tproxy   [::]:15001      [fd77::2]:443   [fd77::2]:443    443,far
+        anywhere 0.0.0.0:443     192.0.2.7:443   192.0.2.7:443    443,here
+        anywhere 0.0.0.0:443     127.0.0.1:443   127.0.0.1:443    443,here
     ";
 
     #[test]
@@ -478,15 +480,19 @@ mod tests {
         for row in COURSES.lines().filter(|row| !row.trim().is_empty()) {
             let words: Vec<&str> = row.split_whitespace().collect();
             let mode = match words[0] {
+                "anywhere" => RedirectMode::Everywhere,
                 "tproxy" => RedirectMode::Tproxy,
                 _ => RedirectMode::Redirect,
             };
             let judged =
                 way(mode, words[1]).judge(words[2].parse().unwrap(), words[3].parse().unwrap());
-            let judged = judged.map_or("astray".to_owned(), |course| {
-                let from = if course.local { "here" } else { "far" };
-                format!("{},{from}", course.port)
-            });
+            let judged = judged.map_or_else(
+                |_| "astray".to_owned(),
+                |course| {
+                    let from = if course.local { "here" } else { "far" };
+                    format!("{},{from}", course.port)
+                },
+            );
             assert_eq!(judged, words[4], "{row}");
         }
     }
