@@ -85,14 +85,16 @@ pub async fn start_with(
     let health_address = local_addresses(&sockets.health)?.first().copied();
     let stop = CancellationToken::new();
     let control = control_wing(wing.worker, sockets.health, &health, desk, stop.clone())?;
+    wing.door.settle().await;
     let listeners = sockets.proxies.into_iter().chain(sockets.transparent);
     listeners.for_each(|listener| wing.doors.serve(listener));
     if let Some((agent, names)) = sockets.names {
         wing.doors.serve_names(&agent, names)?;
     }
     let generation = plan.policy.generation;
+    let version = env!("CARGO_PKG_VERSION");
     tools.audit.event(Event::Started {
-        version: env!("CARGO_PKG_VERSION"),
+        version,
         generation,
     });
     Ok(Running {

@@ -152,12 +152,7 @@ pub(super) struct RunWish {
     #[arg(long, hide = true, value_enum, requires = "isolate")]
     pub(super) isolation: Option<Isolation>,
     /// The command and its arguments
-    #[arg(
-        required = true,
-        trailing_var_arg = true,
-        allow_hyphen_values = true,
-        value_name = "CMD"
-    )]
+    #[arg(required = true, trailing_var_arg = true, value_name = "CMD")]
     pub(super) command: Vec<std::ffi::OsString>,
 }
 
@@ -188,7 +183,9 @@ pub(super) struct LoginWish {
 
 /// What `revoke` is asked for.
 #[derive(Debug, clap::Args)]
-#[group(id = "selection", required = true, multiple = true, args = ["service", "agent", "all"])]
+// A group of its own: one of the whole struct would hold the other options as well.
+#[group(skip)]
+#[command(group(clap::ArgGroup::new("selection").required(true).multiple(true).args(["service", "agent", "all"])))]
 pub(super) struct RevokeWish {
     /// This service's credential
     #[arg(long)]
