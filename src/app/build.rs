@@ -91,11 +91,9 @@ pub async fn start_with(
     if let Some((agent, names)) = sockets.names {
         wing.doors.serve_names(&agent, names)?;
     }
-    let generation = plan.policy.generation;
-    let version = env!("CARGO_PKG_VERSION");
     tools.audit.event(Event::Started {
-        version,
-        generation,
+        version: env!("CARGO_PKG_VERSION"),
+        generation: plan.policy.generation,
     });
     Ok(Running {
         reloader: wing.reloader,
