@@ -89,11 +89,12 @@ fn with_companions(path: &Path) -> Vec<PathBuf> {
     vec![path.to_owned(), beside(".new"), beside(".room")]
 }
 
-/// Whether a folder can be covered as a whole: it is this user's alone, and the command does not start in it.
+/// Whether a folder can be covered as a whole: it is this user's alone, or will be made so, and the command does not start in
+/// it.
 fn is_dedicated(folder: &Path) -> bool {
     use std::os::unix::fs::MetadataExt as _;
     let Ok(real) = fs::canonicalize(folder) else {
-        return false;
+        return !folder.exists();
     };
     let closed = fs::metadata(&real).is_ok_and(|found| found.mode() & 0o077 == 0);
     let home = config::environment().home();

@@ -379,6 +379,27 @@ async fn what_belongs_to_the_proxy_is_not_there() {
     drop((outside, serving));
 }
 
+/// The store is made by the proxy itself, after the cell, and replaced with each write.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_store_is_hidden_from_the_first_moment() {
+    if !possible().await {
+        return;
+    }
+    let ground = Ground::new().await;
+    let config = ground.path("tokenward.yaml");
+    let text = fs::read_to_string(&config).unwrap();
+    let store = "store: {file: {path: vault/store, key: {file: store.key}}}\n";
+    fs::write(&config, format!("{text}{store}")).unwrap();
+    fs::write(ground.path("store.key"), "07".repeat(32)).unwrap();
+    give_away(ground.folder.path());
+    let script = "ls vault 2>/dev/null && echo listed; cat vault/store store.key ca/ca.key 2>/dev/null && echo read; echo end";
+    for _ in 0..3 {
+        let done = ground.script(script).await;
+        assert_eq!(out(&done), "end\n", "{}", err(&done));
+    }
+    assert!(ground.path("vault/store").exists());
+}
+
 /// A file that is replaced takes its cover along; the next one is covered as well.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_secret_that_is_replaced_is_hidden_again() {
