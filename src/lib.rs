@@ -9,7 +9,7 @@
 //! * data wing: [`ca`] (leaf certificates), [`exchange`] (the life of a request), [`listen`] (the doors)
 //! * control wing: [`store`] (sealed rows in a file), [`tokens`] (how access tokens are had and kept), [`admin`] (health
 //!   and metrics)
-//! * roof: [`config`], `rehearsal`, [`app`], [`cli`]
+//! * roof: [`config`], `rehearsal`, [`app`], [`isolation`] (a cell for one command), [`cli`]
 
 pub mod vocab;
 
@@ -38,4 +38,6 @@ pub mod config;
 pub mod rehearsal;
 
 pub mod app;
+pub mod isolation;
+
 pub mod cli;

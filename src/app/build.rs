@@ -15,6 +15,7 @@ use super::control::{self, Work};
 use super::descriptors;
 use super::environment::{Access, ProxyName, environment};
 use super::error::StartError;
+use super::inlets::Inlets;
 use super::operator::{self, AdminSocket};
 use super::reload::{ReloadWishes, Reloader};
 use super::running::{Running, Seat};
@@ -25,7 +26,9 @@ use crate::ca::{self, Leaves, TrustFiles};
 use crate::config::{Plan, ProxyAddress, ProxyAt, StorePlan};
 use crate::credential::{InstanceKey, Placeholders, derive};
 use crate::exchange::{self, Deps, Exchange, ServiceSettings};
-use crate::listen::{Doors, DoorsSetup, Limits, Listener, RedirectMode, TransparentSettings};
+use crate::listen::{
+    Doors, DoorsSetup, Limits, Listener, NameSockets, RedirectMode, TransparentSettings,
+};
 use crate::metrics::Metrics;
 use crate::policy::Snapshot;
 use crate::store::{self, Lost, Store};
@@ -41,7 +44,19 @@ const LEAVES: usize = 1024;
 /// # Errors
 /// [`StartError`]; nothing listens then.
 pub async fn start(plan: Plan, clock: Clock) -> Result<Running, StartError> {
-    let sockets = Sockets::bind(&plan).await?;
+    start_with(plan, clock, None).await
+}
+
+/// The same, with sockets that somebody made elsewhere in place of `listen`.
+///
+/// # Errors
+/// As [`start`].
+pub async fn start_with(
+    plan: Plan,
+    clock: Clock,
+    inlets: Option<Inlets>,
+) -> Result<Running, StartError> {
+    let sockets = Sockets::of(&plan, inlets).await?;
     let custody = custody(&plan.ca, &plan.policy, &clock)?;
     let metrics = Metrics::new()?;
     let (audit, writer) = Audit::start(plan.audit.clone(), clock.clone())?;
@@ -71,13 +86,14 @@ pub async fn start(plan: Plan, clock: Clock) -> Result<Running, StartError> {
     let stop = CancellationToken::new();
     let control = control_wing(wing.worker, sockets.health, &health, desk, stop.clone())?;
     wing.door.settle().await;
-    for listener in sockets.proxies.into_iter().chain(sockets.transparent) {
-        wing.doors.serve(listener);
+    let listeners = sockets.proxies.into_iter().chain(sockets.transparent);
+    listeners.for_each(|listener| wing.doors.serve(listener));
+    if let Some((agent, names)) = sockets.names {
+        wing.doors.serve_names(&agent, names)?;
     }
-    let generation = plan.policy.generation;
     tools.audit.event(Event::Started {
         version: env!("CARGO_PKG_VERSION"),
-        generation,
+        generation: plan.policy.generation,
     });
     Ok(Running {
         reloader: wing.reloader,
@@ -109,23 +125,32 @@ struct Tools {
 }
 
 /// Everything that listens, bound before anything is loaded.
-struct Sockets {
-    proxies: Vec<Listener>,
-    proxy_addresses: Vec<SocketAddr>,
-    transparent: Vec<Listener>,
-    transparent_addresses: Vec<SocketAddr>,
+pub(super) struct Sockets {
+    pub(super) proxies: Vec<Listener>,
+    pub(super) proxy_addresses: Vec<SocketAddr>,
+    pub(super) transparent: Vec<Listener>,
+    pub(super) transparent_addresses: Vec<SocketAddr>,
     /// What the first of them that has a URL is called.
-    proxy_name: Option<ProxyName>,
+    pub(super) proxy_name: Option<ProxyName>,
     /// Each of them, for people.
-    shown: Vec<String>,
-    health: Vec<TcpListener>,
+    pub(super) shown: Vec<String>,
+    pub(super) health: Vec<TcpListener>,
     /// The operator's.
-    admin: Option<AdminSocket>,
+    pub(super) admin: Option<AdminSocket>,
     /// All of them: addresses that are never dialled on behalf of an agent.
-    own: Vec<SocketAddr>,
+    pub(super) own: Vec<SocketAddr>,
+    /// Where one agent asks for names.
+    pub(super) names: Option<(AgentName, NameSockets)>,
 }
 
 impl Sockets {
+    async fn of(plan: &Plan, inlets: Option<Inlets>) -> Result<Self, StartError> {
+        match inlets {
+            None => Self::bind(plan).await,
+            Some(inlets) => Self::given(inlets),
+        }
+    }
+
     async fn bind(plan: &Plan) -> Result<Self, StartError> {
         let mut proxies = Vec::new();
         for listener in &plan.listen.proxy {
@@ -161,6 +186,7 @@ impl Sockets {
             health,
             admin,
             own,
+            names: None,
         })
     }
 }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand, ValueEnum};
 
+use crate::isolation;
 use crate::vocab::danger;
 
 /// What `--version` prints; a build that can be broken, or that may do what no other may, says so.
@@ -94,6 +95,12 @@ pub(super) enum Verb {
     /// They are found as they are, in base64, base64url, hex, percent, JSON and HTML escapes, two of these inside each other,
     /// and inside gzip, zlib, Brotli, zstd and tar. Exits 1 where one is found, or something could not be searched.
     Leakcheck(LeakArgs),
+    /// One side of `run --isolate`; started by it, and by nobody else
+    #[command(name = isolation::VERB, hide = true)]
+    Isolate {
+        /// Which side
+        side: String,
+    },
     /// Log in for a service, in a browser or on another device
     ///
     /// Talks to the running proxy; with none running it opens `store: file` itself.
@@ -122,21 +129,40 @@ pub(super) enum Verb {
     },
     /// Start a private proxy and run a command with the environment of `env`
     ///
-    /// The command runs as you and can read what you can read.
-    Run {
-        /// Which agent the command is
-        #[arg(long)]
-        agent: Option<String>,
-        /// The command and its arguments
-        #[arg(required = true, trailing_var_arg = true, value_name = "CMD")]
-        command: Vec<std::ffi::OsString>,
-    },
+    /// Without `--isolate` the command runs as you: it can read what you can read, and connect to whatever you can.
+    Run(RunWish),
     /// Print the JSON Schema of the configuration
     Schema,
     /// Run the proxy until SIGTERM
     Serve,
     /// Show every grant of the running proxy, and what protects the process
     Status,
+}
+
+/// What `run` is asked for.
+#[derive(Debug, clap::Args)]
+pub(super) struct RunWish {
+    /// Which agent the command is
+    #[arg(long)]
+    pub(super) agent: Option<String>,
+    /// Give the command a network whose only way out is the proxy, and hide secret files, CA key, store and sockets
+    #[arg(long)]
+    pub(super) isolate: bool,
+    /// By this means and no other
+    #[arg(long, hide = true, value_enum, requires = "isolate")]
+    pub(super) isolation: Option<Isolation>,
+    /// The command and its arguments
+    #[arg(required = true, trailing_var_arg = true, value_name = "CMD")]
+    pub(super) command: Vec<std::ffi::OsString>,
+}
+
+/// Means of isolation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Isolation {
+    /// Weaker
+    Landlock,
+    /// Namespaces
+    Namespace,
 }
 
 /// What `login` is asked for.

@@ -40,7 +40,7 @@ pub(super) fn check(args: &Args) -> Result<ExitCode, Failure> {
             ));
         }
         out::say(
-            "tokenward run: without isolation the command can read what you can read, secret files included",
+            "tokenward run: without --isolate the command can read what you can read, secret files included, and connect around the proxy",
         );
     }
     Ok(ExitCode::SUCCESS)

@@ -47,7 +47,7 @@ pub(super) fn start(args: &Args) -> Log {
         .and_then(|text| EnvFilter::try_new(text).ok())
         .unwrap_or_else(|| EnvFilter::new(default));
     let for_people = out::person_reads() && !args.json;
-    let proxy = matches!(args.verb, Verb::Run { .. } | Verb::Serve);
+    let proxy = matches!(args.verb, Verb::Run(_) | Verb::Serve);
     let (writer, log) = match proxy.then(|| behind_a_thread(for_people)).flatten() {
         Some(queue) => {
             let log = Log(Some(queue.lines.clone()));

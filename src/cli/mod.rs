@@ -6,6 +6,7 @@
 mod args;
 mod audit;
 mod authority;
+mod cell;
 mod check;
 #[cfg(feature = "demo")]
 mod demo;
@@ -32,6 +33,7 @@ use clap::Parser;
 
 use args::{Args, AuditVerb, CaVerb, Verb};
 
+use crate::isolation;
 use crate::vocab::danger;
 #[cfg(feature = "variants")]
 use crate::vocab::variant;
@@ -89,6 +91,10 @@ pub fn run() -> ExitCode {
         Ok(args) => args,
         Err(error) => return usage(&error),
     };
+    // While there is one thread: it could not leave its namespaces beside others.
+    if let Verb::Isolate { side } = &args.verb {
+        return isolation::inside(side).unwrap_or_else(|| ExitCode::from(2));
+    }
     let log = log::start(&args);
     let code = act(&args);
     log.end();
@@ -134,6 +140,7 @@ fn act(args: &Args) -> ExitCode {
             explain::explain(args, method, url, agent.as_deref())
         }
         Verb::Healthcheck => healthcheck::healthcheck(args),
+        Verb::Isolate { .. } => Ok(ExitCode::from(2)),
         Verb::Leakcheck(wish) => leakcheck::leakcheck(args, wish),
         Verb::Login(wish) => login::login(args, wish),
         Verb::Netfilter { verb } => netfilter::netfilter(args, verb),
@@ -142,7 +149,7 @@ fn act(args: &Args) -> ExitCode {
         Verb::Rotate { service, agent } => {
             status::rotate(args, service.as_deref(), agent.as_deref())
         }
-        Verb::Run { agent, command } => return run::run(args, agent.as_deref(), command),
+        Verb::Run(wish) => return run::run(args, wish),
         Verb::Schema => schema::schema(),
         Verb::Serve => serve::serve(args),
         Verb::Status => status::status(args),

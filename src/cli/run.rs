@@ -1,7 +1,9 @@
 //! `run`: a private proxy for one command, which gets placeholders and nothing else.
 
+use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fs;
+use std::net::SocketAddr;
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
@@ -10,7 +12,8 @@ use std::process::{ExitCode, ExitStatus};
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::args::Args;
+use super::args::{Args, RunWish};
+use super::cell::{self, Walls};
 use super::serve::{close_process, config_path, data_runtime};
 use super::{Failure, env, out, terminal};
 use crate::admin::Shown;
@@ -21,14 +24,14 @@ use crate::config::{self, Plan, ProxyAddress, ProxyAt};
 use crate::vocab::{AgentName, Clock, ServiceName};
 
 /// We ourselves failed.
-const FAILED: u8 = 125;
+pub(super) const FAILED: u8 = 125;
 /// The command was found and cannot be run.
 const NOT_RUNNABLE: u8 = 126;
 /// The command was not found.
 const NOT_FOUND: u8 = 127;
 
-pub(super) fn run(args: &Args, agent: Option<&str>, command: &[OsString]) -> ExitCode {
-    match attempt(args, agent, command) {
+pub(super) fn run(args: &Args, wish: &RunWish) -> ExitCode {
+    match attempt(args, wish) {
         Ok(code) => ExitCode::from(code),
         Err(failure) => {
             out::say(&format!("tokenward: {failure}"));
@@ -37,26 +40,41 @@ pub(super) fn run(args: &Args, agent: Option<&str>, command: &[OsString]) -> Exi
     }
 }
 
-fn attempt(args: &Args, agent: Option<&str>, command: &[OsString]) -> Result<u8, Failure> {
+fn attempt(args: &Args, wish: &RunWish) -> Result<u8, Failure> {
     close_process();
     let mut plan =
         config::load_asking(&config_path(args)?, &mut terminal::ask).map_err(Failure::of)?;
-    let agent = env::chosen(&plan, agent)?;
+    let agent = env::chosen(&plan, wish.agent.as_deref())?;
     known_by_token(&plan, &agent)?;
-    if out::person_reads() {
+    if out::person_reads() && !wish.isolate {
         out::say(
-            "tokenward: the command runs as you and can read what you can read, secret files included",
+            "tokenward: the command runs as you and can read what you can read, secret files included; see --isolate",
         );
     }
     let private = PrivateDir::new()?;
+    let services = services_of(&plan, &agent);
+    // Of the file's own plan: what is made private is no longer where the file says.
+    let outline = wish
+        .isolate
+        .then(|| cell::outline(&plan, &services, &private.0));
     make_private(&mut plan, &private.0)?;
     let removed = Removed::of(&plan);
-    let services = services_of(&plan, &agent);
+    // Before there is a second thread, and on the one that lives to the end: the cell ends with it.
+    let (walls, inlets) = match outline {
+        None => (Walls::Nothing, None),
+        Some(outline) => cell::build(outline, &agent, wish.isolation)?,
+    };
     data_runtime()?.block_on(async {
-        let running = app::start(plan, Clock::system())
+        let running = app::start_with(plan, Clock::system(), inlets)
             .await
             .map_err(Failure::of)?;
-        let code = play(&running, &agent, (&services, command), &removed).await;
+        let task = Task {
+            agent: &agent,
+            services: &services,
+            command: &wish.command,
+            removed: &removed,
+        };
+        let code = play(&running, &task, walls).await;
         stop(running).await;
         code
     })
@@ -73,24 +91,37 @@ fn known_by_token(plan: &Plan, agent: &AgentName) -> Result<(), Failure> {
     )))
 }
 
+/// What is to be done.
+struct Task<'a> {
+    agent: &'a AgentName,
+    services: &'a [ServiceName],
+    command: &'a [OsString],
+    removed: &'a Removed,
+}
+
 /// Logs in where that is needed, then runs the command.
-async fn play(
-    running: &Running,
-    agent: &AgentName,
-    (services, command): (&[ServiceName], &[OsString]),
-    removed: &Removed,
-) -> Result<u8, Failure> {
+async fn play(running: &Running, task: &Task<'_>, walls: Walls) -> Result<u8, Failure> {
     // Before anything waits: a signal that came in between would end us and leave the command behind.
     let mut signals = Signals::listen()?;
     tokio::select! {
-        done = log_in(running, agent, services) => done?,
+        done = log_in(running, task.agent, task.services) => done?,
         () = signals.either() => return Err(Failure("nobody logged in".into())),
     }
-    let seat = running.seats().iter().find(|seat| seat.agent == *agent);
-    let variables = seat
-        .map(|seat| seat.environment.clone())
-        .unwrap_or_default();
-    supervise(command, &variables, removed, signals).await
+    let seat = running
+        .seats()
+        .iter()
+        .find(|seat| seat.agent == *task.agent);
+    let variables = seat.map(|seat| seat.environment.as_slice());
+    let environment = task.removed.environment(variables.unwrap_or_default());
+    match walls {
+        Walls::Nothing => supervise(task.command, environment, signals).await,
+        Walls::Cell(cell) => cell::supervise(cell, task.command, environment, signals).await,
+        Walls::Fence(outline) => {
+            let port = running.proxies().first().map_or(0, SocketAddr::port);
+            let order = cell::order(task.command, environment)?;
+            cell::fenced(&outline, port, order, signals).await
+        }
+    }
 }
 
 /// Lets a person log in for each service of the agent that needs it. A login that the store still
@@ -169,31 +200,36 @@ impl Removed {
     fn holds(&self, name: &OsStr) -> bool {
         self.0.iter().any(|removed| name == removed.as_str())
     }
+
+    /// What the command gets: what we inherited without these, then `variables`.
+    fn environment(&self, variables: &[(String, String)]) -> Vec<(OsString, OsString)> {
+        let mut all: BTreeMap<OsString, OsString> = config::environment()
+            .all()
+            .into_iter()
+            .filter(|(name, _)| !self.holds(name))
+            .collect();
+        all.extend(variables.iter().map(|(n, v)| (n.into(), v.into())));
+        all.into_iter().collect()
+    }
 }
 
 async fn supervise(
     command: &[OsString],
-    variables: &[(String, String)],
-    removed: &Removed,
+    environment: Vec<(OsString, OsString)>,
     signals: Signals,
 ) -> Result<u8, Failure> {
     let (program, arguments) = command
         .split_first()
         .ok_or_else(|| Failure("a command is needed".into()))?;
-    let inherited = config::environment()
-        .all()
-        .into_iter()
-        .filter(|(name, _)| !removed.holds(name));
     // A cleared environment with named variables: taking one out of our own is not safe beside threads.
     let spawned = Command::new(program)
         .args(arguments)
         .env_clear()
-        .envs(inherited)
-        .envs(variables.iter().map(|(name, value)| (name, value)))
+        .envs(environment)
         .kill_on_drop(true)
         .spawn();
     match spawned {
-        Ok(child) => wait(child, signals).await,
+        Ok(child) => wait(child, signals, false).await,
         Err(error) => {
             out::say(&format!(
                 "tokenward: {}: {error}",
@@ -209,21 +245,25 @@ async fn supervise(
 }
 
 /// Waits for the command. A terminal sends its signals to the command as well; SIGTERM came to us alone and is passed
-/// on, so that the command can end in order.
-async fn wait(mut child: Child, mut signals: Signals) -> Result<u8, Failure> {
+/// on, so that the command can end in order; and SIGINT, where the command is `apart` from the terminal.
+pub(super) async fn wait(
+    mut child: Child,
+    mut signals: Signals,
+    apart: bool,
+) -> Result<u8, Failure> {
     loop {
         tokio::select! {
             status = child.wait() => return status.map(exit_code).map_err(Failure::of),
-            _ = signals.interrupt.recv() => {}
-            _ = signals.terminate.recv() => pass_on(&child),
+            _ = signals.interrupt.recv() => if apart { pass_on(&child, rustix::process::Signal::INT) },
+            _ = signals.terminate.recv() => pass_on(&child, rustix::process::Signal::TERM),
         }
     }
 }
 
 /// The signals that concern the command.
-struct Signals {
-    interrupt: Signal,
-    terminate: Signal,
+pub(super) struct Signals {
+    pub(super) interrupt: Signal,
+    pub(super) terminate: Signal,
 }
 
 impl Signals {
@@ -243,15 +283,15 @@ impl Signals {
     }
 }
 
-fn pass_on(child: &Child) {
+fn pass_on(child: &Child, signal: rustix::process::Signal) {
     let pid = child
         .id()
         .and_then(|id| i32::try_from(id).ok())
         .and_then(rustix::process::Pid::from_raw);
     if let Some(pid) = pid
-        && let Err(error) = rustix::process::kill_process(pid, rustix::process::Signal::TERM)
+        && let Err(error) = rustix::process::kill_process(pid, signal)
     {
-        tracing::warn!(%error, "SIGTERM could not be passed on");
+        tracing::warn!(%error, "a signal could not be passed on");
     }
 }
 

@@ -55,6 +55,8 @@ struct Context<'a> {
     variables: BTreeSet<String>,
     /// Files that are to be read again when they change.
     watched: Vec<PathBuf>,
+    /// Files from which it reads secrets.
+    files: BTreeSet<PathBuf>,
 }
 
 /// Compiles a file. The plan is worth something only if no problem was found.
@@ -70,6 +72,7 @@ pub(super) fn compile(
         reading,
         variables: BTreeSet::new(),
         watched: Vec::new(),
+        files: BTreeSet::new(),
     };
     let it = &mut context;
     let store = store(raw.store, it);
@@ -122,6 +125,7 @@ pub(super) fn compile(
         drain,
         secret_variables: context.variables.into_iter().collect(),
         watched: context.watched,
+        secret_files: context.files.into_iter().collect(),
         questions: Vec::new(),
         answers: Answers::default(),
         warnings: Vec::new(),
@@ -142,9 +146,7 @@ fn runtime_dir(raw: Option<&str>, it: &mut Context<'_>) -> PathBuf {
 impl Context<'_> {
     /// Reads a secret where secrets are wanted. `None`: it was not read, or could not be and a finding says so.
     fn secret(&mut self, key: &str, reference: &SecretRef) -> Option<Secret<Vec<u8>>> {
-        if let SecretRef::Env(name) = reference {
-            self.variables.insert(name.clone());
-        }
+        self.note(reference);
         if self.reading != SecretReading::Resolve {
             return None;
         }
@@ -156,8 +158,22 @@ impl Context<'_> {
         self.or_report(key, read)
     }
 
+    /// Remembers where a secret comes from.
+    fn note(&mut self, reference: &SecretRef) {
+        match reference {
+            SecretRef::Env(name) => drop(self.variables.insert(name.clone())),
+            SecretRef::File(path) => {
+                let path = self.references.path(path);
+                self.files
+                    .insert(std::path::absolute(&path).unwrap_or(path));
+            }
+            SecretRef::Exec(_) | SecretRef::Prompt(_) => {}
+        }
+    }
+
     /// Where a secret is to be read again and again.
-    fn supply(&self, reference: &SecretRef) -> Supply {
+    fn supply(&mut self, reference: &SecretRef) -> Supply {
+        self.note(reference);
         self.references.supply(reference)
     }
 

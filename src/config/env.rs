@@ -95,6 +95,12 @@ impl Environment {
             .map(|dir| dir.join("tokenward"))
     }
 
+    /// The user's own folder.
+    #[must_use]
+    pub fn home(&self) -> Option<PathBuf> {
+        self.directory("HOME")
+    }
+
     /// Whether somebody may sit at a screen of this machine.
     #[must_use]
     pub fn has_screen(&self) -> bool {

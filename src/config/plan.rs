@@ -48,6 +48,8 @@ pub struct Plan {
     pub secret_variables: Vec<String>,
     /// Files beside the configuration whose change is a change of it.
     pub watched: Vec<PathBuf>,
+    /// Every file from which it reads a secret, by its whole path, sorted, each once.
+    pub secret_files: Vec<PathBuf>,
     /// What a person is asked at the start, in the order of the file.
     pub questions: Vec<Question>,
     /// What was answered, for the reloads to come.

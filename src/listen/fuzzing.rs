@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use futures_util::FutureExt;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::hello;
+use super::{hello, names};
 
 /// What a ClientHello in pieces of this many bytes is taken for, as words.
 #[must_use]
@@ -19,6 +19,12 @@ pub fn hello(bytes: &[u8], piece: usize) -> String {
         Some(Err(_)) => "nothing came".to_owned(),
         None => "it waits".to_owned(),
     }
+}
+
+/// The answer to a query for a name, where every name is known or none is.
+#[must_use]
+pub fn name(query: &[u8], known: bool) -> Option<Vec<u8>> {
+    names::answer(query, |_| known)
 }
 
 /// Gives what it has, piece by piece, and takes whatever is written.

@@ -5,7 +5,7 @@
 
 use std::fs;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, TcpListener as StdListener};
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -70,6 +70,15 @@ impl Listener {
             way: Some(Arc::new(way)),
             ..Self::of(Socket::Tcp(listener))
         }
+    }
+
+    /// Takes over a TCP socket that listens already, in whatever network it was made.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn given(socket: StdListener) -> io::Result<Self> {
+        socket.set_nonblocking(true)?;
+        Ok(Self::of(Socket::Tcp(TcpListener::from_std(socket)?)))
     }
 
     /// Makes a unix socket with this mode.

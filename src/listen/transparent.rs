@@ -38,6 +38,9 @@ use crate::vocab::{AgentName, Authority, Code, Host, Scheme};
 /// How the system leads connections to a listener.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RedirectMode {
+    /// In a network in which every address is that machine's own, as in the cell of `run --isolate`: the socket's own address
+    /// is where the connection was made to, and none of them leads back here. No configuration names it.
+    Everywhere,
     /// NAT to an address of this machine (`redirect`). The kernel is asked where the connection was made to.
     Redirect,
     /// Without NAT (`tproxy`): the socket's own address is where the connection was made to. Takes `CAP_NET_ADMIN` or
@@ -50,6 +53,7 @@ impl RedirectMode {
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
+            Self::Everywhere => "everywhere",
             Self::Redirect => "redirect",
             Self::Tproxy => "tproxy",
         }
@@ -84,7 +88,7 @@ impl Listener {
             socket.set_only_v6(true)?;
         }
         match (settings.mode, address) {
-            (RedirectMode::Redirect, _) => {}
+            (RedirectMode::Everywhere | RedirectMode::Redirect, _) => {}
             (RedirectMode::Tproxy, SocketAddr::V4(_)) => socket.set_ip_transparent_v4(true)?,
             (RedirectMode::Tproxy, SocketAddr::V6(_)) => socket.set_ip_transparent_v6(true)?,
         }
@@ -135,7 +139,7 @@ impl Way {
     fn course(&self, stream: &TcpStream) -> Result<Course, Astray> {
         let local = stream.local_addr().map_err(|_| Astray)?;
         let original = match self.mode {
-            RedirectMode::Tproxy => local,
+            RedirectMode::Everywhere | RedirectMode::Tproxy => local,
             RedirectMode::Redirect => original(stream, local)?,
         };
         self.judge(local, original)
@@ -145,6 +149,7 @@ impl Way {
     fn judge(&self, local: SocketAddr, original: SocketAddr) -> Result<Course, Astray> {
         let bound = self.bound;
         let ours = match self.mode {
+            RedirectMode::Everywhere => false,
             // What was made to the listener has the listener's address on both sides of the translation.
             RedirectMode::Redirect => original == local,
             RedirectMode::Tproxy => {
@@ -158,7 +163,11 @@ impl Way {
         Ok(Course {
             port: original.port(),
             // What is forwarded for others is translated to the address of its interface, never to loopback.
-            local: self.mode == RedirectMode::Redirect && local.ip().is_loopback(),
+            local: match self.mode {
+                RedirectMode::Everywhere => true,
+                RedirectMode::Redirect => local.ip().is_loopback(),
+                RedirectMode::Tproxy => false,
+            },
         })
     }
 }
@@ -466,6 +475,8 @@ mod tests {
         tproxy   127.0.0.1:15001 10.0.0.9:15001  10.0.0.9:15001   15001,far
         tproxy   0.0.0.0:15001   10.0.0.9:15001  10.0.0.9:15001   astray
         tproxy   [::]:15001      [fd77::2]:443   [fd77::2]:443    443,far
+        anywhere 0.0.0.0:443     192.0.2.7:443   192.0.2.7:443    443,here
+        anywhere 0.0.0.0:443     127.0.0.1:443   127.0.0.1:443    443,here
     ";
 
     #[test]
@@ -473,6 +484,7 @@ mod tests {
         for row in COURSES.lines().filter(|row| !row.trim().is_empty()) {
             let words: Vec<&str> = row.split_whitespace().collect();
             let mode = match words[0] {
+                "anywhere" => RedirectMode::Everywhere,
                 "tproxy" => RedirectMode::Tproxy,
                 _ => RedirectMode::Redirect,
             };

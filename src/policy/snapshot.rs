@@ -180,6 +180,13 @@ impl Snapshot {
             .map(|(_, service)| &service.settings)
     }
 
+    /// Whether the agent has anything at this host, on whatever port.
+    #[must_use]
+    pub fn has_host(&self, agent: &AgentName, host: &Host) -> bool {
+        let covers = |service: &ServiceSettings| service.hosts.iter().any(|own| own.covers(host));
+        self.services_of(agent).any(covers) || self.tunnel.iter().any(|(own, _)| own == host)
+    }
+
     pub(super) fn reach(&self, agent: &AgentName) -> Option<&Reach> {
         self.agents.get(agent)
     }

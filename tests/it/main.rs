@@ -53,6 +53,8 @@ mod identity;
 #[cfg(test)]
 mod incident;
 #[cfg(test)]
+mod isolate;
+#[cfg(test)]
 mod issuer;
 #[cfg(test)]
 mod leakcheck;

@@ -108,13 +108,9 @@ async fn a_placeholder_on_its_way_to_somewhere_else_is_refused_and_told() {
     // Its own host at the wrong port is a mistake and nothing else.
     let items = house.variable("coder", "ITEMS_TOKEN");
     let here = format!("http://{API}:8080/v1/items");
-    let lost = absolute(
-        &house,
-        "coder",
-        &here,
-        &format!("authorization: Bearer {items}\r\n"),
-    );
-    assert_eq!(lost.await, (403, "destination-denied".into()));
+    let field = format!("authorization: Bearer {items}\r\n");
+    let lost = absolute(&house, "coder", &here, &field).await;
+    assert_eq!(lost, (403, "destination-denied".into()));
     let mismatch = (403, "placeholder-mismatch".to_owned());
     for fields in [
         format!("authorization: Bearer {own}\r\n"),

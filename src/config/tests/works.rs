@@ -87,6 +87,9 @@ fn the_example_of_the_product_page_compiles() {
     assert!(matches!(&plan.ca, CaPlan::Dir(dir) if dir == Path::new("/var/lib/tokenward/ca")));
     assert_eq!(plan.audit.when_full, WhenFull::Refuse);
     assert_eq!(plan.secret_variables, ["CODER_TOKEN", "LLM_KEY"]);
+    let names = plan.secret_files.iter().map(|f| f.file_name().unwrap());
+    assert_eq!(names.collect::<Vec<_>>(), ["client.pem"]);
+    assert!(plan.secret_files.iter().all(|file| file.is_absolute()));
     assert_eq!(plan.agents.agents.len(), 1);
     assert_eq!(plan.proxy_tokens.len(), 1);
     assert_eq!(plan.policy.services.len(), 2);
