@@ -160,6 +160,8 @@ def probed(docs):
                 yield f"{where}: ends after {spec.get('terminationGracePeriodSeconds', 30)} s, tokenward may need {seconds}"
             services = [d for d in docs if d["kind"] == "Service" and d["metadata"].get("namespace") == namespace]
             for service in services:
+                if service["spec"].get("clusterIP") == "None" and {p["targetPort"] for p in service["spec"]["ports"]} == {"health"}:
+                    continue  # for Prometheus, which policies let in
                 if {p["targetPort"] for p in service["spec"]["ports"]} != {"proxy"} or ports["proxy"] != service["spec"]["ports"][0]["port"]:
                     yield f"{where}: its Service shows another port than the proxy's"
 
@@ -193,7 +195,29 @@ def replicas(docs):
             yield f"{name}: several replicas, one claim"
 
 
-RULES = (hardened, ruled, apart, probed, replicas)
+def watched(docs):
+    """Where there are monitors, each tokenward is the target of one of them."""
+    monitors = [d for d in docs if d["kind"] in ("PodMonitor", "ServiceMonitor")]
+    for name, namespace, labels, spec in pods(docs) if monitors else ():
+        if not any(named(c["image"]) == "tokenward" for c in containers(spec)):
+            continue
+        behind = [d for d in docs if d["kind"] == "Service" and d["metadata"]["namespace"] == namespace
+                  and matches({"matchLabels": d["spec"]["selector"]}, labels)]
+        targets = []
+        for m in monitors:
+            ports = {e["port"] for e in m["spec"].get("podMetricsEndpoints", m["spec"].get("endpoints"))}
+            if namespace not in m["spec"]["namespaceSelector"]["matchNames"]:
+                continue
+            if m["kind"] == "PodMonitor":
+                targets += [p for p in ports if matches(m["spec"]["selector"], labels)]
+            else:
+                targets += [s for s in behind if matches(m["spec"]["selector"], s["metadata"].get("labels", {}))
+                            and ports & {p["name"] for p in s["spec"]["ports"] if p["targetPort"] == "health"}]
+        if len(targets) != 1:
+            yield f"{namespace}/{name}: is scraped {len(targets)} times"
+
+
+RULES = (hardened, ruled, apart, probed, replicas, watched)
 
 
 # The network

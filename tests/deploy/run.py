@@ -102,8 +102,8 @@ class Judge:
         odd = copy.deepcopy(next(d for d in each.values() if d["kind"] == "Deployment"))
         odd["spec"]["template"]["spec"]["containers"][0]["comand"] = []
         self.note("the schemas see a key that does not exist", [] if wrong(odd, VERSIONS[-1]) else ["they do not"])
-        monitors = [d for d in each.values() if d["kind"] == "PodMonitor"]
-        self.note("pod monitors, by a list of keys: no package has their schema", [p for d in monitors for p in monitor(d)], f"{len(monitors)} objects")
+        monitors = [d for d in each.values() if d["kind"] in ("PodMonitor", "ServiceMonitor")]
+        self.note("monitors, by a list of keys: no package has their schema", [p for d in monitors for p in monitor(d)], f"{len(monitors)} objects")
 
     def manifests(self):
         for name, (shape, dns, monitored) in OVERLAYS.items():
@@ -166,7 +166,7 @@ class Judge:
         self.note("every alert names metrics and labels that exist",
                   [p for r in rules for p in unknown(known, r["alert"], r["expr"], r["annotations"].get("summary", ""))], f"{len(rules)} alerts")
         jobs = {j for r in rules for j in re.findall(r'job="([^"]*)"', r["expr"])}
-        self.note("alerts and pod monitor agree on the job's name", [] if jobs <= {"tokenward"} else sorted(jobs))
+        self.note("alerts and monitors agree on the job's name", [] if jobs <= {"tokenward"} else sorted(jobs))
         wrapped = subprocess.run(["sh", "-c", wrapping_line()], capture_output=True, text=True, cwd=ROOT, timeout=60)
         whole = yaml.safe_load(wrapped.stdout) if not wrapped.returncode else {}
         self.note("the line of docs/deploy/monitoring.md makes a PrometheusRule of them",
@@ -272,11 +272,11 @@ class Judge:
 
 
 def monitor(doc):
-    """Keys of a PodMonitor that are used here, as the operator's documentation names them."""
-    spec = doc["spec"]
-    yield from (f"spec.{key}" for key in set(spec) - {"namespaceSelector", "selector", "podMetricsEndpoints", "jobLabel"})
-    for endpoint in spec["podMetricsEndpoints"]:
-        yield from (f"podMetricsEndpoints.{key}" for key in set(endpoint) - {"port", "path", "interval", "scrapeTimeout", "scheme", "relabelings"})
+    """Keys of a PodMonitor or ServiceMonitor that are used here, as the operator's documentation names them."""
+    spec, key = doc["spec"], "podMetricsEndpoints" if doc["kind"] == "PodMonitor" else "endpoints"
+    yield from (f"spec.{other}" for other in set(spec) - {"namespaceSelector", "selector", key, "jobLabel"})
+    for endpoint in spec[key]:
+        yield from (f"{key}.{other}" for other in set(endpoint) - {"port", "path", "interval", "scrapeTimeout", "scheme", "relabelings"})
         if {"targetLabel": "job", "replacement": "tokenward"} not in endpoint.get("relabelings", []):
             yield "the job is not called tokenward"
 

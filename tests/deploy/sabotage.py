@@ -94,6 +94,9 @@ CHANGES = {
         {"kind": "NetworkPolicy", "metadata": {"name": "x", "namespace": "agents"}, "spec": {"podSelector": {}, "policyTypes": ["Egress"], "egress": ANYWHERE}})),
     "agents may use every port of the gateway": ("gateway-monitored", lambda d: [policy(d, "to-the-gateway")["spec"]["egress"][0].pop("ports"),
                                                                                 policy(d, "gateway")["spec"]["ingress"][0].pop("ports")]),
+    "nobody scrapes the gateway": ("gateway-monitored", lambda d: one(d, "ServiceMonitor")["spec"]["selector"].update(matchLabels={"x": "y"})),
+    "its Service has no port for that": ("gateway-monitored", lambda d: [x for x in d if x["metadata"]["name"] == "tokenward-health"][0]["spec"]["ports"][0].update(name="x")),
+    "a sidecar is scraped twice": ("sidecar-monitored", lambda d: d.append(copy.deepcopy(one(d, "PodMonitor")))),
     "agents may ask DNS": ("gateway", lambda d: policy(d, "to-the-gateway")["spec"]["egress"].append(policy(d, "gateway")["spec"]["egress"][0])),
     "everybody may call the gateway": ("gateway", lambda d: policy(d, "gateway")["spec"]["ingress"][0].pop("from")),
     "the gateway may ask for metadata": ("gateway", lambda d: policy(d, "gateway")["spec"]["egress"].extend(ANYWHERE)),
@@ -109,7 +112,7 @@ CHANGES = {
 
 def judge(it, rendered):
     missed = []
-    shapes = {"sidecar-transparent": ("transparent", True, False), "sidecar": ("sidecar", True, False), "gateway": ("gateway", False, False), "gateway-replicas": ("gateway", False, False),
+    shapes = {"sidecar-monitored": ("sidecar", True, True), "sidecar-transparent": ("transparent", True, False), "sidecar": ("sidecar", True, False), "gateway": ("gateway", False, False), "gateway-replicas": ("gateway", False, False),
               "gateway-monitored": ("gateway", False, True)}
     for what, (overlay, change) in CHANGES.items():
         docs = copy.deepcopy(rendered[overlay])
