@@ -27,7 +27,7 @@ FROM settings AS prebuilt
 ARG ROOT=LICENSE
 ADD ${ROOT} /
 
-# Debian, for `nft` and whatever it calls. This one is root in its container: it has NET_ADMIN for one command and ends.
+# Debian, for `nft` and whatever it needs: the names of protocols are netbase's. This one is root in its container: it has NET_ADMIN for one command and ends.
 FROM ${DEBIAN_IMAGE} AS rules
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="tokenward-init" \
@@ -36,7 +36,7 @@ LABEL org.opencontainers.image.title="tokenward-init" \
       org.opencontainers.image.revision="${REVISION}" \
       org.opencontainers.image.licenses="Apache-2.0"
 RUN apt-get update -qq \
- && apt-get install -qq -y --no-install-recommends nftables \
+ && apt-get install -qq -y --no-install-recommends netbase nftables \
  && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/log/*
 USER 0:0
 ENTRYPOINT ["/usr/local/bin/tokenward"]

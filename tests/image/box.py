@@ -56,10 +56,10 @@ def call(*words):
     subprocess.run([str(w) for w in words], check=True, capture_output=True, timeout=30)
 
 
-def configure(folder, issuer, items, keys):
+def configure(folder, issuer, items, keys, listen="{proxy: 127.0.0.1:8080}"):
     """The default configuration of the image, with somebody to talk to."""
     (folder / "tokenward.yaml").write_text(f"""
-listen: {{proxy: 127.0.0.1:8080}}
+listen: {listen}
 health: 127.0.0.1:9091
 runtime_dir: /run/tokenward
 ca: {{dir: /var/lib/tokenward/ca}}
@@ -88,11 +88,23 @@ services:
 """)
 
 
+def become(user, keep=()):
+    """This user and group and no other, no new privileges; root's capabilities, after the next exec, are those of `keep`."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    for capability in set(range(64)) - set(keep):
+        libc.prctl(PR_CAPBSET_DROP, capability, 0, 0, 0)
+    os.setgroups([])
+    os.setresgid(user, user, user)
+    os.setresuid(user, user, user)
+    libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+
+
 class Box:
-    def __init__(self, root, folder):
-        self.root, self.folder = root, folder
+    """A container: `given` says which folders are mounted where, read-only."""
+
+    def __init__(self, root, given, volumes=tuple(VOLUMES)):
+        self.root = root
         call("mount", "--make-rprivate", "/")
-        call("ip", "link", "set", "lo", "up")
         # What every runtime lays over an image: names, processes, devices.
         for name, text in (("hosts", "127.0.0.1 localhost\n"), ("resolv.conf", "")):
             (root / "etc" / name).write_text(text)
@@ -106,11 +118,12 @@ class Box:
             call("mount", "--bind", f"/dev/{device}", root / "dev" / device)
         call("mount", "-o", "remount,bind,ro", root / "dev")
         # As Docker does with a new volume: of the owner and mode that the image's folder has.
-        for path in VOLUMES:
+        for path in volumes:
             have = (root / path[1:]).stat()
             call("mount", "-t", "tmpfs", "-o", f"size=16m,uid={have.st_uid},gid={have.st_gid},mode={have.st_mode & 0o7777:o}", "tmpfs", root / path[1:])
-        for given, place in ((folder / "config", "etc/tokenward"), (folder / "secrets", "run/secrets")):
-            call("mount", "--bind", given, root / place)
+        for place, folder in given.items():
+            (root / place).mkdir(exist_ok=True)
+            call("mount", "--bind", folder, root / place)
             call("mount", "-o", "remount,bind,ro", root / place)
 
     def close(self):
@@ -119,23 +132,17 @@ class Box:
         call("mount", "-o", "remount,bind,ro", self.root)
         return before
 
-    def enter(self, user=USER):
+    def enter(self, user=USER, keep=()):
         """Between fork and exec: from here on the process is in the container."""
-        libc = ctypes.CDLL(None, use_errno=True)
         os.chroot(self.root)
         os.chdir("/")
-        for capability in range(64):
-            libc.prctl(PR_CAPBSET_DROP, capability, 0, 0, 0)
-        os.setgroups([])
-        os.setresgid(user, user, user)
-        os.setresuid(user, user, user)
-        libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+        become(user, keep)
 
-    def start(self, words, **more):
-        return subprocess.Popen(words, preexec_fn=self.enter, env={"PATH": "/usr/local/bin"}, stdin=subprocess.DEVNULL, **more)
+    def start(self, words, user=USER, keep=(), **more):
+        return subprocess.Popen(words, preexec_fn=lambda: self.enter(user, keep), env={"PATH": "/usr/local/bin"}, stdin=subprocess.DEVNULL, **more)
 
-    def run(self, *words):
-        process = self.start(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    def run(self, *words, user=USER, keep=()):
+        process = self.start(words, user, keep, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         out, error = process.communicate(timeout=60)
         return process.returncode, out, error
 
@@ -217,7 +224,7 @@ def main(root, config, folder):
     issuer, items, keys = Accounts(folder, secrets["client-secret"]), Telling(folder), Telling(folder)
     configure(folder / "config", issuer, items, keys)
     (folder / "config" / "ca.pem").write_bytes((folder / "ca.pem").read_bytes())
-    box, told, log = Box(root, folder), {}, folder / "log"
+    box, told, log = Box(root, {"etc/tokenward": folder / "config", "run/secrets": folder / "secrets"}), {}, folder / "log"
     told["open"] = box.close()
     told["version"] = box.run(*config["Entrypoint"], "--version")
     with log.open("wb") as out:

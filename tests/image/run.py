@@ -215,20 +215,30 @@ class Judge:
 
     # What it does
 
+    def secret_files(self, folder):
+        (folder / "secrets").mkdir(parents=True)
+        for name, value in self.secrets.items():
+            (folder / "secrets" / name).write_text(value)
+            os.chown(folder / "secrets" / name, USER, USER)
+            (folder / "secrets" / name).chmod(0o400)
+        return folder
+
+    def played(self, script, *words):
+        """What a script told that was started in namespaces of its own."""
+        done = subprocess.run(["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", sys.executable, HERE / script, *words],
+                              capture_output=True, text=True, timeout=180)
+        if done.returncode:
+            self.note(f"{script} comes to its end", [done.stderr[-1500:]])
+            return None
+        return json.loads(done.stdout)
+
     def runs(self, config):
-        given = self.folder / "given"
-        (given / "secrets").mkdir(parents=True)
         self.secrets = {"api-key": secrets.token_urlsafe(24), "client-secret": secrets.token_urlsafe(24), "coder-token": secrets.token_urlsafe(24),
                         "store.key": secrets.token_hex(32)}
-        for name, value in self.secrets.items():
-            (given / "secrets" / name).write_text(value)
-            os.chown(given / "secrets" / name, USER, USER)
-            (given / "secrets" / name).chmod(0o400)
-        done = subprocess.run(["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", sys.executable, HERE / "box.py", self.root,
-                               json.dumps(config), given], capture_output=True, text=True, timeout=180)
-        if done.returncode:
-            return self.note("a container of it runs", [done.stderr[-1500:]])
-        told = json.loads(done.stdout)
+        given = self.secret_files(self.folder / "given")
+        told = self.played("box.py", self.root, json.dumps(config), given)
+        if told is None:
+            return None
         self.note("a container of it: 65532, no capability, no new privilege", ran(told))
         self.note("it does the main job, with secrets from files", worked(told, self.secrets))
         self.note("it writes to its volumes and nowhere else", stayed(told))
@@ -251,14 +261,24 @@ class Judge:
         self.note("leakcheck: what is planted is found", missed if done.returncode == 1 else [done.stderr, *missed], f"{len(PLANTED)} ways")
 
     def init(self, context):
-        """The image that writes a pod's rules: does its `nft` work, and does ours call it."""
+        """The image that writes a pod's rules, and then both images as that pod."""
         name = self.build(context, "prebuilt-init", "BINARY=tokenward")
         config = json.loads(self.buildah("inspect", "--type", "image", name))["Docker"]["config"]
         container = self.buildah("from", name)
         self.buildah("run", container, "--", "nft", "--version")
         wanted = {"Entrypoint": ["/usr/local/bin/tokenward"], "User": "0:0", "Cmd": ["netfilter", "apply", "--shape", "sidecar", "--exempt-gid", "65532"]}
         problems = [f"{key} is {config.get(key)!r}" for key, value in wanted.items() if config.get(key) != value]
-        self.note("the image of the init container is built, with nft", problems, call("du", "-shx", self.buildah("mount", container)).split()[0])
+        root = self.buildah("mount", container)
+        self.note("the image of the init container is built, with nft", problems, call("du", "-shx", root).split()[0])
+        if "netfilter" not in call(self.bin, "--help"):
+            return print("---- a pod of both images                                               not run: this tokenward has no `netfilter` yet")
+        command = config["Entrypoint"] + config["Cmd"]
+        told = self.played("pod.py", self.root, root, json.dumps(command), self.secret_files(self.folder / "pod"))
+        if told is not None:
+            self.note("a pod of both images: without rules the agent goes anywhere", went(told))
+            self.note("rules: by NET_ADMIN alone, again without harm, not without it", wrote(told))
+            self.note("behind them an agent without a proxy reaches APIs, and nothing else", walled(told, self.secrets))
+        return None
 
 
 def strange(root):
@@ -309,6 +329,36 @@ def stayed(told):
     yield from (f"{user} may write {where}" for user, found in writable.items() for where in found if not where.startswith(volumes))
     if not set(volumes) <= set(writable[str(USER)]):
         yield f"65532 cannot write its volumes: {writable[str(USER)]}"
+
+
+FAMILIES = ("v4", "v6")
+CLOSED = [f"{what} {family}" for what in ("elsewhere", "quic", "dns") for family in FAMILIES]
+
+
+def went(told):
+    """The control: what is refused later was open before."""
+    yield from (f"{way}: {told['before'][way]}" for way in CLOSED if told["before"][way] != "reached")
+    if told["without"][0] != 1 or "CAP_NET_ADMIN" not in told["without"][2] or told["still"] != "reached":
+        yield f"without NET_ADMIN: {told['without']}, and then {told['still']}"
+
+
+def wrote(told):
+    yield from (f"{name}: {told[name]}" for name in ("writes", "again") if told[name][0] or "IPv4 and IPv6 are covered" not in told[name][1])
+
+
+def walled(told, given):
+    ways = told["ways"]
+    for family in FAMILIES:
+        answers = [ways[f"{what} {family}"] for what in ("api", "key", "denied")]
+        if answers != [200, 200, 403]:
+            yield f"over {family} the agent was answered {answers}"
+    for when in ("early", "ways", "late"):
+        yield from (f"{when}, {way}: {told[when][way]}" for way in CLOSED if told[when][way] == "reached")
+        yield from (f"{when}, {way} socket: {told[when][way]}" for way in ("raw", "packet") if told[when][way] != "PermissionError")
+        if when != "ways":
+            yield from (f"{when}, {what}: {told[when][what]}" for what in ("api v4", "api v6", "key v4", "key v6") if told[when][what] != "ConnectionRefusedError")
+    if [f.get("authorization") for f in told["items"]] != ["DPoP at-1"] * 2 or [f.get("x-api-key") for f in told["keys"]] != [given["api-key"]] * 2:
+        yield f"the APIs saw {told['items']} and {told['keys']}"
 
 
 def plain(buildah, container, folder, value, place="/etc/plant"):
