@@ -35,9 +35,10 @@ VERSIONS = ("1.29.0", "1.33.0", "1.37.0")
 OVERLAYS = {"sidecar": ("sidecar", True, False), "sidecar-monitored": ("sidecar", True, True),
             "sidecar-transparent": ("transparent", True, False), "gateway": ("gateway", False, False),
             "gateway-monitored": ("gateway", False, True), "gateway-dns": ("gateway", True, False), "gateway-replicas": ("gateway", False, False)}
-PLAYED = ("sidecar", "gateway", "gateway-replicas")
-# The sidecar with the secrets mounted into its agent: what a play must find out.
-CONTROL = "sidecar-open"
+PLAYED = ("sidecar", "sidecar-transparent", "gateway", "gateway-replicas")
+# The sidecar with the secrets mounted into its agent, and the one with rules, its agent in the group that they let out: what a play must find out.
+CONTROLS = {"sidecar-open": {f"the agent reads=/run/secrets/tokenward/..1/{f}" for f in ("client.pem", "coder-token", "store.key")},
+            "sidecar-around": {"missing: who=10001 10001 10001", "missing: around=503", "missing: elsewhere=7"}}
 # Labels that Prometheus adds itself.
 SCRAPED = {"job", "instance", "le", "__name__"}
 
@@ -228,11 +229,15 @@ class Judge:
         if os.geteuid() or not shutil.which("setpriv"):
             return self.skip("plays of the pods", "they need root and setpriv")
         playable = [name for name in PLAYED if name in self.docs]
-        if "sidecar" in playable:
-            wrong = copy.deepcopy(self.docs["sidecar"])
-            sabotage.mount(wrong, "agent", "agent", name="secrets", mountPath="/run/secrets/tokenward", readOnly=True)
-            (self.folder / f"{CONTROL}.yaml").write_text(yaml.safe_dump_all(wrong))
-            playable.append(CONTROL)
+        if "netfilter" not in subprocess.run([self.options.bin, "--help"], capture_output=True, text=True, timeout=60).stdout:
+            playable.remove("sidecar-transparent")
+            self.skip("the play of sidecar-transparent", "this tokenward has no `netfilter` yet")
+        for name, overlay, change in (("sidecar-open", "sidecar", sabotage.opened), ("sidecar-around", "sidecar-transparent", sabotage.exempt)):
+            if overlay in playable:
+                wrong = copy.deepcopy(self.docs[overlay])
+                change(wrong)
+                (self.folder / f"{name}.yaml").write_text(yaml.safe_dump_all(wrong))
+                playable.append(name)
 
         def one(name):
             folder = self.folder / f"play-{name}"
@@ -243,9 +248,8 @@ class Judge:
         with ThreadPoolExecutor(4) as pool:
             for name, done in zip(playable, pool.map(one, playable)):
                 problems = [done.stderr[-1500:]] if done.returncode else list(played(name, json.loads(done.stdout), metrics_of(ROOT / "README.md")))
-                if name == CONTROL:
-                    found = {f"the agent reads=/run/secrets/tokenward/..1/{f}" for f in ("client.pem", "coder-token", "store.key")}
-                    self.note("a play sees what an agent should not read", sorted(set(problems) ^ found))
+                if name in CONTROLS:
+                    self.note(f"{name}, played: what is wrong is seen", sorted(CONTROLS[name] - set(problems)))
                     continue
                 self.note(f"{name}, played: the agent works and has public files alone", problems)
         self.serves()
@@ -378,7 +382,10 @@ def played(name, told, known):
         yield f"the agent said {told['error']!r}, tokenward ended with {told['code']}"
     yield from (f"{secret} was in the agent's output, the log or the audit lines" for secret in told["leaked"])
     requests = [(line["agent"], line.get("code")) for line in told["audit"] if line["event"] == "request"]
-    if requests != [("coder", "policy-denied"), ("coder", "as-unavailable"), ("coder", "destination-denied")]:
+    if told["redirected"]:
+        # 7: curl could not connect.
+        yield from (f"missing: {w}" for w in ("around=503", "elsewhere=7") if w not in lines)
+    if requests != [("coder", "policy-denied"), ("coder", "as-unavailable"), ("coder", "destination-denied")] + [("coder", "as-unavailable")] * told["redirected"]:
         yield f"the audit lines are {requests}"
     yield from (f"{metric} is in /metrics and not in README.md" for metric in told["metrics"] if metric.startswith("tokenward_") and metric not in known)
 

@@ -41,6 +41,16 @@ def moved(docs, to):
     start.insert(to, start.pop(0))
 
 
+def opened(docs):
+    """The secrets are mounted into the agent."""
+    mount(docs, "agent", "agent", name="secrets", mountPath="/run/secrets/tokenward", readOnly=True)
+
+
+def exempt(docs):
+    """The agent has the group that the rules let out."""
+    container(docs, "agent", "agent")["securityContext"]["runAsGroup"] = 65532
+
+
 ANYWHERE = [{"to": [{"ipBlock": {"cidr": "0.0.0.0/0"}}]}]
 CHANGES = {
     "the agent has tokenward's user": ("sidecar", lambda d: container(d, "agent", "agent")["securityContext"].update(runAsUser=65532)),
