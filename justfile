@@ -126,6 +126,11 @@ fuzz SECONDS="20" *TARGETS:
 benches *FLAGS:
     cargo bench --locked --features fuzzing --bench hot_path --bench decision -- {{ FLAGS }}
 
+# What the response guard costs: two proxies side by side, with it and without
+bench-guard *FLAGS:
+    cargo build --locked --profile dist
+    deploy/bench/guard.py {{ FLAGS }}
+
 # tokenward beside other proxies, as deploy/bench/README.md says; needs root. DIR holds the bench, FLAGS go to its run.sh
 bench DIR="../shared/bench" *FLAGS:
     cargo build --locked --profile dist

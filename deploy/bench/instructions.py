@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Instructions of one request over a kept HTTP/1.1 connection, counted by callgrind.
 
-    instructions.py [--dpop] [PROXY COMMAND…]      # default: ../../target/dist/tokenward
+    instructions.py [--dpop] [--guard MODE] [PROXY COMMAND…]      # default: ../../target/dist/tokenward, or $TOKENWARD
 
 Needs valgrind, a set-up bench (BENCH_DIR, BENCH_TARGET, its certificates in BENCH_RUN/certs) and a free port 9443. 60 requests
 warm up, then the counters are set to zero, and after 200 more they are read.
@@ -23,7 +23,7 @@ def wait(port):
     sys.exit(f"nothing listens on port {port}")
 
 
-def configuration(folder, dpop):
+def configuration(folder, dpop, guard):
     credential = "{bearer: {file: token}}"
     issuer = ""
     if dpop:
@@ -46,6 +46,7 @@ limits: {{per_agent: {{requests_per_second: 1000000}}}}
     port: {ORIGIN}
     upstream: {{ca: {{file: {CERTS}/origin-ca.pem}}, allow_private: true, connect: "127.0.0.1:{ORIGIN}"}}
     credential: {credential}
+    response_guard: "{guard}"
     rules: [{{allow: "* /**"}}]
 """)
 
@@ -77,13 +78,15 @@ def ask(stream):
 def main():
     options = argparse.ArgumentParser()
     options.add_argument("--dpop", action="store_true")
+    options.add_argument("--guard", choices=["redact", "block", "off"], default="redact")
     options.add_argument("command", nargs="*")
     options = options.parse_args()
     started = []
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
-        configuration(folder, options.dpop)
-        command = options.command or [HERE / "../../target/dist/tokenward", "serve", "--config", folder / "tokenward.yaml"]
+        configuration(folder, options.dpop, options.guard)
+        program = os.environ.get("TOKENWARD", HERE / "../../target/dist/tokenward")
+        command = options.command or [program, "serve", "--config", folder / "tokenward.yaml"]
         try:
             expected = "DPoP *" if options.dpop and not options.command else "Bearer REAL-SECRET"
             started.append(subprocess.Popen([TARGET / "loadgen", "origin", "--dir", CERTS, "--listen", f"127.0.0.1:{ORIGIN}", "--auth", expected]))

@@ -4,6 +4,7 @@ usage: issuer.py PORT CERTS
 """
 
 import json
+import secrets
 import ssl
 import sys
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -18,7 +19,8 @@ METADATA = {
     "token_endpoint_auth_methods_supported": ["client_secret_basic"],
     "dpop_signing_alg_values_supported": ["ES256"],
 }
-TOKEN = {"access_token": "BENCH-TOKEN-" + "x" * 32, "token_type": "DPoP", "expires_in": 3600}
+# Random, as tokens are: what looks like the bodies of the bench would be found at each of their bytes.
+TOKEN = {"access_token": secrets.token_urlsafe(33), "token_type": "DPoP", "expires_in": 3600}
 
 
 class Handler(BaseHTTPRequestHandler):

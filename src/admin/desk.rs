@@ -253,8 +253,17 @@ impl Desk {
 
     async fn rotate(&self, wish: &Wish) -> Response<Full<Bytes>> {
         let done = self.door.rotate(wish.service.as_ref(), wish.agent.as_ref());
-        let all: Value = done.await.iter().map(show_rotated).collect();
-        json_answer(StatusCode::OK, &json!({"grants": all}))
+        let done = done.await;
+        let all: Value = done.grants.iter().map(show_rotated).collect();
+        let restored: Value = done
+            .restored
+            .iter()
+            .map(|grant| json!({"service": grant.service.as_str(), "agent": owner(grant)}))
+            .collect();
+        json_answer(
+            StatusCode::OK,
+            &json!({"grants": all, "restored": restored}),
+        )
     }
 
     fn status(&self) -> Value {
@@ -263,8 +272,12 @@ impl Desk {
             .door
             .bindings()
             .iter()
-            .map(|(name, binding)| json!({"service": name.as_str(), "binding": binding.as_str()}))
+            .map(|(name, binding)| {
+                let revoked = self.door.stopped(name, &AgentName::everyone());
+                json!({"service": name.as_str(), "binding": binding.as_str(), "revoked": revoked})
+            })
             .collect();
+        let stopped: Value = self.door.stops().iter().map(revoke::show_stop).collect();
         let protections: serde_json::Map<String, Value> = self
             .facts
             .protections
@@ -276,6 +289,7 @@ impl Desk {
             "store": self.facts.store,
             "protections": protections,
             "services": services,
+            "stopped": stopped,
             "grants": grants,
             "logins": self.logins.list(),
         })

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::answer::{json_answer, refuse, refuse_all};
 use super::desk::{DeskFacts, Wish};
 use super::logins::owner;
-use crate::tokens::{Door, Fate, Return, Revoked, Selection};
+use crate::tokens::{Door, Fate, Return, Revocation, Revoked, Selection, Stopped};
 
 /// Stops, cuts, then revokes; with `dry_run` only says what that would do.
 pub(super) async fn revoke(
@@ -27,19 +27,22 @@ pub(super) async fn revoke(
         let what = "say either `all`, or which `service` or `agent`";
         return refuse(StatusCode::BAD_REQUEST, "request", what);
     }
-    let (grants, cut) = if wish.dry_run {
-        (door.foresee(&selection, wish.compromise).await, None)
+    let (done, cut) = if wish.dry_run {
+        let grants = door.foresee(&selection, wish.compromise).await;
+        let remembered = true;
+        (Revocation { grants, remembered }, None)
     } else {
         // Nothing new is lent from here on, so what is cut now does not come back.
         door.stop(&selection, wish.compromise);
         let cut = (facts.sever)(&selection);
         (door.revoke(&selection, wish.compromise).await, Some(cut))
     };
-    let grants: Value = grants.iter().map(show).collect();
+    let grants: Value = done.grants.iter().map(show).collect();
     let body = json!({
         "dry_run": wish.dry_run,
         "compromise": wish.compromise,
         "cut": cut,
+        "remembered": done.remembered,
         "grants": grants,
     });
     json_answer(StatusCode::OK, &body)
@@ -55,6 +58,21 @@ pub(super) async fn reload(door: &Arc<Door>, facts: &DeskFacts) -> Response<Full
         }
         Err(problems) => refuse_all(StatusCode::UNPROCESSABLE_ENTITY, "configuration", &problems),
     }
+}
+
+/// A stop that stands.
+pub(super) fn show_stop(stop: &Stopped) -> Value {
+    let returned: Value = stop
+        .returned
+        .iter()
+        .map(|grant| json!({"service": grant.service.as_str(), "agent": owner(grant)}))
+        .collect();
+    json!({
+        "service": stop.selection.service.as_ref().map(|name| name.as_str()),
+        "agent": stop.selection.agent.as_ref().map(|name| name.as_str()),
+        "compromise": stop.compromise,
+        "came_back": returned,
+    })
 }
 
 fn show(revoked: &Revoked) -> Value {

@@ -71,14 +71,19 @@ pub struct Network {
 }
 
 impl Network {
-    /// Reads `10.0.0.0/8`, or an address alone. `None`: it is none, or has bits behind its prefix.
+    /// Reads `10.0.0.0/8`, or an address alone. `None`: it is none, or has bits behind its prefix, or is IPv4 in IPv6
+    /// (`::ffff:10.0.0.0/104`): addresses are compared as what they are, so that none would be in it.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let (address, length) = match text.split_once('/') {
             Some((address, length)) => (address, Some(length)),
             None => (text, None),
         };
-        let (bits, v4) = bits(address.parse().ok()?);
+        let address: IpAddr = address.parse().ok()?;
+        if address.to_canonical() != address {
+            return None;
+        }
+        let (bits, v4) = bits(address);
         let most: u32 = if v4 { 32 } else { 128 };
         let length = match length {
             Some(text) if text.bytes().all(|b| b.is_ascii_digit()) => text.parse().ok()?,

@@ -69,6 +69,7 @@ pub async fn start(plan: Plan, clock: Clock) -> Result<Running, StartError> {
     let health_address = local_addresses(&sockets.health)?.first().copied();
     let stop = CancellationToken::new();
     let control = control_wing(wing.worker, sockets.health, &health, desk, stop.clone())?;
+    wing.door.settle().await;
     for listener in sockets.proxies {
         wing.doors.serve(listener);
     }

@@ -121,12 +121,7 @@ pub(super) enum Verb {
         #[arg(long)]
         agent: Option<String>,
         /// The command and its arguments
-        #[arg(
-            required = true,
-            trailing_var_arg = true,
-            allow_hyphen_values = true,
-            value_name = "CMD"
-        )]
+        #[arg(required = true, trailing_var_arg = true, value_name = "CMD")]
         command: Vec<std::ffi::OsString>,
     },
     /// Print the JSON Schema of the configuration
@@ -155,7 +150,9 @@ pub(super) struct LoginWish {
 
 /// What `revoke` is asked for.
 #[derive(Debug, clap::Args)]
-#[group(id = "selection", required = true, multiple = true, args = ["service", "agent", "all"])]
+// A group of its own: one of the whole struct would hold the other options as well.
+#[group(skip)]
+#[command(group(clap::ArgGroup::new("selection").required(true).multiple(true).args(["service", "agent", "all"])))]
 pub(super) struct RevokeWish {
     /// This service's credential
     #[arg(long)]

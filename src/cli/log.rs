@@ -7,7 +7,7 @@
 use std::io::{self, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread;
 use std::time::Duration;
 
@@ -22,8 +22,9 @@ use crate::config;
 /// Lines that may wait to be written, and the longest of them.
 const WAITING: usize = 1024;
 const LINE_MAX: usize = 16 * 1024;
-/// How long the end waits for the last lines.
+/// How long the end waits for the last lines, and how often it looks for room.
 const LAST_WORDS: Duration = Duration::from_secs(1);
+const LAST_LOOK: Duration = Duration::from_millis(5);
 
 /// What was set up; to be ended, or the last lines may be missing.
 pub(super) struct Log(Option<SyncSender<Entry>>);
@@ -71,12 +72,19 @@ pub(super) fn start(args: &Args) -> Log {
 impl Log {
     /// Waits for the last lines, for a moment: nobody may be reading.
     pub(super) fn end(self) {
+        let Some(lines) = self.0 else { return };
         let (told, written) = sync_channel(1);
-        let asked = self.0.map(|lines| lines.try_send(Entry::End(told)));
-        if matches!(asked, Some(Ok(()))) {
-            // Whether they were written in time or not: this is the end.
-            let _written = written.recv_timeout(LAST_WORDS);
+        let (mut end, mut left) = (Entry::End(told), LAST_WORDS);
+        while let Err(TrySendError::Full(again)) = lines.try_send(end) {
+            if left.is_zero() {
+                return;
+            }
+            end = again;
+            left = left.saturating_sub(LAST_LOOK);
+            thread::sleep(LAST_LOOK);
         }
+        // Whether they were written in time or not: this is the end.
+        let _written = written.recv_timeout(left);
     }
 }
 
@@ -107,28 +115,32 @@ fn behind_a_thread(for_people: bool) -> Option<Queue> {
     let lost = Arc::<AtomicU64>::default();
     let counted = Arc::clone(&lost);
     let thread = thread::Builder::new().name("log".into());
-    let started = thread.spawn(move || write_all(&waiting, &counted, for_people));
+    let started =
+        thread.spawn(move || write_all(&waiting, &counted, for_people, &mut io::stderr()));
     started.is_ok().then_some(Queue { lines, lost })
 }
 
-fn write_all(waiting: &Receiver<Entry>, lost: &AtomicU64, for_people: bool) {
+fn write_all(
+    waiting: &Receiver<Entry>,
+    lost: &AtomicU64,
+    for_people: bool,
+    place: &mut impl Write,
+) {
     for entry in waiting {
-        let mut stderr = io::stderr();
-        // Nobody can be told that nobody listens.
-        let _written = match entry {
+        let missing = lost.swap(0, Ordering::Relaxed);
+        if missing > 0 {
+            // Nobody can be told that nobody listens.
+            let _noted = place.write_all(note(missing, for_people).as_bytes());
+        }
+        match entry {
             Entry::Line(line) => {
-                let missing = lost.swap(0, Ordering::Relaxed);
-                if missing > 0 {
-                    let _noted = stderr.write_all(note(missing, for_people).as_bytes());
-                }
-                stderr.write_all(&line)
+                let _written = place.write_all(&line);
             }
             Entry::End(told) => {
                 // Whoever asked may have gone.
                 let _heard = told.try_send(());
-                Ok(())
             }
-        };
+        }
     }
 }
 
@@ -141,5 +153,55 @@ fn note(missing: u64, for_people: bool) -> String {
             "{}\n",
             json!({"level": "WARN", "message": message, "lines": missing})
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a log with this much room in its queue writes. The last line is longer than a line may be.
+    fn written(room: usize) -> String {
+        let (lines, waiting) = sync_channel(room);
+        let lost = Arc::<AtomicU64>::default();
+        let mut queue = Queue {
+            lines: lines.clone(),
+            lost: Arc::clone(&lost),
+        };
+        queue.write_all(b"first\n").unwrap();
+        queue.write_all(b"second\n").unwrap();
+        let long = queue.write(&vec![b'x'; LINE_MAX + 1]).unwrap();
+        assert_eq!(long, LINE_MAX + 1);
+        drop(queue);
+        let writer = thread::spawn(move || {
+            let mut place = Vec::new();
+            // The end has to wait for room where there is none.
+            thread::sleep(2 * LAST_LOOK);
+            write_all(&waiting, &lost, true, &mut place);
+            String::from_utf8(place).unwrap()
+        });
+        Log(Some(lines)).end();
+        writer.join().unwrap()
+    }
+
+    #[test]
+    fn what_is_lost_is_counted_to_the_end_and_the_end_waits_for_room() {
+        let note = |lines| format!("WARN log lines found no room and are lost lines={lines}\n");
+        assert_eq!(written(8), format!("{}first\nsecond\n", note(1)));
+        assert_eq!(written(1), format!("{}first\n", note(2)));
+    }
+
+    #[test]
+    fn a_loss_is_told_though_no_line_follows() {
+        let (lines, waiting) = sync_channel(1);
+        let lost = Arc::new(AtomicU64::new(3));
+        let (told, heard) = sync_channel(1);
+        lines.send(Entry::End(told)).unwrap();
+        drop(lines);
+        let mut place = Vec::new();
+        write_all(&waiting, &lost, false, &mut place);
+        heard.recv().unwrap();
+        let line: serde_json::Value = serde_json::from_slice(&place).unwrap();
+        assert_eq!(line["lines"], 3);
     }
 }

@@ -33,6 +33,11 @@ pub(super) fn revoke(args: &Args, wish: &RevokeWish) -> Result<ExitCode, Failure
             "a refresh token could not be taken off the disk: `store.file` is not writable, and a restart would find it".into(),
         ));
     }
+    if done["remembered"] == false {
+        return Err(Failure(
+            "the compromise holds now, but a restart would forget it: `store.file` is not writable. Make it so and revoke once more".into(),
+        ));
+    }
     Ok(ExitCode::SUCCESS)
 }
 
@@ -82,6 +87,9 @@ fn whose(grant: &Value) -> String {
 fn at_the_issuer(grant: &Value, dry: bool) -> String {
     if grant["grant"] == "static" {
         return "a fixed credential, which only its API can revoke".into();
+    }
+    if grant["grant"] == "unconfigured" {
+        return "its refresh token: destroyed, NOT REVOKED at its issuer, because the configuration lacks it".into();
     }
     if grant["shared_goes_on"] == true {
         return "its service's grant is shared and goes on for the other agents".into();

@@ -63,7 +63,10 @@ async fn reload(running: &Running, path: &Path, answers: &Answers) -> Result<u64
         Ok(Ok(plan)) => plan,
         Ok(Err(problems)) => {
             running.note_unreadable().await;
-            tracing::error!(%problems, "the changed configuration is not used");
+            // A line each: all in one may be longer than a line of the log can be.
+            for problem in problems.iter() {
+                tracing::error!(%problem, "the changed configuration is not used");
+            }
             return Err(problems.to_string().lines().map(str::to_owned).collect());
         }
         Err(_) => {

@@ -28,12 +28,16 @@ pub(super) fn rotate(
     let proxy = Operator::need(args, &plan_without_secrets(args)?)?;
     let wish = json!({"service": service, "agent": agent});
     let done = proxy.call("POST", "/v1/rotate", Some(&wish))?.body;
-    let grants = list(&done["grants"]);
+    let (grants, restored) = (list(&done["grants"]), list(&done["restored"]));
     if args.json {
         out::data(&format!("{done:#}\n"));
-    } else if grants.is_empty() {
+    } else if grants.is_empty() && restored.is_empty() {
         out::data("nothing to rotate: no grant has a key or a token yet\n");
     } else {
+        for back in restored {
+            let whose = selected(back);
+            out::data(&format!("{whose}: it was revoked and is lent again\n"));
+        }
         for grant in grants {
             out::data(&format!("{}: {}\n", named(grant), what_was_done(grant)));
         }
@@ -88,12 +92,17 @@ fn for_people(standing: &Value) -> String {
             line(format!("  {}", token_for_people(token)));
         }
     }
-    let fixed = list(&standing["services"])
-        .iter()
-        .filter(|service| matches!(service["binding"].as_str(), Some("static" | "none")))
-        .filter_map(|service| service["service"].as_str());
-    for service in fixed {
-        line(format!("{service}: nothing that expires"));
+    for service in list(&standing["services"]) {
+        let word = |name: &str| service[name].as_str().unwrap_or_default();
+        let name = word("service");
+        if !grants.iter().any(|grant| grant["service"] == name) {
+            let (binding, revoked) = (word("binding"), service["revoked"] == true);
+            let revoked = if revoked { ", revoked" } else { "" };
+            line(format!("{name}: no grant, binding {binding}{revoked}"));
+        }
+    }
+    for stop in list(&standing["stopped"]) {
+        line(stop_for_people(stop));
     }
     let pending = list(&standing["logins"]);
     for login in pending.iter().filter(|login| login["state"] == "pending") {
@@ -108,6 +117,27 @@ fn for_people(standing: &Value) -> String {
         line(format!("protection {name}: {holds}"));
     }
     text
+}
+
+fn stop_for_people(stop: &Value) -> String {
+    let mut words = format!("{}: revoked", selected(stop));
+    if stop["compromise"] == true {
+        words.push_str(", compromised");
+    }
+    let back: Vec<String> = list(&stop["came_back"]).iter().map(selected).collect();
+    if !back.is_empty() {
+        words.push_str(&format!("; came back since: {}", back.join(", ")));
+    }
+    words
+}
+
+/// What a revocation is about.
+fn selected(selection: &Value) -> String {
+    let service = selection["service"].as_str().unwrap_or("all services");
+    match selection["agent"].as_str() {
+        Some(agent) => format!("{service} (agent {agent})"),
+        None => format!("{service} (all agents)"),
+    }
 }
 
 fn token_for_people(token: &Value) -> String {

@@ -1,7 +1,8 @@
 //! A token lent to one request. It holds no refresh token and no private key: at most a handle that signs.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, header};
@@ -64,36 +65,113 @@ struct Inner {
     facts: LeaseFacts,
     form: Form,
     certificate: Option<Arc<Certificate>>,
-    /// The credential prepared to be found in answers; made when the first one is looked at.
-    sought: OnceLock<Option<Arc<Sought>>>,
-    /// The leases of the same grant.
+    /// The credential as it is looked for in answers; `None`: there is none.
+    token: Option<Arc<Token>>,
+    /// What else is looked for.
     kin: OnceLock<Arc<Kin>>,
 }
 
-/// Most leases of one grant whose answers are searched for each other's tokens.
-const KIN_MAX: usize = 32;
+/// A credential as it goes out.
+struct Token {
+    value: HeaderValue,
+    /// Prepared to be found in answers; `None`: it is too short.
+    sought: Option<Arc<Sought>>,
+}
 
-/// The leases of one grant that are in use. They do not keep each other.
-#[derive(Default)]
-struct Kin(Mutex<Vec<Weak<Inner>>>);
+/// Most tokens of one grant that its answers are searched for.
+const KIN_MAX: usize = 32;
+/// No lease has this number.
+const NOBODY: u64 = u64::MAX;
+
+/// The tokens of one grant that its issuer still honours, lent or not. Each one's answers are searched for all of them.
+pub struct Kin {
+    known: Mutex<Vec<Known>>,
+    /// The lease of the one that is known, where it is the only one: then nobody needs to look.
+    only: AtomicU64,
+    /// How many tokens have come.
+    came: AtomicU64,
+}
+
+struct Known {
+    lease: u64,
+    expires: Option<Expiry>,
+    token: Arc<Token>,
+}
+
+impl Default for Kin {
+    fn default() -> Self {
+        Self {
+            known: Mutex::default(),
+            only: AtomicU64::new(NOBODY),
+            came: AtomicU64::new(0),
+        }
+    }
+}
 
 impl Kin {
-    fn all(&self) -> MutexGuard<'_, Vec<Weak<Inner>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn known(&self) -> MutexGuard<'_, Vec<Known>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes one more, and forgets those that are gone; beyond the bound the oldest.
-    fn take(&self, lease: &Arc<Inner>) {
-        let mut all = self.all();
-        all.retain(|one| one.strong_count() > 0);
-        if all.len() >= KIN_MAX {
-            all.remove(0);
+    /// Forgets the tokens that nobody honours any more. Whether none is left.
+    pub fn forget(&self, now: Moment, wall: WallTime) -> bool {
+        let mut known = self.known();
+        known.retain(|one| one.expires.is_none_or(|e| !e.passed(now, wall)));
+        self.count(&known);
+        known.is_empty()
+    }
+
+    /// Takes one more; beyond the bound it forgets the oldest.
+    fn take(&self, facts: &LeaseFacts, token: &Arc<Token>) {
+        let mut known = self.known();
+        known.retain(|one| one.token.value != token.value);
+        if known.len() >= KIN_MAX {
+            known.remove(0);
         }
-        all.push(Arc::downgrade(lease));
+        known.push(Known {
+            lease: facts.id,
+            expires: facts.expires,
+            token: Arc::clone(token),
+        });
+        self.count(&known);
+        self.came.fetch_add(1, Ordering::Release);
+    }
+
+    fn count(&self, known: &[Known]) {
+        let only = match known {
+            [one] => one.lease,
+            _ => NOBODY,
+        };
+        self.only.store(only, Ordering::Release);
+    }
+
+    /// What is looked for besides the token of this lease.
+    fn besides(&self, lease: &Inner) -> Vec<Arc<Sought>> {
+        if self.only.load(Ordering::Acquire) == lease.facts.id {
+            return Vec::new();
+        }
+        let known = self.known();
+        let own = |one: &&Known| {
+            lease
+                .token
+                .as_ref()
+                .is_some_and(|t| t.value == one.token.value)
+        };
+        let others = known.iter().filter(|one| !own(one));
+        let others: Vec<Arc<Token>> = others.map(|one| Arc::clone(&one.token)).collect();
+        drop(known);
+        others.iter().filter_map(|t| t.sought.clone()).collect()
+    }
+}
+
+impl fmt::Debug for Kin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Kin").finish_non_exhaustive()
     }
 }
 
 /// What `attach` puts on the request.
+#[derive(Clone)]
 pub(super) enum Form {
     /// `Authorization: DPoP …` and a proof (RFC 9449 §7.1).
     Dpop {
@@ -186,38 +264,63 @@ impl Lease {
         Self::with(facts, form, None)
     }
 
-    fn with(facts: LeaseFacts, form: Form, certificate: Option<Arc<Certificate>>) -> Self {
+    /// The same credential for other requests, which ends on its own. What took time to prepare is not prepared again.
+    #[must_use]
+    pub fn again(&self, facts: LeaseFacts) -> Self {
         Self(Arc::new(Inner {
             facts,
-            form,
-            certificate,
-            sought: OnceLock::new(),
+            form: self.0.form.clone(),
+            certificate: self.0.certificate.clone(),
+            token: self.0.token.clone(),
             kin: OnceLock::new(),
         }))
     }
 
-    /// Makes this lease one of those that `other` belongs to: the same grant's. Each one's token is looked for in the
-    /// answers of all. To be called before the lease is lent.
-    pub fn join(&self, other: &Self) {
-        let kin = other.0.kin.get_or_init(|| {
-            let kin = Arc::new(Kin::default());
-            kin.take(&other.0);
-            kin
-        });
-        if self.0.kin.set(Arc::clone(kin)).is_ok() {
-            kin.take(&self.0);
+    /// Takes about a millisecond for a long token: it is prepared to be found in answers here, where no request waits, and
+    /// not at the first of them.
+    fn with(facts: LeaseFacts, form: Form, certificate: Option<Arc<Certificate>>) -> Self {
+        let value = match &form {
+            Form::Dpop { authorization, .. } => Some(authorization),
+            Form::Field { value, .. } => Some(value),
+            Form::Nothing => None,
+        };
+        let token = value.map(|value| Arc::new(Token::new(value.clone())));
+        Self(Arc::new(Inner {
+            facts,
+            form,
+            certificate,
+            token,
+            kin: OnceLock::new(),
+        }))
+    }
+
+    /// Makes its token one of its grant's. Each one's is looked for in the answers of all. To be called before the lease is
+    /// lent, and once.
+    pub fn join(&self, kin: &Arc<Kin>) {
+        if self.0.kin.set(Arc::clone(kin)).is_ok()
+            && let Some(token) = &self.0.token
+        {
+            kin.take(&self.0.facts, token);
         }
+    }
+
+    /// How many tokens of the grant have come so far: as long as this stays, [`sought`](Self::sought) has no more to say.
+    #[must_use]
+    pub fn came(&self) -> u64 {
+        self.0
+            .kin
+            .get()
+            .map_or(0, |kin| kin.came.load(Ordering::Acquire))
     }
 
     /// Every live token of the grant, this one first, as it is looked for in answers; none where it is too short to be
     /// found for certain.
     #[must_use]
     pub fn sought(&self) -> Vec<Arc<Sought>> {
-        let mut all: Vec<Arc<Sought>> = self.0.sought().into_iter().collect();
+        let own = self.0.token.as_ref().and_then(|t| t.sought.clone());
+        let mut all: Vec<Arc<Sought>> = own.into_iter().collect();
         if let Some(kin) = self.0.kin.get() {
-            let others: Vec<Arc<Inner>> = kin.all().iter().filter_map(Weak::upgrade).collect();
-            let others = others.iter().filter(|other| !Arc::ptr_eq(other, &self.0));
-            all.extend(others.filter_map(|other| other.sought()));
+            all.extend(kin.besides(&self.0));
         }
         all
     }
@@ -254,21 +357,15 @@ impl Lease {
     }
 }
 
-impl Inner {
-    /// The credential without the scheme before it: what comes back may have lost that, or have another.
-    fn sought(&self) -> Option<Arc<Sought>> {
-        let value = match &self.form {
-            Form::Dpop { authorization, .. } => authorization,
-            Form::Field { value, .. } => value,
-            Form::Nothing => return None,
-        };
-        let prepare = || {
-            let bytes = value.as_bytes();
-            let bare = bytes.rsplit(|byte| *byte == b' ').next();
-            let bare = bare.and_then(Sought::new);
-            bare.or_else(|| Sought::new(bytes)).map(Arc::new)
-        };
-        self.sought.get_or_init(prepare).clone()
+impl Token {
+    /// What is sought is the credential without the scheme before it: what comes back may have lost that, or have another.
+    /// All that is behind the scheme is the credential, however many words it has.
+    fn new(value: HeaderValue) -> Self {
+        let bytes = value.as_bytes();
+        let bare = bytes.splitn(2, |byte| *byte == b' ').last();
+        let bare = bare.and_then(Sought::new);
+        let sought = bare.or_else(|| Sought::new(bytes)).map(Arc::new);
+        Self { value, sought }
     }
 }
 
@@ -307,6 +404,7 @@ fn field(prefix: &str, token: &Secret<String>) -> Result<HeaderValue, BadToken> 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::reflect::Watched;
     use crate::vocab::{AgentName, ServiceName};
 
     fn facts() -> LeaseFacts {
@@ -349,18 +447,69 @@ mod tests {
     }
 
     #[test]
-    fn the_tokens_of_a_grant_are_sought_together_while_they_live() {
-        let lease = |token: &str| Lease::bearer(facts(), &Secret::new(token.into())).unwrap();
-        let (a, b) = (lease("token-one-1"), lease("token-two-2"));
-        b.join(&a);
-        let c = lease("token-three-3");
-        c.join(&b);
-        for (lease, many) in [(&a, 3), (&b, 3), (&c, 3), (&lease("alone-in-the-world"), 1)] {
+    fn the_tokens_of_a_grant_are_sought_together_while_they_are_good() {
+        let lease = |id: u64, token: &str, ends: u64| {
+            let mut facts = LeaseFacts { id, ..facts() };
+            facts.expires = Some(Expiry {
+                monotonic: Moment(ends),
+                wall: WallTime(1_000),
+            });
+            Lease::bearer(facts, &Secret::new(token.into())).unwrap()
+        };
+        let kin = Arc::new(Kin::default());
+        let a = lease(1, "token-one-1", 10);
+        a.join(&kin);
+        assert_eq!((a.sought().len(), a.came()), (1, 1));
+        let (b, c) = (lease(2, "token-two-2", 20), lease(3, "token-three-3", 30));
+        b.join(&kin);
+        c.join(&kin);
+        let alone = lease(4, "alone-in-the-world", 10);
+        for (lease, many) in [(&a, 3), (&b, 3), (&c, 3), (&alone, 1)] {
             assert_eq!(lease.sought().len(), many);
         }
+        // That nobody is lent it does not make it worthless; its end does.
         drop(b);
-        assert_eq!((a.sought().len(), c.sought().len()), (2, 2));
+        assert_eq!((a.sought().len(), c.sought().len()), (3, 3));
+        assert!(!kin.forget(Moment(20), WallTime(0)));
+        assert_eq!((a.sought().len(), c.sought().len(), c.came()), (2, 1, 3));
+        // One value is one token, and there is a bound.
+        lease(5, "token-three-3", 40).join(&kin);
+        assert_eq!((a.sought().len(), c.sought().len()), (2, 1));
+        for id in 10..60 {
+            lease(id, &format!("token-number-{id}"), 50).join(&kin);
+        }
+        assert_eq!(a.sought().len(), 1 + KIN_MAX);
+        assert!(kin.forget(Moment(50), WallTime(0)));
         assert!(Lease::nothing(facts()).sought().is_empty());
+    }
+
+    #[test]
+    fn one_credential_is_prepared_once_and_ends_for_each_on_its_own() {
+        let name = HeaderName::from_static("x-key");
+        let first = Lease::fixed(facts(), name, &Secret::new("key-key-key".into())).unwrap();
+        let second = first.again(facts());
+        assert!(Arc::ptr_eq(&first.sought()[0], &second.sought()[0]));
+        first.facts().cancel.cancel();
+        assert!(!second.facts().cancel.is_cancelled());
+    }
+
+    #[test]
+    fn only_the_scheme_is_cut_off_what_is_sought() {
+        let name = HeaderName::from_static("x-key");
+        for (value, sought) in [
+            ("key-key-key id=5, tail-tail-tail", "id=5, tail-tail-tail"),
+            ("Token token=12345678", "token=12345678"),
+            ("alone-in-the-field", "alone-in-the-field"),
+            ("Bearer short", "Bearer short"),
+            ("long-enough-alone x", "long-enough-alone x"),
+        ] {
+            let lease = Lease::fixed(facts(), name.clone(), &Secret::new(value.into())).unwrap();
+            let watched = Watched::new(lease.sought(), "");
+            let text = |text: &str| watched.without(text.as_bytes()).is_some();
+            let shorter = sought.rsplit(' ').next().filter(|last| *last != sought);
+            assert!(text(value) && text(sought), "{value}");
+            assert!(!shorter.is_some_and(text), "{value}");
+        }
     }
 
     #[test]

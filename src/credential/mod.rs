@@ -18,7 +18,7 @@ mod strip;
 
 pub use attach::{Armed, AttachError, BodyError, OutBody, Stamp, Wire, attach};
 pub use certificate::{BadCertificate, Certificate};
-pub use lease::{BadToken, Expiry, Lease, LeaseFacts};
+pub use lease::{BadToken, Expiry, Kin, Lease, LeaseFacts};
 pub use nonces::Nonces;
 pub use placeholder::{
     InstanceKey, PlaceholderMode, PlaceholderSettings, Placeholders, Shape, ShapeError, derive,

@@ -259,14 +259,15 @@ async fn attempt(
         exchange.metrics.dpop_proof(permit.service().as_str());
     }
     let nonce = armed.nonce().cloned();
-    let cleaning = Cleaning {
+    let cleaning = || Cleaning {
         credentialed: settings.slot != Slot::Nothing,
         lease: (settings.response_guard != ResponseGuard::Off).then(|| lease.clone()),
         proof: armed.proof().cloned(),
         fill: bare.fill.clone(),
         progress: progress.clone(),
     };
-    let armed = match when_interim(bare, gate, cleaning) {
+    let told = when_interim(bare, gate, cleaning);
+    let armed = match told {
         Some(told) => armed.noting(told),
         None => armed,
     };
@@ -293,11 +294,15 @@ fn ended(lease: &Lease, line: &Line) -> Code {
 }
 
 /// What becomes of interim answers: a 100 asks for a body that waits, others are the agent's.
-fn when_interim(bare: &Bare, gate: Option<Arc<Gate>>, cleaning: Cleaning) -> Option<WhenInterim> {
-    let interim = bare.interim.clone();
-    if gate.is_none() && interim.is_none() {
+fn when_interim(
+    bare: &Bare,
+    gate: Option<Arc<Gate>>,
+    cleaning: impl FnOnce() -> Cleaning,
+) -> Option<WhenInterim> {
+    if gate.is_none() && bare.interim.is_none() {
         return None;
     }
+    let (interim, cleaning) = (bare.interim.clone(), cleaning());
     Some(WhenInterim::new(move |status, headers| {
         if let (StatusCode::CONTINUE, Some(gate)) = (status, &gate) {
             gate.open();

@@ -138,7 +138,7 @@ async fn begin(
     match cancel.run_until_cancelled(first).await {
         Some(Ok(outcome)) => outcome,
         Some(Err(_)) => Err(Code::UpstreamTimeout.into()),
-        None => Err(Code::ServiceRevoked.into()),
+        None => Err(line.over().unwrap_or(Code::ServiceRevoked).into()),
     }
 }
 

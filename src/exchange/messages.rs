@@ -5,14 +5,19 @@
 
 use bytes::{Buf, BytesMut};
 
-use crate::reflect::Watched;
+use crate::reflect::{Watched, is_due};
 
 /// Longest payload of a control frame (RFC 6455 §5.5).
 const CONTROL_MAX: usize = 125;
 /// Longest head of a frame.
 const HEAD_MAX: usize = 14;
+/// Most bytes of heads and control frames that wait beside a payload that waits.
+const BESIDE_MAX: usize = 64 * 1024;
+/// The control frame behind which nothing comes (RFC 6455 §5.5.1).
+const CLOSE: u8 = 8;
 
-/// The API broke the rules of RFC 6455, so what it says cannot be searched.
+/// The API broke the rules of RFC 6455, or put too much between the frames of a message: what it says cannot be
+/// searched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Broken;
 
@@ -21,18 +26,35 @@ pub(super) struct Messages {
     watched: Watched,
     /// Came, and was not looked at: less than a head, or less than a control frame.
     raw: BytesMut,
-    /// Looked at and not let go: bounded by what the search holds back, and by the heads in between.
+    /// Looked at and not let go: bounded by what the search holds back, and by [`BESIDE_MAX`] beside it.
     pending: BytesMut,
-    /// The payload in `pending`.
+    /// The payload in `pending`, as it came.
     payload: Vec<u8>,
-    /// Where the parts of that payload stand in `pending`: place in the payload, place there.
-    parts: Vec<(usize, usize)>,
+    /// What has gone of the payload before it and may be the beginning of another credential: the end of one.
+    before: Vec<u8>,
+    /// How much of both was looked at.
+    searched: usize,
+    /// Where the parts of that payload stand in `pending`.
+    parts: Vec<Part>,
+    /// The length of the last head, until some of its payload came.
+    head: usize,
     /// What is left of the frame under way, and whether it ends its message.
     left: u64,
     last: bool,
     /// A message is under way.
     open: bool,
+    /// The API has closed: what it says behind that is for nobody.
+    closed: bool,
     hits: usize,
+}
+
+/// Some of the payload.
+struct Part {
+    /// Where it begins in the payload, and where in `pending`.
+    payload: usize,
+    at: usize,
+    /// The length of its frame's head, where that stands right before it.
+    head: usize,
 }
 
 /// The head of a frame.
@@ -50,12 +72,21 @@ impl Messages {
             raw: BytesMut::new(),
             pending: BytesMut::new(),
             payload: Vec::new(),
+            before: Vec::new(),
+            searched: 0,
             parts: Vec::new(),
+            head: 0,
             left: 0,
             last: false,
             open: false,
+            closed: false,
             hits: 0,
         }
+    }
+
+    /// Watches for something else from here on, what waits included.
+    pub(super) fn watch(&mut self, watched: Watched) {
+        self.watched = watched;
     }
 
     /// How many credentials were taken out since this was asked last.
@@ -70,6 +101,13 @@ impl Messages {
     pub(super) fn pass(&mut self, bytes: &[u8], clear: &mut BytesMut) -> Result<(), Broken> {
         self.raw.extend_from_slice(bytes);
         loop {
+            if self.closed {
+                self.raw.clear();
+                return Ok(());
+            }
+            if self.pending.len() > self.payload.len() + BESIDE_MAX {
+                return Err(Broken);
+            }
             if self.left > 0 {
                 if self.raw.is_empty() {
                     return Ok(());
@@ -96,6 +134,7 @@ impl Messages {
             self.open = !head.fin;
             self.last = head.fin;
             self.left = head.payload;
+            self.head = head.length;
             if self.left == 0 {
                 self.search(clear);
             }
@@ -109,7 +148,16 @@ impl Messages {
             .min(self.raw.len());
         let part = self.raw.split_to(many);
         self.left -= many as u64;
-        self.parts.push((self.payload.len(), self.pending.len()));
+        let continues = |last: &Part| {
+            self.head == 0 && last.at + (self.payload.len() - last.payload) == self.pending.len()
+        };
+        if !self.parts.last().is_some_and(continues) {
+            self.parts.push(Part {
+                payload: self.payload.len(),
+                at: self.pending.len(),
+                head: std::mem::take(&mut self.head),
+            });
+        }
         self.payload.extend_from_slice(&part);
         self.pending.extend_from_slice(&part);
         self.search(clear);
@@ -118,39 +166,81 @@ impl Messages {
     /// Searches what is there of the message, and lets go what can.
     fn search(&mut self, clear: &mut BytesMut) {
         let ends = self.last && self.left == 0;
-        let found = self.watched.search(&self.payload, ends);
-        self.hits += found.spans.len();
+        if self.payload.is_empty() && !ends {
+            // Nothing but heads.
+            clear.unsplit(self.pending.split());
+            return;
+        }
+        let anew = self.before.len() + self.payload.len() - self.searched;
+        if ends || (anew > 0 && is_due(self.searched, anew)) {
+            self.look(ends, clear);
+        }
+    }
+
+    /// `last`: nothing of the message follows, so nothing waits.
+    fn look(&mut self, last: bool, clear: &mut BytesMut) {
+        let mut text = std::mem::take(&mut self.before);
+        let before = text.len();
+        let found = if before == 0 {
+            self.watched.search(&self.payload, last)
+        } else {
+            text.extend_from_slice(&self.payload);
+            self.watched.search(&text, last)
+        };
+        let whole = before + self.payload.len();
+        let gone = found.gone.clamp(before, whole);
+        self.hits += found.ending(before, gone);
         for (begin, stand_in) in &found.spans {
-            for (offset, letter) in stand_in.iter().enumerate() {
-                let place = self.place(begin + offset);
-                if let Some(byte) = self.pending.get_mut(place) {
+            for (at, letter) in (*begin..).zip(stand_in) {
+                let place = at.checked_sub(before).map(|at| self.place(at));
+                if let Some(byte) = place.and_then(|place| self.pending.get_mut(place)) {
                     *byte = *letter;
                 }
             }
         }
-        found.overwrite(&mut self.payload);
-        if found.clear >= self.payload.len() {
+        if found.clear < gone {
+            let text = if before == 0 { &self.payload } else { &text };
+            self.before = text.get(found.clear..gone).unwrap_or_default().to_vec();
+        }
+        if gone == whole {
             clear.unsplit(self.pending.split());
             self.payload.clear();
             self.parts.clear();
-            return;
+        } else {
+            self.let_go(gone - before, clear);
         }
-        let place = self.place(found.clear);
-        clear.unsplit(self.pending.split_to(place));
-        self.payload.drain(..found.clear);
-        let parts = std::mem::take(&mut self.parts);
-        let kept = parts.partition_point(|(payload, _)| *payload <= found.clear);
-        self.parts.push((0, 0));
-        let rest = parts.get(kept..).unwrap_or_default().iter();
-        self.parts
-            .extend(rest.map(|(payload, at)| (payload - found.clear, at - place)));
+        self.searched = self.before.len() + self.payload.len();
+    }
+
+    /// Lets go what stands before a byte of the payload. The head of its frame waits with it, so that another frame can go
+    /// before it.
+    fn let_go(&mut self, payload: usize, clear: &mut BytesMut) {
+        let place = self.place(payload);
+        let next = self.parts.partition_point(|part| part.payload <= payload);
+        let rest = self.parts.split_off(next);
+        let begins = self.parts.pop().filter(|part| part.payload == payload);
+        let head = begins.map_or(0, |part| part.head);
+        let cut = place - head;
+        clear.unsplit(self.pending.split_to(cut));
+        self.payload.drain(..payload);
+        let first = Part {
+            payload: 0,
+            at: head,
+            head,
+        };
+        let rest = rest.into_iter().map(|part| Part {
+            payload: part.payload - payload,
+            at: part.at - cut,
+            head: part.head,
+        });
+        self.parts = std::iter::once(first).chain(rest).collect();
     }
 
     /// Where a byte of the payload stands in `pending`.
     fn place(&self, payload: usize) -> usize {
-        let part = self.parts.partition_point(|(begin, _)| *begin <= payload);
+        let part = self.parts.partition_point(|part| part.payload <= payload);
         let part = part.checked_sub(1).and_then(|part| self.parts.get(part));
-        part.map_or(0, |(begin, at)| at + (payload - begin))
+        part.map_or(0, |part| part.at + (payload - part.payload))
     }
 
     /// A control frame, which may stand between the frames of a message. `false`: it is not whole yet.
@@ -168,8 +258,14 @@ impl Messages {
             self.hits += 1;
             text.copy_from_slice(&without);
         }
-        // What is held back must not be overtaken by what came later.
-        let into = if self.pending.is_empty() {
+        if head.opcode == CLOSE {
+            // Nothing follows, so nothing waits.
+            self.closed = true;
+            self.look(true, clear);
+        }
+        // It goes before what waits (RFC 6455 §5.4), unless some of that frame has gone already.
+        let apart = self.parts.first().is_some_and(|part| part.head > 0);
+        let into = if self.pending.is_empty() || apart {
             clear
         } else {
             &mut self.pending
@@ -270,6 +366,122 @@ mod tests {
             let letters: Vec<u8> = out.iter().copied().filter(u8::is_ascii_graphic).collect();
             let letters = String::from_utf8(letters).unwrap();
             assert!(!letters.contains("token-01234") && letters.contains("tw-placeholder"));
+        }
+    }
+
+    /// What is let go of these frames, one after the other, and the most that waits.
+    fn one_by_one(frames: impl Iterator<Item = Vec<u8>>) -> (Vec<Vec<u8>>, usize, Option<Broken>) {
+        let mut messages = Messages::new(watched());
+        let (mut out, mut most) = (Vec::new(), 0);
+        for frame in frames {
+            let mut clear = BytesMut::new();
+            let passed = messages.pass(&frame, &mut clear);
+            most = most.max(messages.pending.len() + messages.raw.len());
+            out.push(clear.to_vec());
+            if passed.is_err() {
+                return (out, most, passed.err());
+            }
+        }
+        (out, most, None)
+    }
+
+    #[test]
+    fn what_stands_between_frames_waits_only_where_it_must_and_not_without_end() {
+        // Some of the frame has gone: what comes between waits, up to a bound.
+        let begun = || std::iter::once(frame(0x01, b"it is token-0"));
+        for between in [frame(0x89, &[b'p'; 125]), frame(0x00, b"")] {
+            let many = std::iter::repeat_n(between, 1 << 20);
+            let (_, most, broken) = one_by_one(begun().chain(many));
+            assert_eq!(broken, Some(Broken));
+            assert!(most < BESIDE_MAX + 1024, "{most}");
+        }
+        // All of it waits: a ping goes before it, as often as one comes.
+        let begun = std::iter::once(frame(0x01, b"token-0"));
+        let pings = std::iter::repeat_n(frame(0x89, b"ping"), 20_000);
+        let end = std::iter::once(frame(0x80, b"ther"));
+        let (out, most, broken) = one_by_one(begun.chain(pings).chain(end));
+        assert_eq!((broken, most), (None, 9));
+        assert_eq!((out[0].len(), &out[1][..]), (0, &frame(0x89, b"ping")[..]));
+        let whole = [frame(0x01, b"token-0"), frame(0x80, b"ther")].concat();
+        assert_eq!(out.last(), Some(&whole));
+    }
+
+    #[test]
+    fn a_close_ends_what_waits_and_what_comes() {
+        for begun in ["token-0", "it is token-0"] {
+            let parts = [
+                frame(0x01, begun.as_bytes()),
+                frame(0x88, &[3, 232]),
+                frame(0x80, TOKEN.strip_prefix("token-0").unwrap().as_bytes()),
+            ];
+            let seen = parts[..2].concat();
+            let (out, _, broken) = one_by_one(parts.into_iter());
+            assert_eq!((out.concat(), broken), (seen, None));
+        }
+    }
+
+    #[test]
+    fn while_much_waits_it_is_not_read_again_for_each_frame() {
+        let long: String = (0..3000).map(|n| format!("{n:04x}")).collect();
+        let all = [&long, TOKEN].map(|value| Arc::new(Sought::new(value.as_bytes()).unwrap()));
+        let watched = Watched::new(all.to_vec(), "tw-placeholder");
+        let held = 8 * 1024;
+        let begun = frame(0x01, long.as_bytes().get(..held).unwrap());
+        let mut messages = Messages::new(watched.clone());
+        let mut clear = BytesMut::new();
+        messages.pass(&begun, &mut clear).unwrap();
+        // It is no token, which shows when it is looked at: with a quarter of what waits.
+        for _ in 1..held / 4 {
+            messages.pass(&frame(0x00, b"!"), &mut clear).unwrap();
+            assert!(clear.is_empty());
+        }
+        messages.pass(&frame(0x00, b"!"), &mut clear).unwrap();
+        assert_eq!(clear.len(), begun.len() + held / 4 * 3);
+        // What was not looked at is looked at in the end, whichever end that is.
+        for end in [frame(0x80, b""), frame(0x88, &[3, 232])] {
+            let mut messages = Messages::new(watched.clone());
+            let mut clear = BytesMut::new();
+            let more = frame(0x00, TOKEN.as_bytes());
+            messages.pass(&begun, &mut clear).unwrap();
+            messages.pass(&more, &mut clear).unwrap();
+            assert!(clear.is_empty());
+            messages.pass(&end, &mut clear).unwrap();
+            assert_eq!(clear.len(), begun.len() + more.len() + end.len());
+            assert_eq!(messages.hits(), 1);
+            assert!(!clear.windows(TOKEN.len()).any(|w| w == TOKEN.as_bytes()));
+        }
+    }
+
+    #[test]
+    fn a_credential_that_begins_inside_another_is_found_at_every_cut() {
+        let all = ["first-value-overlap", "overlap-second-value"]
+            .map(|value| Arc::new(Sought::new(value.as_bytes()).unwrap()));
+        let watched = Watched::new(all.to_vec(), "XXXX");
+        for (text, kept, hits) in [
+            ("..first-value-overlap-second-value..", "....", 2),
+            (
+                "..first-value-overlap-second-valu!..",
+                "..-second-valu!..",
+                1,
+            ),
+        ] {
+            for cut in 0..=text.len() {
+                let (a, b) = text.as_bytes().split_at(cut);
+                let mut messages = Messages::new(watched.clone());
+                let mut clear = BytesMut::new();
+                for frame in [frame(0x01, a), frame(0x00, b""), frame(0x80, b)] {
+                    messages.pass(&frame, &mut clear).unwrap();
+                }
+                assert_eq!(
+                    (clear.len(), messages.hits()),
+                    (text.len() + 6, hits),
+                    "{cut}"
+                );
+                let payload = [&clear[2..2 + cut], &clear[6 + cut..]].concat();
+                let mut letters = String::from_utf8(payload).unwrap();
+                letters.retain(|letter| letter != 'X');
+                assert_eq!(letters, kept, "{cut}");
+            }
         }
     }
 

@@ -49,6 +49,10 @@ pub(super) struct Alarm {
 /// What is looked for in one answer, and what happens where it is found.
 pub(super) struct Shield {
     watched: Watched,
+    /// How many of what is looked for, at the end, are proofs.
+    proofs: usize,
+    /// How many tokens of the grants of these leases had come when it was made.
+    came: u64,
     mode: ResponseGuard,
     alarm: Arc<Alarm>,
     leases: Vec<Lease>,
@@ -67,14 +71,32 @@ impl Shield {
         if mode == ResponseGuard::Off {
             return None;
         }
-        let watched = watched(&leases, proofs, fill);
+        // Before they are asked: what comes in between is noticed later.
+        let came = came(&leases);
+        let proofs = prepared(proofs);
+        let last = proofs.len();
+        let watched = watching(&leases, proofs, fill);
         (!watched.is_empty()).then(|| Self {
             watched,
+            proofs: last,
+            came,
             mode,
             alarm: alarm.clone(),
             leases,
             told: false,
         })
+    }
+
+    /// Looks for tokens of the same grants that have come since, which an API may say before this answer ends. Whether
+    /// there are any.
+    pub(super) fn renewed(&mut self) -> bool {
+        let came = came(&self.leases);
+        let changed = came != self.came;
+        if changed {
+            self.came = came;
+            self.watched.renew(tokens(&self.leases), self.proofs);
+        }
+        changed
     }
 
     /// So many times something was found. It is told once for each answer.
@@ -174,15 +196,34 @@ pub(super) fn watched(
     proofs: &[HeaderValue],
     fill: Option<&Arc<str>>,
 ) -> Watched {
+    watching(leases, prepared(proofs), fill)
+}
+
+fn watching(leases: &[Lease], proofs: Vec<Arc<Sought>>, fill: Option<&Arc<str>>) -> Watched {
+    let mut sought = tokens(leases);
+    sought.extend(proofs);
+    Watched::new(sought, fill.map_or("", |fill| fill))
+}
+
+/// Every live token of the grants of these leases.
+fn tokens(leases: &[Lease]) -> Vec<Arc<Sought>> {
     let mut sought: Vec<Arc<Sought>> = Vec::new();
     for one in leases.iter().flat_map(Lease::sought) {
         if !sought.iter().any(|known| Arc::ptr_eq(known, &one)) {
             sought.push(one);
         }
     }
+    sought
+}
+
+fn prepared(proofs: &[HeaderValue]) -> Vec<Arc<Sought>> {
     let proofs = proofs.iter().filter_map(|p| Sought::plain(p.as_bytes()));
-    sought.extend(proofs.map(Arc::new));
-    Watched::new(sought, fill.map_or("", |fill| fill))
+    proofs.map(Arc::new).collect()
+}
+
+/// Changes when a token of their grants comes.
+fn came(leases: &[Lease]) -> u64 {
+    leases.iter().map(Lease::came).sum()
 }
 
 /// Overwrites values in fields, and removes fields whose names hold one. How many there were.
@@ -194,7 +235,7 @@ pub(super) fn without(watched: &Watched, headers: &mut HeaderMap) -> usize {
             *value = HeaderValue::from_bytes(&text).unwrap_or(HeaderValue::from_static("redacted"));
         }
     }
-    let named = |name: &&HeaderName| watched.without(name.as_str().as_bytes()).is_some();
+    let named = |name: &&HeaderName| watched.is_in_name(name.as_str().as_bytes());
     let named: Vec<HeaderName> = headers.keys().filter(named).cloned().collect();
     for name in named {
         hits += 1;
@@ -381,6 +422,9 @@ impl Searched {
     }
 
     fn pass(&mut self, piece: Bytes, last: bool, line: &mut Line) -> Result<(), BodyError> {
+        if self.shield.renewed() {
+            self.stream.watch(self.shield.watched().clone());
+        }
         let before = self.stream.hits();
         let clear = self.stream.push(piece, last);
         let hits = self.stream.hits() - before;

@@ -264,6 +264,9 @@ where
     let mut buffer = BytesMut::with_capacity(BUFFER);
     while from.read_buf(&mut buffer).await? > 0 {
         let mut clear = BytesMut::new();
+        if shield.renewed() {
+            messages.watch(shield.watched().clone());
+        }
         let sound = messages.pass(&buffer, &mut clear).is_ok();
         buffer.clear();
         let allowed = shield.found(messages.hits(), line).is_ok();
@@ -275,7 +278,10 @@ where
             hand_on(&mut clear, to, frames).await?;
         }
         if !sound || !allowed {
-            to.write_all(&close(POLICY)).await?;
+            // Inside a frame it would be read as a part of that.
+            if frames.as_ref().is_none_or(WebSocketFrames::is_between) {
+                to.write_all(&close(POLICY)).await?;
+            }
             to.shutdown().await?;
             return Err(std::io::ErrorKind::InvalidData.into());
         }

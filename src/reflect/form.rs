@@ -66,6 +66,9 @@ const OUTER: [Code; 4] = [
     Code::Base64(2),
 ];
 
+/// So many more bytes than letters are wanted make up for the letters that base64 leaves out: two in front, one behind.
+const LEFT_OUT: usize = 2;
+
 /// At most two encodings, one inside the other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Form {
@@ -94,6 +97,13 @@ impl Form {
             Code::Plain => written(self.inner, value),
             outer => written(outer, &written(self.inner, value)),
         }
+    }
+
+    /// The beginning of a value in this form: at least so many bytes, or all there are.
+    pub(super) fn beginning(self, value: &[u8], length: usize) -> Text {
+        // Each byte becomes one at least, but for base64, which leaves out a few letters at either end.
+        let enough = length.saturating_add(2 * LEFT_OUT).min(value.len());
+        self.text(value.get(..enough).unwrap_or(value))
     }
 
     /// The same letter in its first spelling.

@@ -10,8 +10,8 @@
 //! `Content-Length` and the frames of other protocols stay true. Where nothing is found, nothing is changed or copied.
 //!
 //! The room is pure: it does no I/O and knows neither HTTP nor what the values are for. Invariants: time is linear in
-//! what flows by, but for what is held back being read again; memory is bounded by the longest form of the values;
-//! nothing prints a value.
+//! what flows by, but for what is held back being read again, at most 4 KiB for a piece or five times as much as came;
+//! memory is bounded by the longest form of the values and a quarter of it; nothing prints a value.
 
 mod form;
 mod search;
@@ -25,5 +25,5 @@ mod tests;
 
 pub use search::{Found, Watched};
 pub use sought::{Sought, VALUE_MIN};
-pub use stream::Stream;
+pub use stream::{Stream, is_due};
 pub use unpack::{Coding, Unpacker, Unreadable};

@@ -24,8 +24,12 @@ pub struct Watched {
 pub struct Found {
     /// Where values stand, in order and apart from each other, with what stands in for each: as many bytes.
     pub spans: Vec<(usize, Vec<u8>)>,
-    /// Up to where the text can go on its way: what is behind could be the beginning of a value.
+    /// Up to where the text is done with: what is behind could be the beginning of a value, and is looked at again as it
+    /// is now, with what comes.
     pub clear: usize,
+    /// Up to where it can go on its way, as it is without what was found: further than that, where another value may begin
+    /// inside the last one.
+    pub gone: usize,
 }
 
 /// A value that was found.
@@ -46,13 +50,29 @@ impl Watched {
         } else {
             NEUTRAL
         };
-        let lengths = sought.iter().map(|sought| sought.shortest());
-        Self {
+        let mut watched = Self {
             fill: fill.into(),
-            quotes: sought.iter().any(|sought| sought.quoted()),
-            shortest: lengths.min().unwrap_or(usize::MAX),
+            quotes: false,
+            shortest: usize::MAX,
             sought,
-        }
+        };
+        watched.measure();
+        watched
+    }
+
+    /// Watches for these values instead of all but the last `kept`.
+    pub fn renew(&mut self, sought: Vec<Arc<Sought>>, kept: usize) {
+        let last = self.sought.len().saturating_sub(kept);
+        let kept = self.sought.split_off(last);
+        self.sought = sought;
+        self.sought.extend(kept);
+        self.measure();
+    }
+
+    fn measure(&mut self) {
+        self.quotes = self.sought.iter().any(|sought| sought.quoted());
+        let lengths = self.sought.iter().map(|sought| sought.shortest());
+        self.shortest = lengths.min().unwrap_or(usize::MAX);
     }
 
     /// Whether there is nothing to watch for.
@@ -73,6 +93,27 @@ impl Watched {
             found.overwrite(&mut text);
             text
         })
+    }
+
+    /// Whether a field's name holds a value. Its capitals are lost, so letters are compared without their case.
+    #[must_use]
+    pub fn is_in_name(&self, name: &[u8]) -> bool {
+        if name.len() < self.shortest {
+            return false;
+        }
+        let held = |name: &[u8]| self.sought.iter().any(|sought| sought.is_in_name(name));
+        let mut view: Option<View> = None;
+        for _ in 0..=LAYERS {
+            let source = view.as_ref().map_or(name, |view| view.text.as_slice());
+            if held(source) {
+                return true;
+            }
+            match View::of(source, self.quotes, true) {
+                Some(next) => view = Some(next),
+                None => return false,
+            }
+        }
+        false
     }
 
     /// Searches a piece of text. `last`: nothing follows.
@@ -148,9 +189,12 @@ impl Watched {
             }
             end = hit.end;
         }
-        // A value is whole: nothing of it waits.
+        // A value that begins before that is whole: nothing of it waits.
+        let begun = spans.iter().rev().find(|(begin, _)| *begin <= clear);
+        let gone = begun.map_or(0, |(begin, stand_in)| begin + stand_in.len());
         Found {
-            clear: clear.max(end),
+            clear,
+            gone: gone.max(clear),
             spans,
         }
     }
@@ -166,6 +210,13 @@ impl std::fmt::Debug for Watched {
 }
 
 impl Found {
+    /// How many values end behind `from`, up to `to`: what goes on its way is counted once, however often it is looked at.
+    #[must_use]
+    pub fn ending(&self, from: usize, to: usize) -> usize {
+        let ends = self.spans.iter().map(|(begin, with)| begin + with.len());
+        ends.filter(|end| (from + 1..=to).contains(end)).count()
+    }
+
     /// Puts what stands in over what was found.
     pub fn overwrite(&self, text: &mut [u8]) {
         for (begin, stand_in) in &self.spans {

@@ -1,9 +1,11 @@
 //! One value, prepared to be looked for.
 
+use std::fmt;
+
 use aho_corasick::packed::{self, Searcher};
 use aho_corasick::{AhoCorasick, Input, MatchKind, Span};
-use std::cell::OnceCell;
-use std::fmt;
+use memchr::memmem;
+use zeroize::Zeroizing;
 
 use super::form::{Form, Text};
 use super::view::View;
@@ -16,6 +18,8 @@ const VALUE_MAX: usize = 16 * 1024;
 const ANCHOR: usize = 8;
 /// Bytes of a piece by which the beginning of a form is noticed.
 const HEAD: usize = 4;
+/// Most bytes of the beginning that are kept, so that no form is written anew for what begins like it by chance.
+const START: usize = 16;
 
 /// A value in all its forms, of which only the pieces are kept by which they are noticed: the rest is written anew
 /// where one was.
@@ -25,8 +29,8 @@ pub struct Sought {
     /// Each form with the number of its value. The first is the value itself.
     forms: Vec<(usize, Form)>,
     lengths: Vec<usize>,
-    /// How each form begins, so that no form is written anew for an end of a few bytes.
-    starts: Vec<[u8; HEAD - 1]>,
+    /// How each form begins; behind the end of a shorter one are zeros, which nothing is compared to.
+    starts: Zeroizing<Vec<[u8; START]>>,
     anchors: Pieces,
     heads: Pieces,
     longest: usize,
@@ -42,6 +46,8 @@ struct Pieces {
 }
 
 enum Finder {
+    /// One piece: made in no time, which is what counts for a proof, that is looked for in one answer.
+    One(Box<memmem::Finder<'static>>),
     /// A few vector instructions for each 16 or 32 bytes.
     Packed(Searcher),
     /// Where the processor has none of these.
@@ -60,6 +66,10 @@ impl Pieces {
                     places.push(vec![(form, at)]);
                 }
             }
+        }
+        if let [only] = texts.as_slice() {
+            let finder = Finder::One(Box::new(memmem::Finder::new(only).into_owned()));
+            return Some(Self { finder, places });
         }
         let packed = packed::Config::new()
             .match_kind(packed::MatchKind::LeftmostFirst)
@@ -84,6 +94,10 @@ impl Pieces {
             end: text.len(),
         };
         let found = match &self.finder {
+            Finder::One(one) => {
+                let at = from + one.find(text.get(from..)?)?;
+                return Some((at, self.places.first()?));
+            }
             Finder::Packed(packed) => packed.find_in(text, span),
             Finder::Automaton(automaton) => automaton.find(Input::new(text).span(span)),
         }?;
@@ -134,8 +148,15 @@ impl Sought {
             kept.push((reading, form));
             known.push(text);
         }
-        let starts = known.iter().map(|text| [text[0], text[1], text[2]]);
-        let starts = starts.collect();
+        let start = |text: &Text| {
+            let mut start = [0; START];
+            start
+                .iter_mut()
+                .zip(text.iter())
+                .for_each(|(to, from)| *to = *from);
+            start
+        };
+        let starts = Zeroizing::new(known.iter().map(start).collect());
         let lengths: Vec<usize> = known.iter().map(|text| text.len()).collect();
         Some(Self {
             longest: lengths.iter().copied().max()?,
@@ -158,6 +179,21 @@ impl Sought {
 
     pub(super) fn quoted(&self) -> bool {
         self.quoted
+    }
+
+    /// Whether a short text that has lost its capitals holds a form of the value.
+    pub(super) fn is_in_name(&self, name: &[u8]) -> bool {
+        let same = |form: Form, seen: &[u8], text: &[u8]| {
+            let mut letters = seen.iter().zip(text);
+            letters.all(|(seen, text)| form.fold(*seen).eq_ignore_ascii_case(text))
+        };
+        let fitting = self.forms.iter().zip(&self.lengths);
+        let mut fitting = fitting.filter(|(_, length)| **length <= name.len());
+        fitting.any(|((reading, form), length)| {
+            let value = self.values.get(*reading);
+            let text = value.map(|value| form.text(value)).unwrap_or_default();
+            name.windows(*length).any(|seen| same(*form, seen, &text))
+        })
     }
 
     /// What stands in for a form of the value: `length` bytes. A form that has this length is kept.
@@ -214,7 +250,7 @@ impl fmt::Debug for Sought {
 /// Forms that were written while something was looked at.
 pub(super) struct Scratch<'a> {
     sought: &'a Sought,
-    texts: Vec<OnceCell<Text>>,
+    texts: Vec<Text>,
 }
 
 impl<'a> Scratch<'a> {
@@ -225,11 +261,8 @@ impl<'a> Scratch<'a> {
         }
     }
 
-    fn text(&mut self, form: usize) -> &[u8] {
-        if self.texts.is_empty() {
-            self.texts
-                .resize_with(self.sought.forms.len(), OnceCell::new);
-        }
+    /// A form from its beginning: at least so much of it, or all.
+    fn text(&mut self, form: usize, length: usize) -> &[u8] {
         let Sought { forms, values, .. } = self.sought;
         let Some((value, kind)) = forms
             .get(form)
@@ -240,9 +273,22 @@ impl<'a> Scratch<'a> {
         if *kind == Form::PLAIN {
             return value;
         }
-        self.texts
-            .get(form)
-            .map_or(&[], |cell| cell.get_or_init(|| kind.text(value)))
+        if self.texts.is_empty() {
+            self.texts.resize_with(forms.len(), Text::default);
+        }
+        let Some(text) = self.texts.get_mut(form) else {
+            return &[];
+        };
+        if text.len() < length {
+            *text = kind.beginning(value, length);
+        }
+        text
+    }
+
+    /// How many bytes were written.
+    #[cfg(test)]
+    pub(super) fn written(&self) -> usize {
+        self.texts.iter().map(|text| text.len()).sum()
     }
 
     /// Tells each whole form that stands in `text`: its number, where it begins and where it ends.
@@ -252,7 +298,7 @@ impl<'a> Scratch<'a> {
         while let Some((place, forms)) = sought.anchors.find(text, from) {
             from = place + 1;
             for &(number, at) in forms {
-                let (Some((_, form)), Some(length)) =
+                let (Some((_, form)), Some(&length)) =
                     (sought.forms.get(number), sought.lengths.get(number))
                 else {
                     continue;
@@ -261,7 +307,7 @@ impl<'a> Scratch<'a> {
                     continue;
                 };
                 let seen = text.get(begin..begin + length);
-                if seen.is_some_and(|seen| form.same(seen, self.text(number))) {
+                if seen.is_some_and(|seen| form.same(seen, self.text(number, length))) {
                     tell(number, begin, begin + length);
                 }
             }
@@ -275,26 +321,38 @@ impl<'a> Scratch<'a> {
         while let Some((place, forms)) = sought.heads.find(text, from) {
             from = place + 1;
             let seen = text.get(place..).unwrap_or_default();
-            for &(number, _) in forms {
-                let (Some((_, form)), Some(&length)) =
-                    (sought.forms.get(number), sought.lengths.get(number))
-                else {
-                    continue;
-                };
-                let so_far = self.text(number).get(..seen.len());
-                if seen.len() < length && so_far.is_some_and(|so_far| form.same(seen, so_far)) {
-                    return Some(place);
-                }
+            if forms.iter().any(|&(number, _)| self.begins(number, seen)) {
+                return Some(place);
             }
         }
         let short = (1..HEAD).rev().filter(|length| *length <= text.len());
         short.map(|length| text.len() - length).find(|&place| {
             let seen = text.get(place..).unwrap_or_default();
-            let mut starts = sought.forms.iter().zip(&sought.starts);
+            let mut starts = sought.forms.iter().zip(sought.starts.iter());
             starts.any(|((_, form), start)| {
                 let start = start.get(..seen.len());
                 start.is_some_and(|start| form.same(seen, start))
             })
         })
+    }
+
+    /// Whether a form begins with what is seen, and is longer. No more of it is written than can be compared.
+    fn begins(&mut self, number: usize, seen: &[u8]) -> bool {
+        let sought = self.sought;
+        let (Some((_, form)), Some(&length), Some(start)) = (
+            sought.forms.get(number),
+            sought.lengths.get(number),
+            sought.starts.get(number),
+        ) else {
+            return false;
+        };
+        let known = start.len().min(seen.len());
+        let same = |seen: &[u8], text: &[u8]| {
+            let text = text.get(..seen.len());
+            text.is_some_and(|text| form.same(seen, text))
+        };
+        seen.len() < length
+            && same(seen.get(..known).unwrap_or_default(), start)
+            && (known == seen.len() || same(seen, self.text(number, seen.len())))
     }
 }

@@ -328,6 +328,133 @@ fn only_what_could_be_a_beginning_waits() {
 }
 
 #[test]
+fn while_much_waits_it_is_not_read_again_for_each_piece() {
+    let long: String = (0..3000).map(|n| format!("{n:04x}")).collect();
+    let watched = watched(&[&long, JWT]);
+    let held = 8 * 1024;
+    let mut stream = Stream::new(watched.clone());
+    let begun = Bytes::copy_from_slice(&long.as_bytes()[..held]);
+    assert!(stream.push(begun, false).is_empty());
+    // It is no value, which shows when it is looked at: with a quarter of what waits.
+    for anew in 1..held / 4 {
+        assert!(stream.push(Bytes::from_static(b"!"), false).is_empty());
+        assert_eq!(stream.held(), held + anew);
+    }
+    let all = stream.push(Bytes::from_static(b"!"), false);
+    assert_eq!((all.len(), stream.held()), (held + held / 4, 0));
+    // Nothing changes but when it is looked at.
+    for text in [
+        long.clone(),
+        format!("{}{JWT}", &long[..held]),
+        hex(&long),
+        STANDARD.encode(&long),
+        format!("{}!", &hex(&long)[..23_999]),
+    ] {
+        let body = body(&text, 100, 40_000);
+        let (whole, hits) = through(&watched, &body, &[]);
+        for step in [50, 1000, 5000] {
+            let cuts: Vec<usize> = (step..body.len()).step_by(step).collect();
+            let (out, again) = through(&watched, &body, &cuts);
+            assert!(again == hits && out.len() == whole.len(), "{step}");
+            assert!(!readable(&out, &long, 1) && !readable(&out, JWT, 1));
+        }
+    }
+}
+
+#[test]
+fn of_a_form_only_what_can_be_compared_is_written() {
+    use super::form::Form;
+    use super::sought::Scratch;
+    for value in [JWT, KEY, "eight-by"] {
+        for form in Form::all() {
+            let text = form.text(value.as_bytes());
+            for length in 0..=text.len() {
+                let beginning = form.beginning(value.as_bytes(), length);
+                assert!(beginning.len() >= length, "{form:?} {length}");
+                assert!(text.starts_with(&beginning), "{form:?} {length}");
+            }
+        }
+    }
+    let value = JWT.repeat(20);
+    let sought = Sought::new(value.as_bytes()).unwrap();
+    let coded = STANDARD.encode(&value);
+    // Four bytes as of a form, by chance: that they are more is seen without writing one.
+    let mut scratch = Scratch::new(&sought);
+    let near = format!("{}....{}!", &coded[..4], &hex(&value)[..15]);
+    assert_eq!(
+        (scratch.begun(near.as_bytes()), scratch.written()),
+        (None, 0)
+    );
+    // A beginning of fifty: in all forms that begin so.
+    let mut scratch = Scratch::new(&sought);
+    let begun = scratch.begun(&coded.as_bytes()[..50]);
+    assert_eq!(begun, Some(0));
+    assert!(
+        (50..500).contains(&scratch.written()),
+        "{}",
+        scratch.written()
+    );
+}
+
+/// Two that overlap, and one inside another; no letter is one of what stands in.
+const OVERLAPPING: [&str; 4] = [
+    "FIRST.VALUE.OVERLAP",
+    "OVERLAP.SECOND.VALUE",
+    "OUTER.(INNER.VALUE).OUTER",
+    "INNER.VALUE",
+];
+
+#[test]
+fn a_value_that_begins_inside_another_is_found_at_every_cut() {
+    let watched = watched(&OVERLAPPING);
+    for (text, kept, hits) in [
+        ("..FIRST.VALUE.OVERLAP.SECOND.VALUE..", "....", 2),
+        (
+            "..FIRST.VALUE.OVERLAP.SECOND.VALU!..",
+            "...SECOND.VALU!..",
+            1,
+        ),
+        ("..OUTER.(INNER.VALUE).OUTER..", "....", 1),
+        ("..OUTER.(INNER.VALUE).OUTE!..", "..OUTER.().OUTE!..", 1),
+        ("FIRST.VALUE.OVERLAPFIRST.VALUE.OVERLAP.SE", ".SE", 2),
+    ] {
+        let body = Bytes::from(text);
+        for one in 0..=body.len() {
+            for two in one..=body.len() {
+                let (out, seen) = through(&watched, &body, &[one, two]);
+                let mut out = String::from_utf8(out).unwrap();
+                assert_eq!((out.len(), seen), (text.len(), hits), "{out} {one} {two}");
+                out.retain(|letter| !FILL.contains(letter));
+                // Three bytes at most go before it shows what they are.
+                let said = out.len().saturating_sub(kept.len());
+                assert!(out.ends_with(kept) || said <= 6, "{out} {one} {two}");
+                assert!(!out.contains("VALUE") && !out.contains("VALU.."), "{out}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_name_holds_a_value_without_its_capitals() {
+    let value = "Key-AbC0123456789xYz";
+    let watched = watched(&[value, JWT]);
+    let holds = |name: &str| watched.is_in_name(name.to_ascii_lowercase().as_bytes());
+    let percent = each(value, |all, byte| write!(all, "%{byte:02X}").unwrap());
+    for written in [
+        value.to_owned(),
+        hex(value),
+        URL_SAFE_NO_PAD.encode(value),
+        URL_SAFE_NO_PAD.encode(hex(value)),
+        percent.clone(),
+        percent.replace('%', "%25"),
+    ] {
+        assert!(holds(&format!("X-{written}-Y")), "{written}");
+        assert!(!holds(&written[1..written.len() - 1]), "{written}");
+    }
+    assert!(!holds("Access-Control-Allow-Credentials"));
+}
+
+#[test]
 fn what_stands_in_has_the_form_of_what_stood_there() {
     let watched = watched(&[JWT]);
     let expected: String = FILL.chars().cycle().take(JWT.len()).collect();
@@ -470,6 +597,20 @@ fn what_becomes_too_much_is_cut() {
         unpacked(&[Coding::Zstd], &large, 100),
         Err(Unreadable::Bomb)
     );
+    // Windows of 1 GiB, which are not of RFC 7932.
+    for large in [
+        [0x11, 0x1e, 0x0b, 0x80],
+        [0x91, 0x1e, 3, 0],
+        [0x11, 0x9e, 3, 0],
+    ] {
+        for piece in [1, 4] {
+            let outcome = unpacked(&[Coding::Brotli], &large, piece);
+            assert_eq!(outcome, Err(Unreadable::Bomb));
+        }
+        let twice = packed(Coding::Gzip, &large);
+        let outcome = unpacked(&[Coding::Brotli, Coding::Gzip], &twice, 100);
+        assert_eq!(outcome, Err(Unreadable::Bomb));
+    }
     for coding in CODINGS {
         assert!(
             unpacked(&[coding], b"this is not it, whatever it is", 100).is_err(),

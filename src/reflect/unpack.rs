@@ -145,13 +145,27 @@ impl Unpacker {
 }
 
 enum Layer {
-    Brotli(Box<brotli_decompressor::DecompressorWriter<Room>>),
+    /// Made when the first byte has told how large its window is.
+    Brotli(Option<Box<Brotli>>),
     /// The first byte tells which.
     Deflate,
     Gzip(Box<MultiGzDecoder<Room>>),
     Raw(Box<DeflateDecoder<Room>>),
     Zlib(Box<ZlibDecoder<Room>>),
     Zstd(Box<Zstd>),
+}
+
+type Brotli = brotli_decompressor::DecompressorWriter<Room>;
+
+/// A reader of Brotli, whose first byte is this.
+fn brotli(first: u8) -> Result<Box<Brotli>, Unreadable> {
+    // What RFC 7932 §9.1 leaves unused begins a window of up to 1 GiB, which the decoder would make. Without it, the
+    // largest is 16 MiB.
+    if first & 0x7f == 0x11 {
+        return Err(Unreadable::Bomb);
+    }
+    let room = Room::default();
+    Ok(Box::new(Brotli::new(room, BROTLI_BUFFER)))
 }
 
 /// Where a step's bytes go.
@@ -189,10 +203,7 @@ impl Room {
 impl Layer {
     fn new(coding: Coding) -> Self {
         match coding {
-            Coding::Brotli => Self::Brotli(Box::new(brotli_decompressor::DecompressorWriter::new(
-                Room::default(),
-                BROTLI_BUFFER,
-            ))),
+            Coding::Brotli => Self::Brotli(None),
             Coding::Deflate => Self::Deflate,
             Coding::Gzip => Self::Gzip(Box::new(MultiGzDecoder::new(Room::default()))),
             Coding::Zstd => Self::Zstd(Box::new(Zstd::new())),
@@ -213,6 +224,10 @@ impl Layer {
         }
         match self {
             Self::Brotli(out) => {
+                let out = match out {
+                    Some(out) => out,
+                    None => out.insert(brotli(*first)?),
+                };
                 let outcome = out.write_all(bytes).and_then(|()| out.flush());
                 out.get_mut().take(outcome)
             }
@@ -235,7 +250,8 @@ impl Layer {
 
     fn finish(&mut self) -> Result<Bytes, Unreadable> {
         match self {
-            Self::Brotli(out) => {
+            Self::Brotli(None) => Err(Unreadable::Damaged),
+            Self::Brotli(Some(out)) => {
                 let outcome = out.close();
                 out.get_mut().take(outcome)
             }

@@ -102,7 +102,8 @@ pub(super) enum Kind {
 /// A credential that does not change.
 pub(super) struct Fixed {
     settings: CredentialSettings,
-    lease: u64,
+    /// Lent to nobody: those who ask get the same again.
+    pattern: Lease,
     /// One lease an agent, made when it is first needed. Bounded by the agents of the configuration.
     leases: RwLock<HashMap<AgentName, Lease>>,
 }
@@ -286,14 +287,8 @@ impl Builder<'_> {
         let edition = *self.counter;
         let oauth = match credential {
             CredentialSettings::Oauth(oauth) => *oauth,
-            fixed => {
-                let fixed = Fixed {
-                    settings: fixed,
-                    lease: edition,
-                    leases: RwLock::default(),
-                };
-                fixed
-                    .make(&AgentName::fallback(), service)
+            settings => {
+                let fixed = Fixed::new(settings, edition, service)
                     .map_err(|_| SetupError::Static(service.clone()))?;
                 return Ok(Kind::Fixed(Arc::new(fixed)));
             }
@@ -420,43 +415,49 @@ impl Drop for Fixed {
 }
 
 impl Fixed {
-    /// This agent's lease. It never ends: a static credential is valid until the configuration changes.
-    pub(super) fn lease(
-        &self,
-        agent: &AgentName,
+    /// It never ends: a static credential is valid until the configuration changes.
+    fn new(
+        settings: CredentialSettings,
+        lease: u64,
         service: &ServiceName,
-    ) -> Result<Lease, BadToken> {
-        let known = self.leases.read().unwrap_or_else(PoisonError::into_inner);
-        if let Some(lease) = known.get(agent) {
-            return Ok(lease.clone());
-        }
-        drop(known);
-        let lease = self.make(agent, service)?;
-        self.leases
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(agent.clone(), lease.clone());
-        Ok(lease)
-    }
-
-    fn make(&self, agent: &AgentName, service: &ServiceName) -> Result<Lease, BadToken> {
+    ) -> Result<Self, BadToken> {
         let facts = LeaseFacts {
-            id: self.lease,
+            id: lease,
             grant: GrantId {
                 service: service.clone(),
-                agent: agent.clone(),
+                agent: AgentName::fallback(),
             },
-            binding: self.settings.binding(),
+            binding: settings.binding(),
             scopes: ScopeSet::default(),
             expires: None,
             cancel: CancellationToken::new(),
         };
-        match &self.settings {
+        let pattern = match &settings {
             CredentialSettings::Bearer(token) => Lease::bearer(facts, token),
             CredentialSettings::Header { name, value } => fixed(facts, name, value),
             CredentialSettings::Nothing => Ok(Lease::nothing(facts)),
             CredentialSettings::Oauth(_) => Err(BadToken),
+        }?;
+        Ok(Self {
+            settings,
+            pattern,
+            leases: RwLock::default(),
+        })
+    }
+
+    /// This agent's lease.
+    pub(super) fn lease(&self, agent: &AgentName) -> Lease {
+        let known = self.leases.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(lease) = known.get(agent) {
+            return lease.clone();
         }
+        drop(known);
+        let mut facts = self.pattern.facts().clone();
+        facts.grant.agent = agent.clone();
+        facts.cancel = CancellationToken::new();
+        let mut all = self.leases.write().unwrap_or_else(PoisonError::into_inner);
+        let lease = all.entry(agent.clone());
+        lease.or_insert_with(|| self.pattern.again(facts)).clone()
     }
 }
 

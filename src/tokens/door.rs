@@ -2,18 +2,18 @@
 //! is none.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
 use super::catalogue::{Builder, Catalogue, Kind, SetupError};
 use super::checks::Checkup;
-use super::issuer::{Answered, Client, Device, Login, LoginError};
+use super::issuer::Client;
 use super::journal::Journal;
 use super::keeper::Key;
 use super::lineage::Lineages;
-use super::settings::{Grant, Redirect, Settings};
+use super::settings::Settings;
 use super::shelf::Shelf;
 use super::transport::Lines;
 use super::worker::{Command, Worker};
@@ -21,16 +21,14 @@ use crate::credential::{BoxFuture, Feedback, Lease, Source, Unavailable};
 use crate::policy::Permit;
 use crate::vocab::{AgentName, Binding, Clock, Code, Generation, GrantId, ScopeSet, ServiceName};
 
-pub use revoke::{Return, Revoked};
+use given::Given;
+pub use logins::{Expected, LoginWay};
+pub use revoke::{Return, Revocation, Revoked};
 
 /// Part F of the requirements.
 const WAIT_MAX: Duration = Duration::from_secs(5);
-/// Longest wait of a person for the token of a login: that of the fetch, and a little.
-const LOGIN_WAIT_MAX: Duration = Duration::from_secs(12);
 /// Longest wait for the end of everything: the worker's own bounds, and a little.
 const CLOSE_MAX: Duration = Duration::from_secs(21);
-/// Fetches that a login waits for: one that was under way, and its own.
-const LOGIN_TRIES: usize = 3;
 /// Longest wait of a rotation for the new tokens of one grant, and how often it looks.
 const ROTATION_MAX: Duration = Duration::from_secs(10);
 const ROTATION_LOOK: Duration = Duration::from_millis(50);
@@ -47,6 +45,8 @@ pub struct Door {
     pending: Mutex<BTreeMap<GrantId, usize>>,
     /// Longest wait of a request for a token (C-10). The fetch goes on.
     wait: Duration,
+    /// What services were given, also such as are in the configuration no more.
+    given: Given,
     /// Numbers credentials; held while a catalogue is replaced, so that two reloads do not cross.
     counter: Mutex<u64>,
 }
@@ -91,31 +91,13 @@ pub struct Standing {
     pub tokens: Vec<GrantStatus>,
 }
 
-/// How somebody logs in.
+/// What a rotation did.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum LoginWay {
-    /// In a browser that comes back to this place.
-    Browser(Redirect),
-    /// On another device (RFC 8628).
-    Device,
-}
-
-/// As long as this is there, a person is expected to log in for the grant.
-pub struct Expected {
-    door: Arc<Door>,
-    grant: GrantId,
-}
-
-impl Drop for Expected {
-    fn drop(&mut self) {
-        let mut pending = self.door.pending();
-        if let Some(count) = pending.get_mut(&self.grant) {
-            *count -= 1;
-            if *count == 0 {
-                pending.remove(&self.grant);
-            }
-        }
-    }
+pub struct Rotation {
+    /// To each grant that has a key or a token.
+    pub grants: Vec<Rotated>,
+    /// What was revoked and is lent again from here on.
+    pub restored: Vec<GrantId>,
 }
 
 /// What a rotation did to one grant.
@@ -165,6 +147,8 @@ pub(super) fn assemble(
     let unsettled = unsettled
         .filter_map(|grant| first.login_key(grant))
         .collect();
+    let given = Given::default();
+    given.note(&first);
     let shelf = Arc::new(Shelf::new(clock, first));
     let (commands, inbox) = mpsc::channel(ASKS_MAX);
     let mut worker = Worker::new(Arc::clone(&shelf), journal, inbox, seed);
@@ -176,6 +160,7 @@ pub(super) fn assemble(
         lineages,
         pending: Mutex::default(),
         wait: WAIT_MAX,
+        given,
         counter: Mutex::new(counter),
     };
     Ok((Arc::new(door), worker))
@@ -329,6 +314,7 @@ impl Door {
         let new = old.succeed(settings, generation, &mut builder)?;
         let gone = old.editions_gone_in(&new);
         let moved = old.issuers_changed_in(&new);
+        self.given.note(&new);
         self.shelf.catalogue.store(Arc::new(new));
         Ok((gone, moved))
     }
@@ -351,10 +337,7 @@ impl Door {
             .filter(|offer| generation >= offer.since)
             .ok_or(Code::ConfigChanged)?;
         match &offer.kind {
-            Kind::Fixed(fixed) => fixed
-                .lease(agent, service)
-                .map(Ok)
-                .map_err(|_| Code::Internal.into()),
+            Kind::Fixed(fixed) => Ok(Ok(fixed.lease(agent))),
             Kind::Oauth { edition, client } => {
                 let owner = client.owner(agent);
                 let key = Key {
@@ -376,189 +359,10 @@ impl Door {
         }
     }
 
-    /// Whether nothing can be had because a login is under way.
-    fn waits_for_person(&self, client: &Client, agent: &AgentName, grant: &GrantId) -> bool {
-        if !client.settings().grant.by_login() || client.is_logged_in(&grant.agent) {
-            return false;
-        }
-        let shared = GrantId {
-            agent: AgentName::everyone(),
-            ..grant.clone()
-        };
-        let own = GrantId {
-            agent: agent.clone(),
-            ..grant.clone()
-        };
-        let pending = self.pending();
-        [&shared, &own]
-            .into_iter()
-            .any(|one| pending.contains_key(one))
-    }
-
-    fn pending(&self) -> MutexGuard<'_, BTreeMap<GrantId, usize>> {
-        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Says that a person is about to log in for this grant, until the answer is dropped. Agents that wait for it are
-    /// told `approval-pending`.
-    #[must_use]
-    pub fn expect(self: &Arc<Self>, grant: &GrantId) -> Expected {
-        *self.pending().entry(grant.clone()).or_default() += 1;
-        Expected {
-            door: Arc::clone(self),
-            grant: grant.clone(),
-        }
-    }
-
-    /// How somebody logs in for this service; `None` where nobody does.
-    #[must_use]
-    pub fn login_way(&self, service: &ServiceName) -> Option<LoginWay> {
-        match &self.client(service)?.1.settings().grant {
-            Grant::AuthorizationCode { redirect, .. } => Some(LoginWay::Browser(redirect.clone())),
-            Grant::DeviceCode { .. } => Some(LoginWay::Device),
-            Grant::ClientCredentials
-            | Grant::JwtBearer(_)
-            | Grant::RefreshToken { .. }
-            | Grant::TokenExchange(_) => None,
-        }
-    }
-
     /// Whether the configuration has this service.
     #[must_use]
     pub fn knows(&self, service: &ServiceName) -> bool {
         self.shelf.catalogue.load().offer(service).is_some()
-    }
-
-    /// Whether this grant needs no person now: an earlier login still gives tokens, or cannot be judged because the
-    /// issuer is away.
-    pub async fn is_logged_in(&self, grant: &GrantId) -> bool {
-        let Some((_, client)) = self.client(&grant.service) else {
-            return false;
-        };
-        let grant = &GrantId {
-            agent: client.owner(&grant.agent),
-            ..grant.clone()
-        };
-        if !client.is_logged_in(&grant.agent) {
-            return false;
-        }
-        let Some(key) = self.shelf.catalogue.load().login_key(grant.clone()) else {
-            return false;
-        };
-        match self.wait_for(key, LOGIN_WAIT_MAX).await {
-            Ok(_) => true,
-            Err(refusal) => refusal.code != Code::ReauthorizationRequired,
-        }
-    }
-
-    /// Begins a login for this grant. `redirect_uri` is where its answer will be waited for.
-    ///
-    /// # Errors
-    /// [`LoginError`] where the issuer cannot be asked or offers no login.
-    pub async fn begin_login(
-        &self,
-        grant: GrantId,
-        redirect_uri: String,
-    ) -> Result<Login, LoginError> {
-        let (answer, begun) = oneshot::channel();
-        let command = Command::Login {
-            grant,
-            redirect_uri,
-            answer,
-        };
-        let sent = self.commands.send(command).await;
-        sent.map_err(|_| LoginError::Unavailable(Code::Draining))?;
-        // No sender left: it took longer than a call to an issuer may.
-        begun.await.unwrap_or(Err(Code::AsTimeout.into()))
-    }
-
-    /// Begins a login on another device for this grant.
-    ///
-    /// # Errors
-    /// [`LoginError`] where the issuer cannot be asked or offers none.
-    pub async fn begin_device(&self, grant: GrantId) -> Result<Device, LoginError> {
-        let (answer, begun) = oneshot::channel();
-        let sent = self.commands.send(Command::Device { grant, answer }).await;
-        sent.map_err(|_| LoginError::Unavailable(Code::Draining))?;
-        begun.await.unwrap_or(Err(Code::AsTimeout.into()))
-    }
-
-    /// Waits until somebody has logged in on another device. Asks no more when it is dropped.
-    ///
-    /// # Errors
-    /// [`LoginError`] where nobody has in time, or the issuer says no.
-    pub async fn await_device(&self, device: &Arc<Device>) -> Result<Answered, LoginError> {
-        let (answer, outcome) = oneshot::channel();
-        let device = Arc::clone(device);
-        let sent = self.commands.send(Command::AwaitDevice { device, answer });
-        let sent = sent.await;
-        sent.map_err(|_| LoginError::Unavailable(Code::Draining))?;
-        outcome.await.unwrap_or(Err(Code::Draining.into()))
-    }
-
-    /// Fetches the token of a login that was answered.
-    ///
-    /// # Errors
-    /// [`LoginError`]; the login is used up all the same.
-    pub async fn finish_login(&self, login: &Login, answered: Answered) -> Result<(), LoginError> {
-        let begun = (login.edition, login.epoch);
-        self.finish(&login.grant, begun, answered).await
-    }
-
-    /// Takes the tokens of a device's login into use.
-    ///
-    /// # Errors
-    /// [`LoginError`]; the login is used up all the same.
-    pub async fn finish_device(
-        &self,
-        device: &Device,
-        answered: Answered,
-    ) -> Result<(), LoginError> {
-        let begun = (device.edition, device.epoch);
-        self.finish(&device.grant, begun, answered).await
-    }
-
-    async fn finish(
-        &self,
-        grant: &GrantId,
-        (edition, epoch): (u64, u64),
-        answered: Answered,
-    ) -> Result<(), LoginError> {
-        // Whoever was revoked meanwhile may be the one who has logged in.
-        if self.lineages.stops().since(epoch, grant) {
-            return Err(Code::ServiceRevoked.into());
-        }
-        let (_, client) = self
-            .client(&grant.service)
-            .filter(|(current, _)| *current == edition)
-            .ok_or(Code::ConfigChanged)?;
-        client.take_answer(&grant.agent, answered);
-        let key = Key {
-            edition,
-            scopes: client.scopes(&ScopeSet::default()).clone(),
-            grant: grant.clone(),
-        };
-        let mut outcome = Err(Code::AsUnavailable.into());
-        for _ in 0..LOGIN_TRIES {
-            // Without a worker the ask that follows says so.
-            drop(self.commands.send(Command::Answered(key.clone())).await);
-            outcome = self.wait_for(key.clone(), LOGIN_WAIT_MAX).await;
-            // A refresh that was under way has answered in its place.
-            if !client.settings().grant.refreshes() || !client.is_answered(&grant.agent) {
-                break;
-            }
-        }
-        if outcome.is_ok() {
-            self.lift(grant).await;
-        }
-        outcome.map(drop).map_err(|refusal| {
-            // What was there before the login goes on.
-            drop(self.commands.try_send(Command::Answered(key)));
-            match refusal.oauth_error {
-                Some(error) => LoginError::Refused(error),
-                None => refusal.code.into(),
-            }
-        })
     }
 
     /// New tokens, and new keys where there can be some, for every grant that fits. The tokens in use serve until then.
@@ -566,8 +370,8 @@ impl Door {
         &self,
         service: Option<&ServiceName>,
         agent: Option<&AgentName>,
-    ) -> Vec<Rotated> {
-        self.bring_back(service, agent).await;
+    ) -> Rotation {
+        let restored = self.bring_back(service, agent).await;
         let clients = self.shelf.catalogue.load().clients();
         let clients = clients
             .into_iter()
@@ -590,7 +394,10 @@ impl Door {
                 all.push(outcome);
             }
         }
-        all
+        Rotation {
+            grants: all,
+            restored,
+        }
     }
 
     async fn rotate_one(
@@ -738,6 +545,8 @@ impl Source for Door {
     }
 }
 
+mod given;
+mod logins;
 mod revoke;
 
 #[cfg(test)]

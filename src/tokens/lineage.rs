@@ -135,7 +135,8 @@ pub(super) enum Renewal {
 }
 
 impl Lineages {
-    /// Takes what the store holds. Rows that cannot be read are told, one by one, and stay as they are.
+    /// Takes what the store holds. Rows that cannot be read are told, one by one, and stay as they are. A compromise holds all
+    /// the same: such a row's name says what was stopped, or which hash must not be shown.
     pub(super) fn load(store: impl Disk + 'static, lost: &[RowId], journal: &dyn Journal) -> Self {
         let mut all = HashMap::new();
         for (id, bytes) in store.rows(KIND) {
@@ -155,9 +156,17 @@ impl Lineages {
             Mutex::new(prints.collect::<HashSet<_>>())
         };
         let (planted, burnt) = (prints(PLANTED), prints(BURNT));
+        let unread = lost.iter().filter(|id| id.kind == BURNT);
+        let unread = unread.filter_map(|id| seizure::print_of(&id.name));
+        burnt
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .extend(unread);
         let stops = store.rows(STOPPED);
         let stops = stops.iter().map(|(id, row)| (id.name.as_str(), &row[..]));
-        let stops = Stops::restored(stops);
+        let unread = lost.iter().filter(|id| id.kind == STOPPED);
+        let unread = unread.map(|id| (id.name.as_str(), &[][..]));
+        let stops = Stops::restored(stops.chain(unread));
         Self {
             all: Mutex::new(all),
             waits: store.waits(),
@@ -507,11 +516,7 @@ impl Turn {
     /// # Errors
     /// [`Failure`] where it could not be written down. The answer must not be used then.
     pub(super) async fn renewed(&self, next: Option<Secret<String>>) -> Result<Renewal, Failure> {
-        let same = |next: &Secret<String>| {
-            let (next, last) = (next.expose().as_bytes(), self.refresh.expose().as_bytes());
-            verify_slices_are_equal(next, last).is_ok()
-        };
-        let next = next.filter(|next| !same(next));
+        let next = next.filter(|next| !are_same(next, &self.refresh));
         let renewal = self.change(|lineage| {
             (lineage.row.doubt, lineage.told) = (false, false);
             let Some(next) = next else {
@@ -597,12 +602,20 @@ impl Drop for Turn {
     }
 }
 
+fn are_same(one: &Secret<String>, other: &Secret<String>) -> bool {
+    let (one, other) = (one.expose().as_bytes(), other.expose().as_bytes());
+    verify_slices_are_equal(one, other).is_ok()
+}
+
 fn tell_damaged(id: &RowId, journal: &dyn Journal) {
     match grant_of(id) {
         Some(grant) => journal.note(&Note::GrantDead {
             grant: &grant,
             ending: Ending::Damaged,
         }),
+        None if id.kind == STOPPED || id.kind == BURNT => {
+            tracing::error!(row = %id.name, "a compromise's row of the store cannot be read; what its name says stays stopped");
+        }
         None => tracing::error!("a row of the store cannot be read, and is no grant's"),
     }
 }

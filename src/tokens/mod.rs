@@ -44,7 +44,8 @@ use crate::vocab::Clock;
 pub use catalogue::SetupError;
 pub use checks::Checkup;
 pub use door::{
-    Door, Expected, GrantStatus, KeyFate, LoginWay, Return, Revoked, Rotated, Standing,
+    Door, Expected, GrantStatus, KeyFate, LoginWay, Return, Revocation, Revoked, Rotated, Rotation,
+    Standing,
 };
 pub use issuer::{Answered, Brought, Device, Login, LoginError, Verdict};
 pub use revoking::Fate;
@@ -53,9 +54,9 @@ pub use settings::{
     ExchangeSettings, FirstRefresh, Grant, HealthSettings, IssuerSettings, OauthSettings, Platform,
     Presented, ProbeSettings, Redirect, Settings, WorkloadSettings,
 };
-pub use stops::Selection;
+pub use stops::{Selection, Stopped};
 pub use supply::Supply;
-pub use worker::Worker;
+pub use worker::{Came, Worker};
 
 #[cfg(feature = "fuzzing")]
 pub use issuer::fuzzing;
@@ -90,6 +91,13 @@ pub fn start(settings: Settings, deps: Deps) -> Result<(Arc<Door>, Worker), Setu
         Some((store, lost)) => lineage::Lineages::load(store, &lost.rows, &ledger),
         None => lineage::Lineages::default(),
     };
+    let stops = lineages.stops().list().len();
+    if stops > 0 {
+        tracing::warn!(
+            stops,
+            "an earlier process has revoked access for a compromise, and it stays revoked; `tokenward status` says which"
+        );
+    }
     door::assemble(
         settings,
         deps.clock,

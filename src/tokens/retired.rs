@@ -17,8 +17,9 @@ use tokio::task::JoinSet;
 use super::issuer::{Client, Spent, Token};
 use super::journal::Journal;
 use super::keeper::{Key, Reason};
+use super::stops::Selection;
 use crate::credential::Expiry;
-use crate::vocab::{AgentName, Moment, Secret};
+use crate::vocab::{AgentName, GrantId, Moment, Secret};
 
 /// Most tokens that are kept to be revoked: those in use, and a few of each that were replaced.
 const HELD_MAX: usize = 8192;
@@ -39,7 +40,7 @@ pub(super) struct Retired {
 
 struct Held {
     client: Arc<Client>,
-    agent: AgentName,
+    grant: GrantId,
     access: Secret<String>,
     /// When we stop using it.
     expires: Moment,
@@ -66,7 +67,7 @@ impl Retired {
         let outlives = token.outlives && !client.settings().grant.refreshes();
         let held = Held {
             client,
-            agent: key.grant.agent.clone(),
+            grant: key.grant.clone(),
             access: token.access,
             expires: expires.monotonic,
             outlives,
@@ -107,23 +108,21 @@ impl Retired {
         }
     }
 
-    /// Takes out the tokens of a client, or of its owner alone, that are not over: the operator revokes them. Those that a
-    /// refresh has replaced are among them.
+    /// Takes out the tokens that a selection is about and that are not over: the operator revokes them. Those that a refresh
+    /// has replaced are among them, and those of an earlier configuration; each is for the issuer that gave it.
     pub(super) fn seize(
         &mut self,
-        client: &Arc<Client>,
-        owner: Option<&AgentName>,
-    ) -> Vec<(AgentName, Spent, Moment)> {
-        let ours = |_: &u64, held: &mut Held| {
-            Arc::ptr_eq(&held.client, client) && owner.is_none_or(|owner| held.agent == *owner)
-        };
+        selection: &Selection,
+    ) -> Vec<(Arc<Client>, GrantId, Spent, Moment)> {
+        let ours =
+            |_: &u64, held: &mut Held| selection.covers(&held.grant.service, &held.grant.agent);
         let seized: Vec<(u64, Held)> = self.held.extract_if(ours).collect();
         for (lease, _) in &seized {
             self.used.remove(lease);
         }
         let each = |(lease, held): (u64, Held)| {
-            let access = Spent::Access(held.access, lease);
-            (held.agent, access, held.expires)
+            let access = Spent::Access(held.access, Some(lease));
+            (held.client, held.grant, access, held.expires)
         };
         seized.into_iter().map(each).collect()
     }
@@ -139,8 +138,10 @@ impl Retired {
         }
         let journal = Arc::clone(journal);
         self.under_way.spawn(async move {
-            let tokens = vec![Spent::Access(held.access, lease)];
-            let revoked = held.client.revoke(&held.agent, tokens, journal.as_ref());
+            let tokens = vec![Spent::Access(held.access, Some(lease))];
+            let revoked = held
+                .client
+                .revoke(&held.grant.agent, tokens, journal.as_ref());
             if tokio::time::timeout(LIMIT, revoked).await.is_err() {
                 tracing::warn!("the issuer took too long to revoke a token");
             }
@@ -180,8 +181,8 @@ impl Retired {
                 }
             }
             for (lease, held) in left {
-                let access = Spent::Access(held.access, lease);
-                add(&held.client, held.agent, access);
+                let access = Spent::Access(held.access, Some(lease));
+                add(&held.client, held.grant.agent, access);
             }
             let each = spent.into_iter().map(|((_, agent), (client, tokens))| {
                 let journal = Arc::clone(&journal);

@@ -4,6 +4,7 @@
 //! One task a grant. Nothing else has the tokens any more, so the end of the process is the end of trying: each then has one
 //! more try.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,7 +18,7 @@ use crate::vocab::{Clock, GrantId, Moment};
 
 /// Most grants whose tokens are under way.
 const GRANTS_MAX: usize = 4096;
-/// Most requests at a time, over all issuers.
+/// Most requests at a time to one issuer. One that hangs holds up no other.
 const AT_ONCE: usize = 16;
 /// Longest time for one try.
 const TRY_MAX: Duration = Duration::from_secs(10);
@@ -44,20 +45,12 @@ pub enum Fate {
 pub(super) type Fates = Vec<(&'static str, Fate)>;
 
 /// All of them.
+#[derive(Default)]
 pub(super) struct Revoking {
     jobs: JoinSet<()>,
-    room: Arc<Semaphore>,
+    /// By the URL of the issuer; as many as have tokens under way.
+    rooms: HashMap<String, Arc<Semaphore>>,
     closing: CancellationToken,
-}
-
-impl Default for Revoking {
-    fn default() -> Self {
-        Self {
-            jobs: JoinSet::new(),
-            room: Arc::new(Semaphore::new(AT_ONCE)),
-            closing: CancellationToken::new(),
-        }
-    }
 }
 
 /// What one task works on.
@@ -95,6 +88,11 @@ impl Revoking {
             tracing::error!(%grant, "too many tokens wait for their revocation; these are only forgotten");
             return seen;
         }
+        // A room that no task has is empty.
+        self.rooms.retain(|_, room| Arc::strong_count(room) > 1);
+        let url = client.settings().issuer.url.clone();
+        let room = self.rooms.entry(url);
+        let room = Arc::clone(room.or_insert_with(|| Arc::new(Semaphore::new(AT_ONCE))));
         let job = Job {
             client,
             grant,
@@ -104,8 +102,7 @@ impl Revoking {
             clock: clock.clone(),
             told: false,
         };
-        self.jobs
-            .spawn(job.run(Arc::clone(&self.room), self.closing.clone()));
+        self.jobs.spawn(job.run(room, self.closing.clone()));
         seen
     }
 
@@ -113,6 +110,22 @@ impl Revoking {
     pub(super) async fn end(&mut self) {
         self.closing.cancel();
         while self.jobs.join_next().await.is_some() {}
+    }
+
+    /// That time is over: what is still under way is told as unconfirmed.
+    pub(super) async fn cut(&mut self) {
+        self.jobs.shutdown().await;
+    }
+}
+
+/// However it ends, what was not confirmed is told.
+impl Drop for Job {
+    fn drop(&mut self) {
+        for (at, (spent, _)) in self.tokens.iter().enumerate() {
+            if self.fate(at) == Some(Fate::Pending) {
+                self.note(spent, false);
+            }
+        }
     }
 }
 
@@ -130,11 +143,6 @@ impl Job {
             pause = (pause * 2).min(PAUSE_MAX);
             // The end of the process cuts the wait and not the try.
             let _ended = closing.run_until_cancelled(tokio::time::sleep(wait)).await;
-        }
-        for (at, (spent, _)) in self.tokens.iter().enumerate() {
-            if self.fate(at) == Some(Fate::Pending) {
-                self.note(spent, false);
-            }
         }
     }
 
@@ -203,3 +211,6 @@ impl Job {
         });
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
 use dashmap::DashMap;
@@ -11,14 +11,16 @@ use super::catalogue::Catalogue;
 use super::checks::Checkup;
 use super::journal::Standing;
 use super::keeper::Key;
-use crate::credential::Lease;
-use crate::vocab::{Clock, Code, Moment, ServiceName};
+use crate::credential::{Kin, Lease};
+use crate::vocab::{Clock, Code, GrantId, Moment, ServiceName};
 
 /// Shared by the door, which reads, and the worker, which writes.
 pub(super) struct Shelf {
     pub(super) clock: Clock,
     pub(super) catalogue: ArcSwap<Catalogue>,
     slots: DashMap<Key, Slot>,
+    /// The tokens of each grant that its issuer still honours, under whatever edition: all that an API has seen of it.
+    kin: Mutex<BTreeMap<GrantId, Arc<Kin>>>,
     /// Reports of refused leases. Each lease is on the shelf once and is reported when it is taken off, so there are
     /// never more of these than leases.
     rejections: Mutex<Vec<Rejection>>,
@@ -61,6 +63,7 @@ impl Shelf {
             clock,
             catalogue: ArcSwap::from_pointee(catalogue),
             slots: DashMap::new(),
+            kin: Mutex::default(),
             rejections: Mutex::default(),
             troubles: Mutex::default(),
             checks: Mutex::default(),
@@ -89,14 +92,20 @@ impl Shelf {
             .map_or(since.0, |slot| slot.used.load(Ordering::Relaxed));
         let used = AtomicU64::new(used);
         // The answers of each are searched for the tokens of all.
-        let kin = self.slots.iter().find(|slot| {
-            let other = slot.key();
-            other.grant == key.grant && other.edition == key.edition && *other != key
-        });
-        if let Some(kin) = kin {
-            lease.join(&kin.lease);
-        }
+        self.forget();
+        lease.join(self.kin().entry(key.grant.clone()).or_default());
         self.slots.insert(key, Slot { lease, since, used });
+    }
+
+    /// Forgets the tokens that nobody honours any more. Those of an answer that still flows keep each other's company.
+    pub(super) fn forget(&self) {
+        let (now, wall) = (self.clock.now(), self.clock.wall());
+        self.kin()
+            .retain(|_, kin| !kin.forget(now, wall) || Arc::strong_count(kin) > 1);
+    }
+
+    fn kin(&self) -> MutexGuard<'_, BTreeMap<GrantId, Arc<Kin>>> {
+        self.kin.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Gives a lease another name.
@@ -122,6 +131,7 @@ impl Shelf {
     /// Takes everything out of use.
     pub(super) fn clear(&self) {
         self.slots.clear();
+        self.kin().clear();
         self.troubles().clear();
         self.checks().clear();
     }
@@ -282,8 +292,8 @@ mod tests {
     use tokio_util::sync::CancellationToken;
 
     use super::*;
-    use crate::credential::LeaseFacts;
-    use crate::vocab::{AgentName, Binding, GrantId, ScopeSet, WallTime};
+    use crate::credential::{Expiry, LeaseFacts};
+    use crate::vocab::{AgentName, Binding, GrantId, ScopeSet, Secret, WallTime};
 
     #[test]
     fn a_renewal_is_nobodys_use() {
@@ -316,5 +326,49 @@ mod tests {
         assert_eq!(shelf.uses(), [(key.clone(), first)]);
         shelf.take(&key).unwrap();
         assert_eq!(shelf.uses(), [(key.clone(), clock.now())]);
+    }
+
+    #[test]
+    fn a_renewed_token_knows_the_one_before_it_until_that_is_over() {
+        let clock = Clock::manual(WallTime(1_700_000_000_000));
+        let shelf = Shelf::new(clock.clone(), Catalogue::default());
+        let grant = GrantId {
+            service: ServiceName::new("items").unwrap(),
+            agent: AgentName::fallback(),
+        };
+        let put = |id: u64, edition, minutes| {
+            let life = Duration::from_mins(minutes);
+            let facts = LeaseFacts {
+                id,
+                grant: grant.clone(),
+                binding: Binding::Bearer,
+                scopes: ScopeSet::default(),
+                expires: Some(Expiry {
+                    monotonic: clock.now() + life,
+                    wall: clock.wall() + life,
+                }),
+                cancel: CancellationToken::new(),
+            };
+            let key = Key {
+                edition,
+                grant: grant.clone(),
+                scopes: ScopeSet::default(),
+            };
+            let lease = Lease::bearer(facts, &Secret::new(format!("token-number-{id}"))).unwrap();
+            shelf.put(key.clone(), lease);
+            shelf.take(&key).unwrap()
+        };
+        let first = put(1, 1, 10);
+        let second = put(2, 1, 20);
+        let third = put(3, 2, 30);
+        assert_eq!(
+            [&first, &second, &third].map(|l| l.sought().len()),
+            [3, 3, 3]
+        );
+        clock.advance(Duration::from_mins(10));
+        shelf.forget();
+        assert_eq!((second.sought().len(), third.sought().len()), (2, 2));
+        shelf.clear();
+        assert!(shelf.kin().is_empty());
     }
 }

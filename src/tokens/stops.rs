@@ -38,7 +38,7 @@ impl Selection {
     }
 
     /// The name of its row: no name of a configuration has a star or a slash in it.
-    pub(super) fn row(&self) -> String {
+    pub(super) fn row_name(&self) -> String {
         let service = self.service.as_ref().map_or(ALL, ServiceName::as_str);
         let agent = self.agent.as_ref().map_or(ALL, AgentName::as_str);
         format!("{service}/{agent}")
@@ -55,7 +55,19 @@ impl Selection {
     }
 }
 
-/// All stops. As many as there are selections of the configuration's names; each stands once.
+/// A stop that stands, as operators are told of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stopped {
+    /// What it is about.
+    pub selection: Selection,
+    /// Only a fresh grant ends it.
+    pub compromise: bool,
+    /// What has come back since.
+    pub returned: Vec<GrantId>,
+}
+
+/// All stops. As many as there are selections of the configuration's names; each stands once for a compromise and once
+/// without one.
 #[derive(Default)]
 pub(super) struct Stops {
     any: AtomicBool,
@@ -71,9 +83,6 @@ struct Stop {
     /// Grants that have come back since. As many as the configuration has.
     lifted: BTreeSet<GrantId>,
 }
-
-/// A stop that has changed: its selection, and what the disk should say of it; nothing where it is gone.
-pub(super) type Change = (Selection, Option<Vec<u8>>);
 
 impl Stop {
     fn covers(&self, service: &ServiceName, agent: &AgentName) -> bool {
@@ -92,12 +101,10 @@ impl Stop {
             }
     }
 
-    /// What the disk says of it.
-    fn content(&self) -> Option<Vec<u8>> {
-        self.compromise.then(|| {
-            let lifted: Vec<String> = self.lifted.iter().map(ToString::to_string).collect();
-            [&[FORM], lifted.join("\n").as_bytes()].concat()
-        })
+    /// What the disk says of it, where it is for a compromise.
+    fn content(&self) -> Vec<u8> {
+        let lifted: Vec<String> = self.lifted.iter().map(ToString::to_string).collect();
+        [&[FORM], lifted.join("\n").as_bytes()].concat()
     }
 
     fn read(name: &str, content: &[u8]) -> Option<Self> {
@@ -141,23 +148,45 @@ impl Stops {
         }
     }
 
-    /// Stops a selection, from this moment on.
-    pub(super) fn add(&self, selection: &Selection, compromise: bool) -> Change {
+    /// Stops a selection, from this moment on. The row of a compromise has changed then.
+    pub(super) fn add(&self, selection: &Selection, compromise: bool) {
         let mut all = self.write();
         let number = self.last.fetch_add(1, Ordering::AcqRel) + 1;
-        // A compromise stays one, whatever is revoked after it.
-        let before = all.iter().position(|stop| stop.selection == *selection);
-        let before = before.map(|at| all.remove(at));
+        // A compromise stays what it is, whatever is revoked after it: what came back from it is then stopped for a while,
+        // and not compromised again.
+        all.retain(|stop| stop.selection != *selection || (stop.compromise && !compromise));
+        // A login that was begun before this one ends neither.
+        let same = all.iter_mut().filter(|stop| stop.selection == *selection);
+        same.for_each(|stop| stop.number = number);
         let stop = Stop {
             selection: selection.clone(),
-            compromise: compromise || before.is_some_and(|stop| stop.compromise),
+            compromise,
             number,
             lifted: BTreeSet::new(),
         };
-        let change = (selection.clone(), stop.content());
         all.push(stop);
         self.any.store(true, Ordering::Release);
-        change
+    }
+
+    /// What the disk should say of this selection now; nothing where it is not compromised.
+    pub(super) fn row(&self, selection: &Selection) -> Option<Vec<u8>> {
+        let all = self.read();
+        let mut compromises = all.iter().filter(|stop| stop.compromise);
+        let stop = compromises.find(|stop| stop.selection == *selection);
+        stop.map(Stop::content)
+    }
+
+    /// All that stand, in the order of their names.
+    pub(super) fn list(&self) -> Vec<Stopped> {
+        let all = self.read();
+        let each = all.iter().map(|stop| Stopped {
+            selection: stop.selection.clone(),
+            compromise: stop.compromise,
+            returned: stop.lifted.iter().cloned().collect(),
+        });
+        let mut each: Vec<_> = each.collect();
+        each.sort_by(|a, b| (&a.selection, a.compromise).cmp(&(&b.selection, b.compromise)));
+        each
     }
 
     /// Whether nothing may be lent to this agent for this service.
@@ -185,13 +214,20 @@ impl Stops {
     }
 
     /// A grant has come back by a fresh login or the operator's word. A stop of one agent is not ended by a grant that all
-    /// ride on.
-    pub(super) fn lift(&self, grant: &GrantId) -> Vec<Change> {
-        let mut changes = Vec::new();
+    /// ride on, and one that is newer than `epoch` not by a login that began then. Whose rows have changed, and whether anything
+    /// was lifted.
+    pub(super) fn lift(&self, grant: &GrantId, epoch: Option<u64>) -> (Vec<Selection>, bool) {
+        let (mut changes, mut lifted) = (Vec::new(), false);
         let mut all = self.write();
         all.retain_mut(|stop| {
+            if epoch.is_some_and(|epoch| stop.number > epoch) {
+                return true;
+            }
             if stop.is_all_of(grant) {
-                changes.push((stop.selection.clone(), None));
+                lifted = true;
+                if stop.compromise {
+                    changes.push(stop.selection.clone());
+                }
                 return false;
             }
             let shared = grant.agent.is_everyone() && stop.selection.agent.is_none();
@@ -200,19 +236,24 @@ impl Stops {
                 && (own || shared)
                 && stop.lifted.insert(grant.clone())
             {
-                changes.push((stop.selection.clone(), stop.content()));
+                lifted = true;
+                if stop.compromise {
+                    changes.push(stop.selection.clone());
+                }
             }
             true
         });
         self.any.store(!all.is_empty(), Ordering::Release);
-        changes
+        (changes, lifted)
     }
 
-    /// Ends every plain stop. What they were.
+    /// Ends every plain stop. What they were, but for those that a compromise covers whole.
     pub(super) fn lift_plain(&self) -> Vec<Selection> {
         let mut all = self.write();
         let plain = all.extract_if(.., |stop| !stop.compromise);
-        let plain = plain.map(|stop| stop.selection).collect();
+        let mut plain: Vec<_> = plain.map(|stop| stop.selection).collect();
+        let whole = |stop: &Stop, of: &Selection| stop.selection == *of && stop.lifted.is_empty();
+        plain.retain(|selection| !all.iter().any(|stop| whole(stop, selection)));
         self.any.store(!all.is_empty(), Ordering::Release);
         plain
     }
@@ -270,12 +311,12 @@ mod tests {
         let stops = Stops::default();
         stops.add(&selection("*", "*"), true);
         stops.add(&selection("*", "x"), false);
-        stops.lift(&grant("a", "y"));
+        stops.lift(&grant("a", "y"), None);
         assert!(!covered(&stops, "a", "y") && covered(&stops, "a", "z"));
         // A shared login is for all of its service, but not for the agent that was stopped by name.
-        stops.lift(&grant("b", "*"));
+        stops.lift(&grant("b", "*"), None);
         assert!(!covered(&stops, "b", "y") && covered(&stops, "b", "x"));
-        stops.lift(&grant("b", "x"));
+        stops.lift(&grant("b", "x"), None);
         assert!(!covered(&stops, "b", "x") && covered(&stops, "a", "x"));
         assert_eq!(stops.lift_plain().len(), 1);
         assert!(covered(&stops, "a", "x"), "the compromise goes on");
@@ -293,20 +334,61 @@ mod tests {
     }
 
     #[test]
+    fn a_plain_stop_does_not_make_a_compromise_of_what_came_back_from_one() {
+        let stops = Stops::default();
+        stops.add(&selection("a", "*"), true);
+        stops.lift(&grant("a", "y"), None);
+        stops.add(&selection("a", "*"), false);
+        let a = ServiceName::new("a").unwrap();
+        let compromised = |agent: &str| stops.compromised(&a, &grant("a", agent).agent);
+        assert!(covered(&stops, "a", "y") && !compromised("y") && compromised("x"));
+        // The plain one has no row, and its end leaves that of the compromise alone.
+        let (changes, lifted) = stops.lift(&grant("a", "y"), None);
+        assert!(changes.is_empty() && lifted);
+        stops.add(&selection("a", "*"), false);
+        assert_eq!(stops.lift_plain(), [selection("a", "*")]);
+        assert!(!covered(&stops, "a", "y") && covered(&stops, "a", "x"));
+        // A further compromise is of everything again.
+        stops.add(&selection("a", "*"), false);
+        stops.add(&selection("a", "*"), true);
+        assert!(stops.lift_plain().is_empty() && compromised("y"));
+    }
+
+    #[test]
+    fn a_login_ends_no_stop_that_is_newer_than_it() {
+        let stops = Stops::default();
+        stops.add(&selection("a", "*"), true);
+        let begun = Some(stops.epoch());
+        stops.add(&selection("*", "x"), false);
+        stops.lift(&grant("a", "x"), begun);
+        assert!(covered(&stops, "a", "x") && covered(&stops, "a", "y"));
+        stops.lift(&grant("a", "*"), begun);
+        assert!(covered(&stops, "a", "x") && !covered(&stops, "a", "y"));
+        stops.lift(&grant("a", "x"), Some(stops.epoch()));
+        assert!(!covered(&stops, "a", "x"));
+        // The same selection once more: the login ends neither of the two.
+        stops.add(&selection("b", "*"), true);
+        let begun = Some(stops.epoch());
+        stops.add(&selection("b", "*"), false);
+        assert!(!stops.lift(&grant("b", "*"), begun).1);
+        assert!(covered(&stops, "b", "y"));
+    }
+
+    #[test]
     fn a_compromise_outlives_the_process_also_as_a_damaged_row() {
         let stops = Stops::default();
-        assert_eq!(stops.add(&selection("c", "*"), false).1, None);
+        stops.add(&selection("c", "*"), false);
+        assert_eq!(stops.row(&selection("c", "*")), None);
         stops.add(&selection("a", "*"), true);
-        let changes = stops.lift(&grant("a", "y"));
-        let [(selection, Some(content))] = &changes[..] else {
-            panic!("{changes:?}")
-        };
-        let name = selection.row();
-        let again = Stops::restored([(name.as_str(), content.as_slice())].into_iter());
+        let (changes, lifted) = stops.lift(&grant("a", "y"), None);
+        assert!(lifted);
+        assert_eq!(changes, [selection("a", "*")]);
+        let (name, content) = ("a/*", stops.row(&changes[0]).unwrap());
+        let again = Stops::restored([(name, content.as_slice())].into_iter());
         assert!(covered(&again, "a", "x") && !covered(&again, "a", "y"));
         assert!(!covered(&again, "c", "x"));
         for damaged in [&b""[..], b"\x02", b"\x01a/y\nb", b"\x01\xff"] {
-            let again = Stops::restored([(name.as_str(), damaged)].into_iter());
+            let again = Stops::restored([(name, damaged)].into_iter());
             assert!(covered(&again, "a", "y") && !covered(&again, "b", "y"));
         }
         let nameless = Stops::restored([("?", &b"\x01"[..])].into_iter());

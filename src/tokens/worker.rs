@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::checks::Checks;
 use super::failure::Failure;
-use super::issuer::{Answered, Client, Device, Login, LoginError, Obtained, Token};
+use super::issuer::{Client, Device, Login, LoginError, Obtained, Spent, Token};
 use super::journal::{Journal, Note};
 use super::keeper::{Action, Event, Keeper, Key, Reason};
 use super::pattern::Pattern;
@@ -48,6 +48,7 @@ const LOGINS_MAX: usize = 8;
 /// Most requests that wait for one token.
 const WAITERS_MAX: usize = 4096;
 
+pub use logins::Came;
 pub(super) use revoke::{Ended, Order, Target};
 
 /// The outcome of an ask.
@@ -76,7 +77,13 @@ pub(super) enum Command {
     /// Ask until that person has; ends when nobody waits for it any more.
     AwaitDevice {
         device: Arc<Device>,
-        answer: oneshot::Sender<Result<Answered, LoginError>>,
+        answer: oneshot::Sender<Result<Came, LoginError>>,
+    },
+    /// A login brought these too late: they are to be revoked.
+    GiveBack {
+        client: Arc<Client>,
+        grant: GrantId,
+        tokens: Vec<Spent>,
     },
     /// New tokens, and a new key where there can be one.
     Rotate {
@@ -271,6 +278,7 @@ impl Worker {
         {
             tracing::warn!("not everything was revoked in time");
         }
+        self.revoking.cut().await;
     }
 
     /// Has the certificates of all clients read again, on a task of its own.
@@ -313,6 +321,7 @@ impl Worker {
 
     fn tick(&mut self) {
         self.wake = None;
+        self.shelf.forget();
         for (key, at) in self.shelf.uses() {
             self.feed(Event::Used { key, at });
         }
@@ -357,6 +366,11 @@ impl Worker {
             } => self.begin_login(grant, redirect_uri, answer),
             Command::Device { grant, answer } => self.begin_device(grant, answer),
             Command::AwaitDevice { device, answer } => self.await_device(device, answer),
+            Command::GiveBack {
+                client,
+                grant,
+                tokens,
+            } => self.give_back(client, grant, tokens),
             Command::Rotate {
                 edition,
                 owner,

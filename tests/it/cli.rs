@@ -62,6 +62,11 @@ async fn help_lists_what_works() {
         &["serve", "--nonsense"],
         &["explain", "GET"],
         &["run"],
+        &["run", "--isolate", "--", "true"],
+        &["revoke"],
+        &["revoke", "--compromise"],
+        &["revoke", "--dry-run", "--compromise"],
+        &["revoke", "--all", "--agent", "coder"],
     ] {
         let wrong = run(tokenward(folder.path()).args(words)).await;
         assert_eq!(code(&wrong), 2, "{words:?}");
@@ -510,6 +515,11 @@ async fn run_ends_as_its_command_does() {
     ] {
         let ended = run(tokenward(folder.path()).args(["run", "--"]).args(words)).await;
         assert_eq!(code(&ended), expected, "{words:?}: {}", err(&ended));
+    }
+    // What follows the command is its own, also where nothing stands before it.
+    for words in [["sh", "-c", "exit 7"], ["sh", "-ec", "exit 7"]] {
+        let ended = run(tokenward(folder.path()).arg("run").args(words)).await;
+        assert_eq!(code(&ended), 7, "{words:?}: {}", err(&ended));
     }
     let failed =
         run(tokenward(folder.path()).args(["run", "--agent", "nobody", "--", "true"])).await;

@@ -1,11 +1,12 @@
 //! The response guard over real sockets: an API that gives back what it was sent, in every place and many disguises.
 
 use std::io::Write as _;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use tempfile::TempDir;
+use tokenward::config::{self, SecretReading};
 use tokenward::rehearsal::{Call, Rehearsal};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -14,7 +15,8 @@ use tokio::time::timeout;
 use tokio_rustls::server::TlsStream;
 
 use super::kit::{
-    Credential, House, Origin, PATIENCE, Raw, Setup, Svc, WebSocket, read_head, token_of,
+    Auth, Credential, House, Origin, PATIENCE, Raw, Setup, Svc, WebSocket, eventually, read_head,
+    token_of,
 };
 
 const HOST: &str = "mirror.test";
@@ -187,6 +189,33 @@ async fn nothing_that_went_out_comes_back() {
     assert_eq!(events.len(), all);
     assert_eq!(events[0]["service"], "keys");
     assert!(!written.text.contains(&key));
+}
+
+fn names(path: &str, key: &str) -> Vec<Vec<u8>> {
+    let text = written(path.trim_start_matches('/'), key);
+    let head = format!("HTTP/1.1 200 OK\r\nX-{text}: 1\r\ntransfer-encoding: chunked\r\n\r\n");
+    let end = format!("0\r\nY-{text}-Z: 1\r\n\r\n");
+    vec![head.into(), chunk(b"body"), end.into()]
+}
+
+/// A parser takes the capitals from names, not the meaning.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_name_of_a_field_says_it() {
+    let house = house(names, "response_guard: redact", None).await;
+    let key = house.rehearsal.api_key().to_owned();
+    assert!(key.contains(|letter: char| letter.is_ascii_uppercase()));
+    let forms = ["raw", "base64url", "hex", "HEX", "percent"];
+    for form in forms {
+        let answer = get(&house, &format!("/{form}")).await;
+        let text = answer.text().to_ascii_lowercase();
+        let said = written(form, &key).to_ascii_lowercase();
+        assert!(
+            answer.status() == 200 && text.contains("body") && !text.contains(&said),
+            "{text}"
+        );
+    }
+    let written = house.end().await;
+    assert_eq!(written.of("credential.reflected").len(), forms.len());
 }
 
 fn packed(coding: &str, text: &[u8]) -> Vec<u8> {
@@ -442,6 +471,110 @@ async fn neither_token_nor_proof_comes_back() {
     assert_eq!(written.of("credential.reflected").len(), 2);
 }
 
+/// An API that remembers every token it was sent, and says them all. `/refused` takes the second one; `/stream` says them
+/// when there is a permit.
+async fn remember(
+    mut stream: TlsStream<TcpStream>,
+    known: Arc<Mutex<Vec<String>>>,
+    pace: Arc<Semaphore>,
+) {
+    let head = read_head(&mut stream).await.text();
+    let path = head.split(' ').nth(1).unwrap_or_default();
+    let token = head
+        .lines()
+        .find_map(|line| line.strip_prefix("authorization: Bearer "));
+    let all = || {
+        let mut known = known.lock().unwrap();
+        if let Some(token) = token.filter(|token| !known.iter().any(|known| known == token)) {
+            known.push(token.to_owned());
+        }
+        known.join(" ")
+    };
+    let said = all();
+    let answer = match path {
+        "/refused" if !said.contains(' ') => with_length("", b"")
+            .to_vec()
+            .strip_prefix(b"HTTP/1.1 200 OK\r\n")
+            .map(|rest| {
+                let head =
+                    "HTTP/1.1 401 No\r\nwww-authenticate: Bearer error=\"invalid_token\"\r\n";
+                [head.as_bytes(), rest].concat()
+            }),
+        "/stream" => {
+            let head = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
+            let first = [head.as_bytes(), &chunk(b"data: open\n\n")].concat();
+            stream.write_all(&first).await.unwrap();
+            stream.flush().await.unwrap();
+            pace.acquire().await.unwrap().forget();
+            let rest = [
+                chunk(format!("data: {}\n\n", all()).as_bytes()),
+                b"0\r\n\r\n".to_vec(),
+            ];
+            Some(rest.concat())
+        }
+        _ => Some(with_length("", said.as_bytes())),
+    };
+    stream.write_all(&answer.unwrap()).await.ok();
+    stream.shutdown().await.ok();
+}
+
+/// A token that is lent no more is good until its end, and one that came later is better still.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_other_token_of_the_grant_passes() {
+    let rehearsal = Rehearsal::start(tokenward::rehearsal::Options::default())
+        .await
+        .unwrap();
+    let folder = TempDir::new().unwrap();
+    let (known, pace) = (
+        Arc::new(Mutex::new(Vec::new())),
+        Arc::new(Semaphore::new(0)),
+    );
+    let origin = Origin::raw(HOST, &["http/1.1"], {
+        let (known, pace) = (known.clone(), pace.clone());
+        move |stream| remember(stream, known.clone(), pace.clone())
+    })
+    .await;
+    let service = Svc {
+        host: HOST.into(),
+        upstream: Some(origin.upstream(folder.path())),
+        ..Svc::plain().with(Credential::oauth("svc-bearer", Auth::Basic, "bearer"))
+    };
+    let house = Setup::of([service]).start_in(folder, rehearsal).await;
+
+    let mut long = house.inside(HOST).await;
+    let head = format!("GET /stream HTTP/1.1\r\nhost: {HOST}\r\nconnection: close\r\n\r\n");
+    long.write_all(head.as_bytes()).await.unwrap();
+    let mut seen = Vec::new();
+    let first = async {
+        while !String::from_utf8_lossy(&seen).contains("open") {
+            assert!(long.read_buf(&mut seen).await.unwrap() > 0);
+        }
+    };
+    timeout(PATIENCE, first).await.unwrap();
+    let refused = get(&house, "/refused").await;
+    let later = get(&house, "/all").await;
+    pace.add_permits(1);
+    timeout(PATIENCE, long.read_to_end(&mut seen))
+        .await
+        .unwrap()
+        .unwrap();
+    let known = known.lock().unwrap().clone();
+    assert!(known.len() >= 2, "{known:?}");
+    for text in [
+        refused.text(),
+        later.text(),
+        String::from_utf8(seen).unwrap(),
+    ] {
+        assert!(text.starts_with("HTTP/1.1 200"), "{text}");
+        assert!(text.contains("tw-"), "{text}");
+        assert!(
+            !known.iter().any(|token| text.contains(token)),
+            "{text} {known:?}"
+        );
+    }
+    house.end().await;
+}
+
 fn socket(_: &str, key: &str) -> Vec<Vec<u8>> {
     let head = "HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: upgrade\r\n\
                 sec-websocket-accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
@@ -488,6 +621,75 @@ async fn messages_of_a_websocket_are_searched() {
     assert!(socket.hear().await.is_err());
     let written = house.end().await;
     assert_eq!(written.of("credential.reflected").len(), 1);
+}
+
+fn halves_of_a_frame(_: &str, key: &str) -> Vec<Vec<u8>> {
+    let mut all = socket("", key);
+    all.truncate(1);
+    let length = u8::try_from(6 + key.len()).unwrap();
+    all.push([&[0x81, length], &b"it is "[..]].concat());
+    all.push(key.into());
+    all
+}
+
+/// A close frame inside another frame would be taken for its text.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_websocket_ends_without_a_word_inside_a_frame() {
+    let pace = Arc::new(Semaphore::new(2));
+    let line = "response_guard: block";
+    let house = house(halves_of_a_frame, line, Some(pace.clone())).await;
+    let length = u8::try_from(6 + house.rehearsal.api_key().len()).unwrap();
+    let mut tls = house.inside(HOST).await;
+    let head = format!(
+        "GET /x HTTP/1.1\r\nhost: {HOST}\r\nupgrade: websocket\r\nconnection: Upgrade\r\n\
+         sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\nsec-websocket-version: 13\r\n\r\n"
+    );
+    tls.write_all(head.as_bytes()).await.unwrap();
+    assert_eq!(read_head(&mut tls).await.status(), 101);
+    let said = [&[0x81, length], &b"it is "[..]].concat();
+    let mut seen = vec![0; said.len()];
+    timeout(PATIENCE, tls.read_exact(&mut seen))
+        .await
+        .unwrap()
+        .unwrap();
+    pace.add_permits(1);
+    let rest = timeout(PATIENCE, tls.read_to_end(&mut seen)).await;
+    rest.unwrap().unwrap();
+    assert_eq!(seen, said);
+    let written = house.end().await;
+    assert_eq!(written.of("credential.reflected").len(), 1);
+}
+
+fn slow_json(_: &str, _: &str) -> Vec<Vec<u8>> {
+    let head = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n";
+    vec![head.into(), b"{}".to_vec()]
+}
+
+/// An answer that waits for its first piece when a changed file ends it says that, and not that somebody revoked.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_waits_ends_with_its_reason() {
+    let pace = Arc::new(Semaphore::new(1));
+    let house = house(slow_json, "response_guard: redact", Some(pace.clone())).await;
+    let mut tls = house.inside(HOST).await;
+    let head = format!("GET /x HTTP/1.1\r\nhost: {HOST}\r\nconnection: close\r\n\r\n");
+    tls.write_all(head.as_bytes()).await.unwrap();
+    eventually("the head", || pace.available_permits() == 0).await;
+    let file = house.folder.path().join("tokenward.yaml");
+    let text = std::fs::read_to_string(&file).unwrap();
+    let text = text.replace(r#""* /**""#, r#""* /other/**""#);
+    std::fs::write(&file, text).unwrap();
+    let plan = config::load(&file, SecretReading::Resolve).unwrap();
+    let done = house.running.reload(plan).await.unwrap();
+    assert_eq!(done.ended, 1);
+    let mut answer = Vec::new();
+    let read = timeout(PATIENCE, tls.read_to_end(&mut answer)).await;
+    read.unwrap().unwrap();
+    let answer = String::from_utf8(answer).unwrap();
+    assert!(
+        answer.contains(" 503 ") && answer.contains("config-changed"),
+        "{answer}"
+    );
+    house.end().await;
 }
 
 /// The API never sees that a part was asked for, nor a coding that is given out late.

@@ -256,10 +256,15 @@ async fn serve_sees_a_changed_file_and_obeys_hangup() {
     let log =
         |served: &Served| fs::read_to_string(served.folder.path().join("stderr.txt")).unwrap();
 
-    // A broken one is said and changes nothing.
-    fs::write(&served.config, text.replace("services:", "servces:")).unwrap();
-    eventually("the word about it", || log(&served).contains("is not used")).await;
-    assert!(log(&served).contains("servces"), "{}", log(&served));
+    // A broken one is said and changes nothing, also where what is wrong with it is longer than a line of the log.
+    let long = "x".repeat(300);
+    let wrong: String = (0..60).map(|n| format!("{long}{n}: 1\n")).collect();
+    let broken = text.replace("services:", "servces:");
+    fs::write(&served.config, format!("{wrong}{broken}")).unwrap();
+    eventually("the word about it", || log(&served).contains("servces")).await;
+    let said = log(&served);
+    let lines = said.lines().filter(|line| line.contains("is not used"));
+    assert!(lines.count() > 60, "{said}");
     assert_eq!(ask(&served.agent(), API, true, get()).await.status, 200);
 
     // Another file behind a link, as Kubernetes does it.

@@ -510,30 +510,70 @@ async fn the_verbs_say_what_was_done_and_a_compromise_outlives_a_restart() {
     );
     assert_eq!(get(&served).await.status, 200);
 
+    // What cannot be written down holds, and it is said that a restart would forget it.
+    let store = served.folder.path().join("state/store");
+    let away = store.with_extension("away");
+    fs::rename(&store, &away).unwrap();
+    let words = ["revoke", "--service", "keys", "--compromise"];
+    let said = verb(&served, &words, 1).await;
+    assert!(said.contains("a restart would forget it"), "{said}");
+    fs::rename(&away, &store).unwrap();
+
     let said = verb(&served, &["revoke", "--all", "--compromise", "--json"], 0).await;
     let said: Value = serde_json::from_str(&said).unwrap();
     assert_eq!(said["grants"][0]["comes_back_by"], "rotate");
+    assert_eq!(said["remembered"], true);
     verb(&served, &["reload"], 0).await;
     refused(&get(&served).await, 403, "service-revoked");
-    assert!(verb(&served, &["status"], 0).await.contains("revoked") || said["compromise"] == true);
+    let says = |told: &str, line: &str| told.lines().any(|one| one == line);
+    let told = verb(&served, &["status"], 0).await;
+    let all = "all services (all agents): revoked, compromised";
+    assert!(says(&told, all), "{told}");
+    assert!(
+        says(&told, "keys: no grant, binding static, revoked"),
+        "{told}"
+    );
     assert!(served.terminate().await.success());
     served.again().await;
     refused(&get(&served).await, 403, "service-revoked");
+    let warned = served.file("stderr.txt");
+    assert!(warned.contains("an earlier process has revoked access"));
+    assert!(says(&verb(&served, &["status"], 0).await, all));
     // Without a name `rotate` brings nothing back; and a key that was compromised never comes back as it was.
-    verb(&served, &["rotate"], 0).await;
+    let nothing = verb(&served, &["rotate"], 0).await;
+    assert!(nothing.contains("nothing to rotate"), "{nothing}");
     verb(&served, &["rotate", "--service", "keys"], 0).await;
     refused(&get(&served).await, 403, "service-revoked");
     let keys =
         async |served: &Served| ask(&served.agent(), KEYS, true, Call::get("/v1/items")).await;
     refused(&keys(&served).await, 403, "service-revoked");
-    verb(&served, &["rotate", "--service", "items"], 0).await;
+    let back = verb(&served, &["rotate", "--service", "items"], 0).await;
+    assert_eq!(
+        back,
+        "items (all agents): it was revoked and is lent again\n"
+    );
     assert_eq!(get(&served).await.status, 200);
+    let told = verb(&served, &["status"], 0).await;
+    assert!(
+        told.contains(&format!("{all}; came back since: items (all agents)")),
+        "{told}"
+    );
     fs::write(
         served.folder.path().join("api.key"),
         "another-key-0123456789",
     )
     .unwrap();
     verb(&served, &["reload"], 0).await;
+    refused(&keys(&served).await, 502, "upstream-unauthorized");
+    // The same by a restart.
+    verb(&served, &["revoke", "--service", "keys", "--compromise"], 0).await;
+    assert!(served.terminate().await.success());
+    served.again().await;
+    refused(&keys(&served).await, 403, "service-revoked");
+    assert!(served.terminate().await.success());
+    let third = "a-third-key-0123456789";
+    fs::write(served.folder.path().join("api.key"), third).unwrap();
+    served.again().await;
     refused(&keys(&served).await, 502, "upstream-unauthorized");
     assert!(served.terminate().await.success());
     served.again().await;

@@ -64,6 +64,8 @@ fn networks_are_read_and_hold_what_is_theirs() {
         "::/129",
         "host",
         "2001:db8::1/32",
+        "::ffff:10.0.0.0/104",
+        "::ffff:192.0.2.7",
     ] {
         assert_eq!(Network::parse(bad), None, "{bad}");
     }

@@ -28,8 +28,7 @@ pub(super) fn compile(agent: &str, raw: RawWatch, it: &mut Context<'_>) -> Watch
         match Network::parse(&text) {
             Some(network) => sources.push(network),
             None => {
-                let remedy =
-                    "write one such as 10.0.0.0/8, with zeros behind the prefix, or an address";
+                let remedy = "write one such as 10.0.0.0/8, with zeros behind the prefix, or an address; IPv4 as IPv4 and not as ::ffff:…";
                 let at = format!("{key}.sources[{i}]");
                 it.findings
                     .error(&at, "neither a network nor an address", remedy);

@@ -12,7 +12,7 @@ use crate::tokens::issuer::Client;
 use crate::tokens::journal::{Journal, Note};
 use crate::tokens::revoking::Fate;
 use crate::tokens::settings::Grant;
-use crate::tokens::stops::Selection;
+use crate::tokens::stops::{Selection, Stopped};
 use crate::tokens::worker::{Command, Ended, Order, Target};
 use crate::vocab::{AgentName, Binding, GrantId, ServiceName};
 
@@ -21,12 +21,23 @@ const REPORT_WAIT: Duration = Duration::from_secs(3);
 /// How long a look at an issuer may take before something is revoked.
 const LOOK_MAX: Duration = Duration::from_secs(3);
 
+/// What a revocation did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Revocation {
+    /// What became of each grant.
+    pub grants: Vec<Revoked>,
+    /// `false`: that it was a compromise could not be written to the store, so a restart would forget it. In memory it holds,
+    /// and revoking once more writes it once more.
+    pub remembered: bool,
+}
+
 /// What became, or would become, of one grant.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Revoked {
     /// Whose.
     pub grant: GrantId,
-    /// How its tokens are had, as the configuration says it; `static` where it gives the credential itself.
+    /// How its tokens are had, as the configuration says it; `static` where it gives the credential itself, `unconfigured`
+    /// where it has no such grant any more.
     pub how: &'static str,
     /// The agent rides on a grant that all agents of the service share, and which goes on for the others.
     pub rides: bool,
@@ -61,6 +72,12 @@ impl Door {
             offer.is_some_and(|offer| offer.kind.binding() != Binding::None)
         };
         self.lineages.stops().cover(service, agent) && credentialed()
+    }
+
+    /// The stops that stand.
+    #[must_use]
+    pub fn stops(&self) -> Vec<Stopped> {
+        self.lineages.stops().list()
     }
 
     /// Stops that anything is lent for this selection, from this moment on. [`revoke`](Self::revoke) does the rest.
@@ -106,20 +123,37 @@ impl Door {
                 compromise,
             ));
         }
+        let left = self.left(selection).into_iter();
+        report.extend(left.map(|grant| left_behind(grant, false)));
         report
     }
 
     /// Revokes a selection: what [`stop`](Self::stop) does; then its keys, codes and refresh tokens are gone, from the disk
     /// as well, its tokens are out of use, and their issuers are told. Waits three seconds for these, and goes on trying.
-    pub async fn revoke(&self, selection: &Selection, compromise: bool) -> Vec<Revoked> {
-        let change = self.lineages.stops().add(selection, compromise);
-        if change.1.is_some() && self.lineages.note_stops(vec![change]).await.is_err() {
+    pub async fn revoke(&self, selection: &Selection, compromise: bool) -> Revocation {
+        self.lineages.stops().add(selection, compromise);
+        // Before the stop: where that alone were in the store, a restart would take the same value for another one.
+        let given = if compromise && selection.agent.is_none() {
+            self.given.about(selection)
+        } else {
+            Vec::new()
+        };
+        let burnt = self.lineages.burn(given).await.is_ok();
+        let changed = compromise.then(|| selection.clone()).into_iter().collect();
+        let noted = self.lineages.note_stops(changed).await.is_ok();
+        let selected = self.selected(selection);
+        let Seized {
+            targets,
+            stored,
+            left,
+            burnt: shown,
+        } = self.seize(&selected, selection, compromise).await;
+        let remembered = noted && burnt && shown;
+        if !remembered {
             tracing::error!(
                 "the compromise is not in the store: it would be forgotten by a restart"
             );
         }
-        let selected = self.selected(selection);
-        let (targets, stored) = self.seize(&selected, selection, compromise).await;
         let (answer, ended) = oneshot::channel();
         let order = Order {
             selection: selection.clone(),
@@ -137,43 +171,34 @@ impl Door {
             }
         };
         let _late = tokio::time::timeout(REPORT_WAIT, settled).await;
-        let mut report = Vec::new();
-        for (service, kind) in &selected {
-            match kind {
-                Kind::Fixed(_) => report.push(nothing_held(service, selection, compromise)),
-                Kind::Oauth { client, .. } => {
-                    let of = ended.iter().filter(|one| one.grant.service == *service);
-                    let still = stored.contains(service);
-                    let each = |one: &Ended| {
-                        let fates = one.fates.borrow().clone();
-                        (one.grant.agent.clone(), fates, still)
-                    };
-                    let each = of.map(each).collect();
-                    report.extend(told(service, client, selection, each, compromise));
-                }
-            }
+        let mut report = reported(&selected, &ended, &stored, selection, compromise);
+        report.extend(left);
+        Revocation {
+            grants: report,
+            remembered,
         }
-        report
     }
 
-    /// Takes everything that outlives access tokens from memory and disk. And the services of which the disk has still some.
+    /// Takes everything that outlives access tokens from memory and disk.
     async fn seize(
         &self,
         selected: &[(ServiceName, Kind)],
         selection: &Selection,
         compromise: bool,
-    ) -> (Vec<Target>, BTreeSet<ServiceName>) {
+    ) -> Seized {
         let mut targets = Vec::new();
         let mut stored = BTreeSet::new();
+        let mut burnt = true;
         for (service, kind) in selected {
-            // One agent's compromise is not that of what the configuration gives to all.
-            if compromise && selection.agent.is_none() {
-                self.burn(kind).await;
-            }
             let Kind::Oauth { edition, client } = kind else {
                 continue;
             };
-            let (refresh, removed) = client.seize(selection.agent.as_ref()).await;
+            // One agent's compromise is not that of what the configuration gives to all.
+            if compromise && selection.agent.is_none() {
+                let shown = client.shown_hashes().await;
+                burnt &= self.lineages.burn(shown).await.is_ok();
+            }
+            let (tokens, removed) = client.seize(selection.agent.as_ref()).await;
             if !removed {
                 stored.insert(service.clone());
             }
@@ -182,10 +207,23 @@ impl Door {
                 edition: *edition,
                 client: Arc::clone(client),
                 owner: selection.agent.clone(),
-                refresh,
+                tokens,
             });
         }
-        (targets, stored)
+        // A login of a service that the configuration lacks at the moment must not be there when it is back. Its issuer is not
+        // known any more.
+        let mut left = Vec::new();
+        for grant in self.left(selection) {
+            let seized = self.lineages.seize(&grant.service, Some(&grant.agent));
+            let (_, removed) = seized.await;
+            left.push(left_behind(grant, !removed));
+        }
+        Seized {
+            targets,
+            stored,
+            left,
+            burnt,
+        }
     }
 
     /// The operator's `reload`: what was revoked without a compromise may be lent again. How many stops that ended.
@@ -214,8 +252,7 @@ impl Door {
         }
     }
 
-    /// After new settings: grants of an issuer that was changed get new keys, and what was compromised comes back where
-    /// the configuration has another value for it.
+    /// After new settings: grants of an issuer that was changed get new keys, and what was compromised is [settled](Self::settle).
     pub(super) async fn after_swap(&self, moved: Vec<ServiceName>) {
         for service in moved {
             let owners = self.client(&service).map(|(_, client)| client.owners());
@@ -223,6 +260,12 @@ impl Door {
                 self.suspect(&service, &agent, "issuer_changed");
             }
         }
+        self.settle().await;
+    }
+
+    /// What was compromised comes back where the configuration has another value for it. To be called once at the start, when
+    /// the worker runs: the value may have been changed while no process was there to see it.
+    pub async fn settle(&self) {
         for (service, kind) in self.selected(&Selection::default()) {
             let other = kind
                 .given()
@@ -230,16 +273,16 @@ impl Door {
             let everyone = AgentName::everyone();
             if other && self.lineages.stops().compromised(&service, &everyone) {
                 let agent = everyone;
-                self.lift(&GrantId { service, agent }).await;
+                self.lift(&GrantId { service, agent }, None).await;
             }
         }
     }
 
-    /// A grant has come back.
-    pub(super) async fn lift(&self, grant: &GrantId) {
-        let changes = self.lineages.stops().lift(grant);
-        if changes.is_empty() {
-            return;
+    /// A grant has come back; by a login that began at `epoch`, where one is given. Whether it was stopped.
+    pub(super) async fn lift(&self, grant: &GrantId, epoch: Option<u64>) -> bool {
+        let (changes, lifted) = self.lineages.stops().lift(grant, epoch);
+        if !lifted {
+            return false;
         }
         if self.lineages.note_stops(changes).await.is_err() {
             tracing::error!(%grant, "the store says still that it was compromised: a restart would stop it again");
@@ -248,16 +291,19 @@ impl Door {
         let service = Some(grant.service.clone());
         let restored = Command::Restored(Selection { service, agent });
         drop(self.commands.send(restored).await);
+        true
     }
 
     /// The operator names what is to be rotated: what needs no person and no other value comes back by that, with new keys.
+    /// What was stopped until now.
     pub(super) async fn bring_back(
         &self,
         service: Option<&ServiceName>,
         agent: Option<&AgentName>,
-    ) {
+    ) -> Vec<GrantId> {
+        let mut back = Vec::new();
         if service.is_none() && agent.is_none() {
-            return;
+            return back;
         }
         let selection = Selection {
             service: service.cloned(),
@@ -271,9 +317,24 @@ impl Door {
                 .is_some_and(|hash| self.lineages.is_burnt(&hash));
             if !by_login && !burnt {
                 let agent = agent.cloned().unwrap_or_else(AgentName::everyone);
-                self.lift(&GrantId { service, agent }).await;
+                let grant = GrantId { service, agent };
+                if self.lift(&grant, None).await {
+                    back.push(grant);
+                }
             }
         }
+        back
+    }
+
+    /// Grants with a refresh token whose services the configuration lacks, or has with another kind of credential.
+    fn left(&self, selection: &Selection) -> Vec<GrantId> {
+        let catalogue = self.shelf.catalogue.load();
+        let mut grants = self.lineages.of(selection);
+        grants.retain(|grant| {
+            let offer = catalogue.offer(&grant.service);
+            !offer.is_some_and(|offer| matches!(offer.kind, Kind::Oauth { .. }))
+        });
+        grants
     }
 
     fn selected(&self, selection: &Selection) -> Vec<(ServiceName, Kind)> {
@@ -281,23 +342,67 @@ impl Door {
         all.retain(|(service, _)| selection.is_about(service));
         all
     }
+}
 
-    /// Remembers what must never be shown again.
-    async fn burn(&self, kind: &Kind) {
-        let mut hashes: Vec<_> = kind.given().into_iter().collect();
-        if let Kind::Oauth { client, .. } = kind {
-            hashes.extend(client.shown_hashes().await);
-        }
-        if self.lineages.burn(hashes).await.is_err() {
-            tracing::error!(
-                "the compromise is not in the store: it would be forgotten by a restart"
-            );
-        }
-    }
+/// What a revocation took from memory and disk.
+struct Seized {
+    targets: Vec<Target>,
+    /// Services of which the disk has still something.
+    stored: BTreeSet<ServiceName>,
+    /// Grants of services that the configuration lacks.
+    left: Vec<Revoked>,
+    /// What must not be shown again is in the store.
+    burnt: bool,
 }
 
 /// An owner's tokens by kind, and whether the disk has still something of them.
 type Owned = (AgentName, Vec<(&'static str, Fate)>, bool);
+
+/// What was ended at a service, by owner.
+fn owned(ended: &[Ended], service: &ServiceName, still_stored: bool) -> Vec<Owned> {
+    let mut owners: BTreeMap<AgentName, Vec<(&'static str, Fate)>> = BTreeMap::new();
+    for one in ended.iter().filter(|one| one.grant.service == *service) {
+        let of = owners.entry(one.grant.agent.clone()).or_default();
+        of.extend(one.fates.borrow().iter());
+    }
+    let each = owners.into_iter();
+    each.map(|(owner, fates)| (owner, fates, still_stored))
+        .collect()
+}
+
+/// What is said of each service that is selected, and of those that the configuration has no more.
+fn reported(
+    selected: &[(ServiceName, Kind)],
+    ended: &[Ended],
+    stored: &BTreeSet<ServiceName>,
+    selection: &Selection,
+    compromise: bool,
+) -> Vec<Revoked> {
+    let mut report = Vec::new();
+    for (service, kind) in selected {
+        match kind {
+            Kind::Fixed(_) => report.push(nothing_held(service, selection, compromise)),
+            Kind::Oauth { client, .. } => {
+                let each = owned(ended, service, stored.contains(service));
+                report.extend(told(service, client, selection, each, compromise));
+            }
+        }
+    }
+    // Access tokens of services that the configuration has no more.
+    let has = |name: &ServiceName| {
+        let mut kinds = selected.iter().filter(|(service, _)| service == name);
+        kinds.any(|(_, kind)| matches!(kind, Kind::Oauth { .. }))
+    };
+    let before = ended.iter().filter(|one| !has(&one.grant.service));
+    let before: BTreeMap<_, _> = before
+        .map(|one| (&one.grant.service, &one.client))
+        .collect();
+    for (service, client) in before {
+        let each = owned(ended, service, false);
+        report.extend(told(service, client, selection, each, compromise));
+    }
+    report
+}
 
 /// What is said of a service that has, or had, such tokens of these owners.
 fn told(
@@ -355,6 +460,19 @@ fn nothing_held(service: &ServiceName, selection: &Selection, compromise: bool) 
             (true, None) => Return::NewValue,
             (true, Some(_)) => Return::Rotate,
         },
+    }
+}
+
+/// What is said of a grant that the configuration does not have.
+fn left_behind(grant: GrantId, still_stored: bool) -> Revoked {
+    Revoked {
+        grant,
+        how: "unconfigured",
+        rides: false,
+        // Its issuer cannot be told.
+        tokens: vec![("refresh_token", Fate::Impossible)],
+        still_stored,
+        back: Return::Login,
     }
 }
 

@@ -17,7 +17,7 @@ use zeroize::Zeroizing;
 
 use super::super::issuer::tests::{Notebook, answered, metadata, oauth, refused, reply};
 use super::super::lineage::Disk;
-use super::super::settings::{CredentialSettings, IssuerSettings};
+use super::super::settings::{CredentialSettings, Grant, IssuerSettings, Redirect};
 use super::super::transport::Transport;
 use super::*;
 use crate::store::{RowId, StoreError, Why};
@@ -575,7 +575,7 @@ impl World {
     async fn log_in(&mut self) {
         let door = Arc::clone(&self.process().door);
         let (edition, client) = door.client(&service()).unwrap();
-        client.take_answer(&AgentName::fallback(), answered());
+        client.take_answer(&AgentName::fallback(), answered(), u64::MAX);
         let key = Key {
             edition,
             scopes: client.scopes(&ScopeSet::default()).clone(),

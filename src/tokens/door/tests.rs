@@ -6,7 +6,7 @@ use futures_util::future::join_all;
 use serde_json::json;
 
 use super::super::issuer::tests::{FakeIssuer, Notebook, Seen, granted, oauth, refused};
-use super::super::settings::{ClientAuth, CredentialSettings, IssuerSettings};
+use super::super::settings::{ClientAuth, CredentialSettings, Grant, IssuerSettings, Redirect};
 use super::super::transport::Transport;
 use super::*;
 use crate::upstream::{IssuerError, TargetSettings};
@@ -420,7 +420,7 @@ async fn logged_in(
     let (_, client) = house.door.client(&name("items")).unwrap();
     if client.settings().grant.refreshes() {
         let answered = super::super::issuer::tests::answered();
-        client.take_answer(&AgentName::fallback(), answered);
+        client.take_answer(&AgentName::fallback(), answered, u64::MAX);
         house.lend("items", "a b").await.unwrap();
     }
     house
@@ -450,7 +450,7 @@ async fn an_own_login_that_ends_leaves_the_agent_that_of_the_service() {
     };
     let (_, client) = house.door.client(&name("items")).unwrap();
     let answered = super::super::issuer::tests::answered();
-    client.take_answer(&AgentName::everyone(), answered);
+    client.take_answer(&AgentName::everyone(), answered, u64::MAX);
     let key = house.door.shelf.catalogue.load().login_key(shared);
     let lease = house.door.wait_for(key.unwrap(), WAIT_MAX).await.unwrap();
     assert!(lease.facts().grant.agent.is_everyone());
@@ -472,7 +472,7 @@ async fn an_own_login_that_ends_leaves_the_agent_that_of_the_service() {
     // A new login of its own is its own again.
     ended.store(false, std::sync::atomic::Ordering::SeqCst);
     let answered = super::super::issuer::tests::answered();
-    client.take_answer(&AgentName::fallback(), answered);
+    client.take_answer(&AgentName::fallback(), answered, u64::MAX);
     let own = GrantId {
         service: name("items"),
         agent: AgentName::fallback(),

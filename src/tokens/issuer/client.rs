@@ -79,8 +79,8 @@ pub(in crate::tokens) struct Client {
 
 /// A token that nobody will use any more.
 pub(in crate::tokens) enum Spent {
-    /// With the number of its lease.
-    Access(Secret<String>, u64),
+    /// With the number of its lease, where it had one.
+    Access(Secret<String>, Option<u64>),
     Refresh(Secret<String>),
 }
 
@@ -264,7 +264,7 @@ impl Client {
         scopes: &ScopeSet,
         journal: &dyn Journal,
     ) -> Result<Obtained, Failure> {
-        let began = self.endings_of(agent);
+        let began = self.unstopped(agent)?;
         let ready = self.ready_within((patience, stop), agent, journal).await?;
         let errand = Errand {
             agent,

@@ -244,15 +244,15 @@ pub(in crate::tokens) fn oauth() -> OauthSettings {
     }
 }
 
-pub(super) struct Bench {
-    pub(super) fake: Arc<FakeIssuer>,
-    pub(super) client: Client,
+pub(in crate::tokens) struct Bench {
+    pub(in crate::tokens) fake: Arc<FakeIssuer>,
+    pub(in crate::tokens) client: Client,
     clock: Clock,
     pub(super) notes: Notebook,
 }
 
 impl Bench {
-    pub(super) fn new(change: impl FnOnce(&mut OauthSettings)) -> Self {
+    pub(in crate::tokens) fn new(change: impl FnOnce(&mut OauthSettings)) -> Self {
         let mut settings = oauth();
         change(&mut settings);
         let fake = FakeIssuer::new();

@@ -6,8 +6,14 @@ use tokio::sync::oneshot;
 
 use super::{LOGINS_MAX, Worker};
 use crate::tokens::catalogue::Kind;
-use crate::tokens::issuer::{Answered, Device, Login, LoginError};
+use crate::tokens::issuer::{Answered, Client, Device, Login, LoginError};
 use crate::vocab::{Code, GrantId};
+
+/// What a device's login brought, and the client that asked for it: tokens that come too late are handed back to its issuer.
+pub struct Came {
+    pub(in crate::tokens) answered: Answered,
+    pub(in crate::tokens) client: Arc<Client>,
+}
 
 impl Worker {
     /// Begins a device login on a task of its own.
@@ -39,7 +45,7 @@ impl Worker {
     pub(super) fn await_device(
         &mut self,
         device: Arc<Device>,
-        mut answer: oneshot::Sender<Result<Answered, LoginError>>,
+        mut answer: oneshot::Sender<Result<Came, LoginError>>,
     ) {
         let catalogue = self.shelf.catalogue.load();
         let Some(client) = catalogue.client(&device.grant.service, device.edition) else {
@@ -51,10 +57,25 @@ impl Worker {
             return;
         }
         let journal = Arc::clone(&self.journal);
+        let patience = self.patience;
         self.logins.spawn(async move {
-            tokio::select! {
-                done = client.await_device(&device, journal.as_ref()) => drop(answer.send(done)),
-                () = answer.closed() => {}
+            let done = tokio::select! {
+                done = client.await_device(&device, journal.as_ref()) => done,
+                () = answer.closed() => return,
+            };
+            let came = done.map(|answered| Came {
+                answered,
+                client: Arc::clone(&client),
+            });
+            let Err(Ok(unwanted)) = answer.send(came) else {
+                return;
+            };
+            // Whoever waited has just gone.
+            let tokens = unwanted.answered.tokens();
+            let agent = &device.grant.agent;
+            let revoked = client.revoke(agent, tokens, journal.as_ref());
+            if tokio::time::timeout(patience, revoked).await.is_err() {
+                tracing::warn!(grant = %device.grant, "the tokens of a login that nobody waits for could not be handed back");
             }
         });
     }

@@ -15,7 +15,7 @@ use crate::tokens::journal::Note;
 use crate::tokens::keeper::{Event, Key};
 use crate::tokens::revoking::Fates;
 use crate::tokens::stops::Selection;
-use crate::vocab::{AgentName, GrantId, Moment, Secret, ServiceName};
+use crate::vocab::{AgentName, GrantId, Moment, ServiceName};
 
 /// A grant gets a new key on suspicion no more often than this: an API that reflects tokens at will must not drive us
 /// against its issuer (F-AS9).
@@ -28,20 +28,25 @@ pub(in crate::tokens) struct Order {
     pub(in crate::tokens) targets: Vec<Target>,
 }
 
-/// The grants of one client that end: all, or its owner's alone. Their refresh tokens are here and nowhere else.
+/// The grants of one client that end: all, or its owner's alone. Their refresh tokens are here and nowhere else, and so is
+/// what a device's login brought and nobody used.
 pub(in crate::tokens) struct Target {
     pub(in crate::tokens) service: ServiceName,
     pub(in crate::tokens) edition: u64,
     pub(in crate::tokens) client: Arc<Client>,
     pub(in crate::tokens) owner: Option<AgentName>,
-    pub(in crate::tokens) refresh: Vec<(AgentName, Secret<String>)>,
+    pub(in crate::tokens) tokens: Vec<(AgentName, Spent)>,
 }
 
 /// A grant that was ended, and how far its issuer knows.
 pub(in crate::tokens) struct Ended {
+    pub(in crate::tokens) client: Arc<Client>,
     pub(in crate::tokens) grant: GrantId,
     pub(in crate::tokens) fates: watch::Receiver<Fates>,
 }
+
+/// Tokens of one grant at one client, each with the moment at which it is over by itself.
+type Held = (Arc<Client>, Vec<(Spent, Option<Moment>)>);
 
 impl Worker {
     /// Whether nothing may be fetched for this any more.
@@ -58,34 +63,54 @@ impl Worker {
             selection: &order.selection,
             compromise: order.compromise,
         });
-        let mut ended = Vec::new();
+        // By client as well: an earlier edition of a service may have had another issuer.
+        let mut tokens: BTreeMap<(GrantId, usize), Held> = BTreeMap::new();
+        let mut add = |client: &Arc<Client>, grant: GrantId, token| {
+            let of = tokens.entry((grant, Arc::as_ptr(client) as usize));
+            of.or_insert_with(|| (Arc::clone(client), Vec::new()))
+                .1
+                .push(token);
+        };
+        let mut ends = Vec::new();
         for target in order.targets {
-            let mut tokens: BTreeMap<AgentName, Vec<(Spent, Option<Moment>)>> = BTreeMap::new();
-            for (owner, refresh) in target.refresh {
-                let of = tokens.entry(owner).or_default();
-                of.push((Spent::Refresh(refresh), None));
+            for (agent, token) in target.tokens {
+                let service = target.service.clone();
+                add(&target.client, GrantId { service, agent }, (token, None));
             }
-            let owner = target.owner.as_ref();
-            for (owner, access, end) in self.retired.seize(&target.client, owner) {
-                let of = tokens.entry(owner).or_default();
-                of.push((access, Some(end)));
-            }
-            self.feed(Event::Revoked {
+            ends.push(Event::Revoked {
                 edition: target.edition,
                 agent: target.owner,
             });
-            for (agent, tokens) in tokens {
-                let grant = GrantId {
-                    service: target.service.clone(),
-                    agent,
-                };
-                let whose = (Arc::clone(&target.client), grant.clone());
-                let clock = &self.shelf.clock;
-                let fates = self.revoking.begin(whose, tokens, &self.journal, clock);
-                ended.push(Ended { grant, fates });
-            }
+        }
+        for (client, grant, access, end) in self.retired.seize(&order.selection) {
+            add(&client, grant, (access, Some(end)));
+        }
+        for end in ends {
+            self.feed(end);
+        }
+        let mut ended = Vec::new();
+        for ((grant, _), (client, tokens)) in tokens {
+            let whose = (Arc::clone(&client), grant.clone());
+            let clock = &self.shelf.clock;
+            let fates = self.revoking.begin(whose, tokens, &self.journal, clock);
+            ended.push(Ended {
+                client,
+                grant,
+                fates,
+            });
         }
         ended
+    }
+
+    /// Begins to revoke tokens that came too late.
+    pub(super) fn give_back(&mut self, client: Arc<Client>, grant: GrantId, tokens: Vec<Spent>) {
+        let tokens = tokens.into_iter().map(|token| (token, None)).collect();
+        let clock = &self.shelf.clock;
+        // Nobody waits for the outcome, and the audit file has it.
+        drop(
+            self.revoking
+                .begin((client, grant), tokens, &self.journal, clock),
+        );
     }
 
     /// Makes new keys for a grant; the tokens follow when they are there.

@@ -11,10 +11,27 @@ use crate::tokens::settings::{ClientAuth, Grant};
 use crate::vocab::{AgentName, Code, ScopeSet};
 
 impl Client {
-    /// Takes what a login brought. The next token request uses it up.
-    pub(in crate::tokens) fn take_answer(&self, agent: &AgentName, answered: Answered) {
+    /// Takes what a login brought, and the next token request uses it up. A login that began before its grant was stopped,
+    /// at `epoch`, is too late: what it brought comes back.
+    pub(in crate::tokens) fn take_answer(
+        &self,
+        agent: &AgentName,
+        answered: Answered,
+        epoch: u64,
+    ) -> Option<Answered> {
         let mut all = self.answered.lock().unwrap_or_else(PoisonError::into_inner);
+        // Asked under the lock: a stop that is not seen here has yet to take its grants' answers away.
+        if self.lineages.stops().since(epoch, &self.grant(agent)) {
+            return Some(answered);
+        }
         all.insert(agent.clone(), answered);
+        None
+    }
+
+    /// What a login brought and no token request has used.
+    pub(in crate::tokens) fn untaken(&self, agent: &AgentName) -> Option<Answered> {
+        let mut all = self.answered.lock().unwrap_or_else(PoisonError::into_inner);
+        all.remove(agent)
     }
 
     /// What one token is asked for with, where a rule wants these scopes and nothing is known of the grant: a login is

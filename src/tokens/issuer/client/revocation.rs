@@ -9,6 +9,7 @@ use aws_lc_rs::digest::{SHA256, digest};
 use super::super::address::Address;
 use super::super::answer::{self, Issued};
 use super::super::form::Form;
+use super::super::login::Answered;
 use super::super::metadata::Metadata;
 use super::{Client, Errand, REVOCATION_LIMIT, REVOCATION_TRIES, Spent};
 use crate::tokens::failure::Failure;
@@ -54,9 +55,26 @@ impl Spent {
     /// The number under which an access token stands in the audit file.
     pub(in crate::tokens) fn lease(&self) -> Option<u64> {
         match self {
-            Self::Access(_, lease) => Some(*lease),
+            Self::Access(_, lease) => *lease,
             Self::Refresh(_) => None,
         }
+    }
+}
+
+impl Answered {
+    /// The tokens in it, to be revoked in this order. A code that is not used needs no revocation.
+    pub(in crate::tokens) fn tokens(&self) -> Vec<Spent> {
+        let Self::Device(reply) = self else {
+            return Vec::new();
+        };
+        let refresh = answer::refresh_token(reply).ok().flatten();
+        let access = Issued::read(reply).ok().map(|issued| issued.access);
+        let access = access.map(|access| Spent::Access(access, None));
+        refresh
+            .map(Spent::Refresh)
+            .into_iter()
+            .chain(access)
+            .collect()
     }
 }
 
@@ -180,11 +198,11 @@ impl Client {
     }
 
     /// Ends the grants of this client, or its owner's alone: their keys, codes and refresh tokens are gone from memory and
-    /// store. What comes back is to be revoked. `false`: the store has still one of them.
+    /// store. What comes back is to be revoked, in this order. `false`: the store has still one of them.
     pub(in crate::tokens) async fn seize(
         &self,
         owner: Option<&AgentName>,
-    ) -> (Vec<(AgentName, Secret<String>)>, bool) {
+    ) -> (Vec<(AgentName, Spent)>, bool) {
         {
             let mut endings = self.endings.lock().unwrap_or_else(PoisonError::into_inner);
             match owner {
@@ -197,10 +215,12 @@ impl Client {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .retain(|agent, _| !gone(agent));
-        self.answered
+        let answered: Vec<(AgentName, Answered)> = self
+            .answered
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .retain(|agent, _| !gone(agent));
+            .extract_if(|agent, _| gone(agent))
+            .collect();
         self.owners
             .write()
             .unwrap_or_else(PoisonError::into_inner)
@@ -210,8 +230,13 @@ impl Client {
         let ours = seized
             .into_iter()
             .filter(|(_, print, _)| *print == self.print);
-        let ours = ours.map(|(agent, _, refresh)| (agent, refresh)).collect();
-        (ours, removed)
+        let ours = ours.map(|(agent, _, refresh)| (agent, Spent::Refresh(refresh)));
+        // A device's login has its tokens, although none was used.
+        let brought = answered.into_iter().flat_map(|(agent, answered)| {
+            let tokens = answered.tokens().into_iter();
+            tokens.map(move |token| (agent.clone(), token))
+        });
+        (ours.chain(brought).collect(), removed)
     }
 
     /// Whether the operator has stopped this grant.
@@ -244,6 +269,17 @@ impl Client {
         )
     }
 
+    /// How often the operator has ended this agent's grant, where it may have a token now.
+    pub(super) fn unstopped(&self, agent: &AgentName) -> Result<(u64, u64), Failure> {
+        let began = self.endings_of(agent);
+        // Stopped, and ended already: no ending after this one will tell of it. A login that is being finished lifts the
+        // stop itself.
+        if self.is_stopped(agent) && !self.is_answered(agent) {
+            return Err(Code::ServiceRevoked.into());
+        }
+        Ok(began)
+    }
+
     /// The operator may have ended the grant while the issuer was asked: then what it answered is handed back.
     pub(super) async fn still_wanted(
         &self,
@@ -254,9 +290,20 @@ impl Client {
         if self.endings_of(errand.agent) == began {
             return Ok(());
         }
+        let refresh = match reply.status {
+            200 => answer::refresh_token(reply).ok().flatten(),
+            _ => None,
+        };
+        if let Some(refresh) = &refresh {
+            // It may have been kept after the lineages were taken away.
+            let grant = self.grant(errand.agent);
+            if self.lineages.disown(&grant, refresh).await.is_err() {
+                tracing::warn!(%grant, "a refresh token that came after its revocation is still in the store");
+            }
+        }
         if let (200, Some(url)) = (reply.status, &errand.metadata.revocation_endpoint) {
-            if let Ok(Some(refresh)) = answer::refresh_token(reply) {
-                let call = self.revocation(&refresh, "refresh_token", url, errand.metadata);
+            if let Some(refresh) = &refresh {
+                let call = self.revocation(refresh, "refresh_token", url, errand.metadata);
                 if !matches!(
                     tokio::time::timeout(REVOCATION_LIMIT, call).await,
                     Ok(Ok(()))

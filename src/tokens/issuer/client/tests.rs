@@ -12,6 +12,7 @@ use crate::store::{self, Store, StoreKey};
 use crate::tokens::Brought;
 use crate::tokens::settings::FirstRefresh;
 use crate::tokens::settings::Redirect;
+use crate::tokens::stops::Selection;
 use crate::upstream::IssuerError;
 use crate::vocab::{Clock, WallTime};
 
@@ -87,7 +88,7 @@ impl Bench {
             verifier: Secret::new("verifier".into()),
             redirect_uri: "http://127.0.0.1:1/callback".into(),
         });
-        self.client.take_answer(&agent(), answered);
+        self.client.take_answer(&agent(), answered, u64::MAX);
     }
 
     async fn obtain(&self) -> Result<Obtained, Failure> {
@@ -547,4 +548,63 @@ async fn a_partial_consent_changes_nothing() {
     assert!(bench.obtain().await.is_ok());
     let asked = bench.fake.tokens();
     assert_eq!(asked.last().unwrap().form["refresh_token"], "rt-1");
+}
+
+/// Between the operator's stop and the end of its grants.
+#[tokio::test]
+async fn nothing_is_fetched_for_a_grant_that_is_stopped_but_by_a_fresh_login() {
+    let own = bench(None, |s| s.grant = Grant::ClientCredentials);
+    own.obtain().await.unwrap();
+    own.client
+        .lineages
+        .stops()
+        .add(&Selection::default(), false);
+    own.client.seize(None).await;
+    assert_eq!(own.code().await, Code::ServiceRevoked);
+    assert_eq!(own.fake.tokens().len(), 1);
+    let login = bench(None, |_| {});
+    login
+        .client
+        .lineages
+        .stops()
+        .add(&Selection::default(), true);
+    login.log_in();
+    login.fake.then(Ok(token(Some("rt-1"))));
+    login.obtain().await.unwrap();
+}
+
+/// The grant is ended on another thread, just before its refresh token is kept.
+#[tokio::test]
+async fn what_is_handed_back_does_not_stay_as_a_login() {
+    let dir = TempDir::new().unwrap();
+    let bench = bench(Some(dir.path()), |_| {});
+    let reply = token(Some("rt-1"));
+    let metadata = bench.client.metadata(&bench.notes).await.unwrap();
+    let errand = Errand {
+        agent: &agent(),
+        scopes: &scopes(),
+        means: &Means::Ourselves,
+        metadata: &metadata,
+        key: None,
+        certificate: None,
+        journal: &bench.notes,
+    };
+    let began = bench.client.endings_of(&agent());
+    bench.client.seize(None).await;
+    let (lineages, grant) = (&bench.client.lineages, bench.client.grant(&agent()));
+    let keep = async |refresh: &str| {
+        let refresh = Secret::new(refresh.into());
+        let begun = lineages.begin(&grant, &bench.client.print, refresh, None);
+        begun.await.unwrap();
+    };
+    keep("rt-1").await;
+    let gone = bench.client.still_wanted(&errand, began, &reply).await;
+    assert_eq!(gone.err().map(|f| f.code), Some(Code::ServiceRevoked));
+    assert!(!bench.client.is_logged_in(&agent()));
+    let told: Vec<_> = bench.fake.at("/revoke").into_iter().collect();
+    assert_eq!(told[0].form["token"], "rt-1");
+    // A fresh login that stands there by then is none of its business.
+    keep("rt-2").await;
+    let gone = bench.client.still_wanted(&errand, began, &reply).await;
+    assert!(gone.is_err() && bench.client.is_logged_in(&agent()));
 }

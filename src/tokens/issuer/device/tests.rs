@@ -143,7 +143,7 @@ async fn the_answer_becomes_the_grant_and_is_asked_for_once() {
     assert_eq!(bench.client.owner(&asker), asker);
     let scope = json!({"scope": "items:read", "refresh_token": "canary-rt"});
     let answer = Answered::Device(granted(&scope));
-    bench.client.take_answer(&everyone, answer);
+    bench.client.take_answer(&everyone, answer, u64::MAX);
     let before = bench.fake.tokens().len();
     let scopes = ScopeSet::parse("items:read").unwrap();
     let obtained = bench.client.obtain(&everyone, &scopes, &bench.notes).await;

@@ -86,7 +86,9 @@ async fn the_url_ties_the_answer_to_us_and_the_code_brings_a_token() {
     assert_eq!(state.len(), 43);
     let back = format!("code=c%2Bde&state={state}&iss=https%3A%2F%2Fas.test");
     let answer = answered(login.judge(&back));
-    bench.client.take_answer(&AgentName::fallback(), answer);
+    bench
+        .client
+        .take_answer(&AgentName::fallback(), answer, u64::MAX);
     bench.fake.then(Ok(granted(
         &json!({"scope": "items:read items:write", "refresh_token": "canary-rt"}),
     )));
