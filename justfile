@@ -8,7 +8,7 @@ default:
     @just --list --unsorted
 
 # What CI runs
-check: test kills live demo fmt lint doc deny alerts corpus variants leaks conformance issuers differential fuzz deploy judge-image interop-quick world verifiers
+check: test kills live netns demo fmt lint doc deny alerts corpus variants leaks conformance issuers differential fuzz deploy judge-image interop-quick world verifiers
 
 # All tests
 test:
@@ -23,6 +23,11 @@ kills ROUNDS="5" *FLAGS:
 live *FLAGS:
     cargo build --locked
     tests/live/run.py --bin target/debug/tokenward {{ FLAGS }}
+
+# Ways around redirected connections, in network namespaces; needs root, nft and iptables
+netns *FLAGS:
+    cargo build --locked
+    tests/netns/run.py --bin target/debug/tokenward {{ FLAGS }}
 
 # The demonstration, and that it fails (with 1, not with 2 for wrong usage) where a part does not do its work
 demo:

@@ -165,6 +165,10 @@ const TIME: &Exceptions = &[
         "listen/stall.rs",
         "tokio's own clock, to move the deadline of a timer",
     ),
+    (
+        "listen/transparent.rs",
+        "tokio's own clock, for the end of a handshake",
+    ),
     ("vocab/clock.rs", "the one place where time enters"),
 ];
 

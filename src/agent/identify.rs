@@ -1,6 +1,6 @@
 //! Maps a proxy credential to an agent, in time that does not depend on how near a guess was.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use aws_lc_rs::{constant_time, digest};
@@ -16,8 +16,18 @@ use crate::vocab::AgentName;
 pub struct Settings {
     /// Agents with a proxy token.
     pub agents: Vec<AgentCredential>,
+    /// Agents that need none: they are known by the listener that is theirs alone.
+    pub placed: BTreeSet<AgentName>,
     /// What is usual for those who are watched.
     pub watches: BTreeMap<AgentName, WatchSettings>,
+}
+
+impl Settings {
+    /// Whether this agent is known by a listener of its own and by nothing else.
+    #[must_use]
+    pub fn only_placed(&self, name: &AgentName) -> bool {
+        self.placed.contains(name) && self.agents.iter().all(|entry| entry.name != *name)
+    }
 }
 
 /// One agent and the SHA-256 of its proxy token; the token itself is not kept.
@@ -40,7 +50,7 @@ impl AgentCredential {
     }
 }
 
-/// A caller that was identified. Made by [`Agents::identify`] alone.
+/// A caller that was identified. Made by [`Agents::identify`] and [`Agents::placed`] alone.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Agent(AgentName);
 
@@ -80,6 +90,35 @@ impl Agents {
         &self.0.watches
     }
 
+    /// Whether no agent is named.
+    fn unnamed(&self) -> bool {
+        self.0.agents.is_empty() && self.0.placed.is_empty()
+    }
+
+    /// Names the caller of a redirected connection, which has no credential of its own: by the agent whose listener it
+    /// came to, or as `default` where no agent is named and the caller sits on the same machine.
+    ///
+    /// # Errors
+    /// [`Unauthenticated`], also where the listener's agent is not among those who may call (any more).
+    pub fn placed(
+        &self,
+        listener: Option<&AgentName>,
+        local: bool,
+    ) -> Result<Agent, Unauthenticated> {
+        if self.unnamed() {
+            let other = listener.is_some_and(|name| *name != AgentName::fallback());
+            return if local && !other {
+                Ok(Agent(AgentName::fallback()))
+            } else {
+                Err(Unauthenticated)
+            };
+        }
+        let name = listener.ok_or(Unauthenticated)?;
+        let mut with_token = self.0.agents.iter();
+        let known = self.0.placed.contains(name) || with_token.any(|entry| entry.name == *name);
+        known.then(|| Agent(name.clone())).ok_or(Unauthenticated)
+    }
+
     /// Names the caller by its `Proxy-Authorization` value, or as `default` where no agent is named and the caller
     /// sits on the same machine.
     ///
@@ -90,7 +129,7 @@ impl Agents {
         credential: Option<&HeaderValue>,
         local: bool,
     ) -> Result<Agent, Unauthenticated> {
-        if self.0.agents.is_empty() {
+        if self.unnamed() {
             return if local {
                 Ok(Agent(AgentName::fallback()))
             } else {
@@ -189,6 +228,42 @@ mod tests {
             );
         }
         assert_eq!(agents.identify(None, true), Err(Unauthenticated));
+    }
+
+    #[test]
+    fn a_place_names_its_agent() {
+        let name = |text: &str| AgentName::new(text).unwrap();
+        let mut settings = agents().0;
+        settings.placed.insert(name("mute"));
+        let agents = Agents::new(settings);
+        let who = |listener: Option<&str>, local| {
+            let listener = listener.map(name);
+            let found = agents.placed(listener.as_ref(), local);
+            found.map(|agent| agent.to_string())
+        };
+        assert_eq!(who(Some("coder"), false).unwrap(), "coder");
+        assert_eq!(who(Some("mute"), false).unwrap(), "mute");
+        assert_eq!(who(Some("gone"), true), Err(Unauthenticated));
+        assert_eq!(who(Some("default"), true), Err(Unauthenticated));
+        assert_eq!(who(None, true), Err(Unauthenticated));
+        let agents = Agents::new(Settings::default());
+        let default = name("default");
+        assert_eq!(agents.placed(None, true).unwrap().name(), &default);
+        let named = agents.placed(Some(&default), true).unwrap();
+        assert_eq!(named.name(), &default);
+        assert_eq!(agents.placed(None, false), Err(Unauthenticated));
+        assert_eq!(agents.placed(Some(&default), false), Err(Unauthenticated));
+        assert_eq!(agents.placed(Some(&name("x")), true), Err(Unauthenticated));
+    }
+
+    #[test]
+    fn an_agent_without_a_token_is_not_named_by_one() {
+        let mut settings = Settings::default();
+        settings.placed.insert(AgentName::new("mute").unwrap());
+        let agents = Agents::new(settings);
+        assert_eq!(agents.identify(None, true), Err(Unauthenticated));
+        let empty = basic("mute:");
+        assert_eq!(agents.identify(Some(&empty), true), Err(Unauthenticated));
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! Who is calling. Identity comes from a proxy credential or from the loopback interface, never from a header that
+//! Who is calling. Identity comes from a proxy credential, from the listener that belongs to one agent, or from the loopback
+//! interface, never from a header that
 //! the agent could set inside its tunnel, and never from an address alone once agents are named.
 //!
 //! What is usual for an agent, by source, hour and rate, is judged here too (`watch`), purely.

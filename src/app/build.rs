@@ -1,5 +1,6 @@
 //! From a plan to a proxy that listens.
 
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -24,7 +25,7 @@ use crate::ca::{self, Leaves, TrustFiles};
 use crate::config::{Plan, ProxyAddress, ProxyAt, StorePlan};
 use crate::credential::{InstanceKey, Placeholders, derive};
 use crate::exchange::{self, Deps, Exchange, ServiceSettings};
-use crate::listen::{Doors, DoorsSetup, Limits, Listener};
+use crate::listen::{Doors, DoorsSetup, Limits, Listener, RedirectMode, TransparentSettings};
 use crate::metrics::Metrics;
 use crate::policy::Snapshot;
 use crate::store::{self, Lost, Store};
@@ -70,7 +71,7 @@ pub async fn start(plan: Plan, clock: Clock) -> Result<Running, StartError> {
     let stop = CancellationToken::new();
     let control = control_wing(wing.worker, sockets.health, &health, desk, stop.clone())?;
     wing.door.settle().await;
-    for listener in sockets.proxies {
+    for listener in sockets.proxies.into_iter().chain(sockets.transparent) {
         wing.doors.serve(listener);
     }
     let generation = plan.policy.generation;
@@ -82,6 +83,7 @@ pub async fn start(plan: Plan, clock: Clock) -> Result<Running, StartError> {
         reloader: wing.reloader,
         wishes,
         proxies: sockets.proxy_addresses,
+        transparent: sockets.transparent_addresses,
         listening: sockets.shown,
         health: health_address,
         admin: admin_address,
@@ -110,6 +112,8 @@ struct Tools {
 struct Sockets {
     proxies: Vec<Listener>,
     proxy_addresses: Vec<SocketAddr>,
+    transparent: Vec<Listener>,
+    transparent_addresses: Vec<SocketAddr>,
     /// What the first of them that has a URL is called.
     proxy_name: Option<ProxyName>,
     /// Each of them, for people.
@@ -129,12 +133,20 @@ impl Sockets {
         }
         let named = proxies.iter().zip(&plan.listen.proxy);
         let proxy_name = named.clone().find_map(|(bound, proxy)| name(bound, proxy));
-        let shown = named.map(|(bound, proxy)| shown(bound, proxy)).collect();
+        let mut shown: Vec<_> = named.map(|(bound, proxy)| shown(bound, proxy)).collect();
+        let transparent = plan.listen.transparent.iter().map(bind_transparent);
+        let transparent: Vec<Listener> = transparent.collect::<Result<_, _>>()?;
+        let transparent_addresses: Vec<_> =
+            transparent.iter().filter_map(Listener::address).collect();
+        let modes = plan.listen.transparent.iter().map(|one| one.mode.as_str());
+        let led = transparent_addresses.iter().zip(modes);
+        shown.extend(led.map(|(address, mode)| format!("{address} ({mode})")));
         let health = bind_all("health", plan.health.as_slice()).await?;
         let admin = operator::bind(plan.admin.as_ref()).await?;
         let proxy_addresses: Vec<_> = proxies.iter().filter_map(Listener::address).collect();
         let own = proxy_addresses
             .iter()
+            .chain(&transparent_addresses)
             .copied()
             .chain(local_addresses(&health)?)
             .chain(admin.as_ref().and_then(|admin| admin.address))
@@ -142,6 +154,8 @@ impl Sockets {
         Ok(Self {
             proxies,
             proxy_addresses,
+            transparent,
+            transparent_addresses,
             proxy_name,
             shown,
             health,
@@ -391,6 +405,22 @@ async fn bind_proxy(proxy: &ProxyAddress) -> Result<Listener, StartError> {
     }
 }
 
+/// Binds one address to which connections are redirected.
+fn bind_transparent(settings: &TransparentSettings) -> Result<Listener, StartError> {
+    Listener::transparent(settings).map_err(|why| {
+        let why = why.kind();
+        let lacks = settings.mode == RedirectMode::Tproxy && why == ErrorKind::PermissionDenied;
+        if lacks {
+            return StartError::Tproxy;
+        }
+        StartError::Bind {
+            what: "listen.transparent",
+            address: settings.address.to_string(),
+            why,
+        }
+    })
+}
+
 async fn bind_all(
     what: &'static str,
     addresses: &[SocketAddr],
@@ -473,7 +503,8 @@ pub(super) fn seats(
             .collect();
         let credential = plan.proxy_tokens.get(agent).map(|token| (agent, token));
         let access = Access {
-            proxy,
+            // Whoever is known by a listener of its own alone would be nobody at the proxy's.
+            proxy: proxy.filter(|_| !plan.agents.only_placed(agent)),
             credential,
             trust,
         };

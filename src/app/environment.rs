@@ -61,7 +61,8 @@ impl ProxyName {
 
 /// How one agent reaches the proxy.
 pub struct Access<'a> {
-    /// What the proxy is called; `None`: it listens on unix sockets alone, and no variable can name one.
+    /// What the proxy is called; `None`: it listens on unix sockets alone, and no variable can name one, or this agent's
+    /// connections are redirected.
     pub proxy: Option<&'a ProxyName>,
     /// The agent's name and proxy token, where agents are named.
     pub credential: Option<(&'a AgentName, &'a Secret<String>)>,

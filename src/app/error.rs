@@ -64,6 +64,11 @@ pub enum StartError {
     /// The store, whose message names its file.
     #[error(transparent)]
     Store(#[from] crate::store::StoreError),
+    /// A listener of the mode `tproxy` takes a capability.
+    #[error(
+        "listen.transparent: mode tproxy takes CAP_NET_ADMIN or CAP_NET_RAW; give the process one of them, or use mode redirect"
+    )]
+    Tproxy,
     /// The token room.
     #[error("tokens: {0}")]
     Tokens(#[from] crate::tokens::SetupError),

@@ -13,6 +13,7 @@ mod environment;
 mod error;
 mod hygiene;
 mod login;
+pub mod netfilter;
 mod operator;
 mod reload;
 mod running;

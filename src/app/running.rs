@@ -1,6 +1,7 @@
 //! A proxy that listens, and how it ends.
 
-use std::net::SocketAddr;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -12,7 +13,7 @@ use crate::admin::Readiness;
 use crate::audit::{Audit, Event, Writer};
 use crate::ca::TrustFiles;
 use crate::config::{DrainPlan, Plan};
-use crate::listen::Doors;
+use crate::listen::{Doors, Listener, RedirectMode};
 use crate::tokens::Door;
 use crate::upstream::Upstream;
 use crate::vocab::AgentName;
@@ -33,6 +34,7 @@ pub struct Running {
     pub(super) reloader: Reloader,
     pub(super) wishes: ReloadWishes,
     pub(super) proxies: Vec<SocketAddr>,
+    pub(super) transparent: Vec<SocketAddr>,
     pub(super) listening: Vec<String>,
     pub(super) health: Option<SocketAddr>,
     pub(super) admin: Option<SocketAddr>,
@@ -60,6 +62,28 @@ impl Running {
     #[must_use]
     pub fn proxies(&self) -> &[SocketAddr] {
         &self.proxies
+    }
+
+    /// The addresses to which connections may be redirected.
+    #[must_use]
+    pub fn transparent(&self) -> &[SocketAddr] {
+        &self.transparent
+    }
+
+    /// Serves one more transparent listener, which somebody else has bound, perhaps in another network namespace. It ends
+    /// with the others. Must be called inside the data runtime.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn serve_redirected(
+        &self,
+        socket: TcpListener,
+        mode: RedirectMode,
+        agent: Option<AgentName>,
+    ) -> io::Result<()> {
+        let listener = Listener::redirected(socket, mode, agent)?;
+        self.doors.serve(listener);
+        Ok(())
     }
 
     /// Where health and metrics are.

@@ -98,6 +98,13 @@ pub(super) enum Verb {
     ///
     /// Talks to the running proxy; with none running it opens `store: file` itself.
     Login(LoginWish),
+    /// The system's rules that send a pod's or host's traffic here and nowhere else
+    ///
+    /// Addresses and ports are those of `listen.transparent` and of the services. Only what is named `tokenward` is ever touched.
+    Netfilter {
+        #[command(subcommand)]
+        verb: NetfilterVerb,
+    },
     /// Read the configuration again, and lend again what was revoked without `--compromise`
     Reload,
     /// Stop lending at once, cut what is open, destroy keys and tokens and tell their issuers
@@ -201,6 +208,61 @@ pub(super) enum Decided {
     Deny,
     /// Nobody waited for their end
     Abandoned,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum NetfilterVerb {
+    /// Put the rules in the place of those that are there, and check that IPv4 and IPv6 are covered
+    Apply(NetfilterWish),
+    /// Print the rules; needs no privilege
+    Print(NetfilterWish),
+    /// Take the rules away
+    Remove {
+        /// Also the route for marked packets
+        #[arg(long)]
+        tproxy: bool,
+        /// Whose rules they are
+        #[arg(long, value_enum, default_value = "nft")]
+        format: RulesFormat,
+    },
+}
+
+/// Which rules are wanted.
+#[derive(Debug, clap::Args)]
+pub(super) struct NetfilterWish {
+    /// Where tokenward stands
+    #[arg(long, value_enum, default_value = "sidecar")]
+    pub(super) shape: RulesShape,
+    /// Lead connections by TPROXY instead of redirecting them; for a gateway
+    #[arg(long)]
+    pub(super) tproxy: bool,
+    /// For whom the text is
+    #[arg(long, value_enum, default_value = "nft")]
+    pub(super) format: RulesFormat,
+    /// The group of tokenward, which no agent may have; for a sidecar
+    #[arg(long, value_name = "GID", required_if_eq("shape", "sidecar"))]
+    pub(super) exempt_gid: Option<u32>,
+    /// The interface by which agents come in; for a gateway
+    #[arg(long, value_name = "NAME", required_if_eq("shape", "gateway"))]
+    pub(super) interface: Option<String>,
+}
+
+/// Where tokenward stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum RulesShape {
+    /// In the agent's own network: a pod, or this machine
+    Sidecar,
+    /// On the way of others
+    Gateway,
+}
+
+/// For whom rules are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum RulesFormat {
+    /// nftables
+    Nft,
+    /// iptables-restore and ip6tables-restore, where there is no nftables
+    Iptables,
 }
 
 #[derive(Debug, Subcommand)]

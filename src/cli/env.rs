@@ -28,10 +28,13 @@ pub(super) fn env(args: &Args, agent: Option<&str>, format: Format) -> Result<Ex
     })?;
     let variables = parse(&text);
     if !variables.iter().any(|(name, _)| name == "HTTPS_PROXY") {
-        super::out::say(
+        super::out::say(if plan.agents.only_placed(&agent) {
+            "tokenward: this agent is known by its transparent listener alone: no proxy variable is set, its connections must be \
+                 redirected there (`tokenward netfilter`)"
+        } else {
             "tokenward: the proxy listens on a unix socket alone, which no proxy variable can name; give the agent a way \
-             to it, such as a forwarder on its own loopback, and set HTTPS_PROXY to that",
-        );
+                 to it, such as a forwarder on its own loopback, and set HTTPS_PROXY to that"
+        });
     }
     let format = if args.json { Format::Json } else { format };
     super::out::data(&print(&variables, format));

@@ -15,6 +15,7 @@ mod healthcheck;
 mod leakcheck;
 mod log;
 mod login;
+mod netfilter;
 mod operate;
 mod out;
 mod revoke;
@@ -135,6 +136,7 @@ fn act(args: &Args) -> ExitCode {
         Verb::Healthcheck => healthcheck::healthcheck(args),
         Verb::Leakcheck(wish) => leakcheck::leakcheck(args, wish),
         Verb::Login(wish) => login::login(args, wish),
+        Verb::Netfilter { verb } => netfilter::netfilter(args, verb),
         Verb::Reload => revoke::reload(args),
         Verb::Revoke(wish) => revoke::revoke(args, wish),
         Verb::Rotate { service, agent } => {

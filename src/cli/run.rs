@@ -41,6 +41,11 @@ fn attempt(args: &Args, agent: Option<&str>, command: &[OsString]) -> Result<u8,
     let mut plan =
         config::load_asking(&config_path(args)?, &mut terminal::ask).map_err(Failure::of)?;
     let agent = env::chosen(&plan, agent)?;
+    if plan.agents.only_placed(&agent) {
+        return Err(Failure(format!(
+            "agent {agent} is known by a transparent listener alone, and a private proxy has none; give it `auth: {{token: …}}`"
+        )));
+    }
     if out::person_reads() {
         out::say(
             "tokenward: the command runs as you and can read what you can read, secret files included",
@@ -120,6 +125,7 @@ pub(super) fn make_private(plan: &mut Plan, dir: &Path) -> Result<(), Failure> {
         at: ProxyAt::Tcp((std::net::Ipv4Addr::LOCALHOST, 0).into()),
         tls: None,
     }];
+    plan.listen.transparent.clear();
     plan.health = None;
     plan.admin = None;
     plan.runtime_dir = dir.to_path_buf();

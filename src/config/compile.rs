@@ -16,6 +16,7 @@ mod pem;
 mod profile;
 mod rules;
 mod services;
+mod transparent;
 mod watch;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -71,6 +72,8 @@ pub(super) fn compile(
     let (listen, health, admin) =
         listeners::compile(raw.listen, raw.health.as_deref(), raw.admin, it);
     listeners::check_reach(&listen, raw.agents.is_some(), it);
+    let named = raw.agents.as_ref().map(agents::names);
+    transparent::check(&listen, named.as_ref(), it);
     let ca = pem::ca(raw.ca.as_ref(), it);
     let audit = audit_settings(raw.audit, it);
     let issuers = issuers::compile(raw.issuers.unwrap_or_default(), it);
@@ -80,7 +83,7 @@ pub(super) fn compile(
         it.findings.error("services", "missing", remedy);
     }
     let services = services::compile(raw.services.unwrap_or_default(), issuers, it);
-    let agents = agents::compile(raw.agents, &services, it);
+    let agents = agents::compile(raw.agents, &transparent::owners(&listen), &services, it);
     services::check_variables(&services, &agents, it);
     let policy = policy::Settings {
         generation: Generation(1),

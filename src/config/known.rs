@@ -11,7 +11,6 @@ const NOT_YET: &[&str] = &[
     "agents.*.auth.spiffe",
     "agents.*.uid",
     "listen.gateway",
-    "listen.transparent",
     "services.*.body_inspection",
     "services.*.capture",
     "services.*.credential.aws_sigv4",

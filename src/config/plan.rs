@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::{Answers, Problem, Question};
 use crate::vocab::{AgentName, Host, Secret};
-use crate::{agent, audit, exchange, policy, store, tokens, upstream};
+use crate::{agent, audit, exchange, listen, policy, store, tokens, upstream};
 
 /// A configuration that can be run.
 #[derive(Clone)]
@@ -95,6 +95,8 @@ pub enum AdminAt {
 pub struct ListenPlan {
     /// Explicit proxy listeners, at least one.
     pub proxy: Vec<ProxyAddress>,
+    /// Transparent listeners.
+    pub transparent: Vec<listen::TransparentSettings>,
 }
 
 /// One address of the explicit proxy.

@@ -89,6 +89,41 @@ pub(super) struct RawParentProxy {
 pub(super) struct RawListen {
     /// Explicit HTTP proxy (CONNECT and absolute-form); one address or a list. Default: 127.0.0.1:8080.
     pub(super) proxy: Option<OneOrMany<RawListener>>,
+    /// Connections that the system redirects here; one address or a list. Absent: off. `tokenward netfilter` makes the rules.
+    pub(super) transparent: Option<OneOrMany<RawTransparent>>,
+}
+
+/// An address to which connections are redirected.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub(super) enum RawTransparent {
+    /// `host:port` with an IP address.
+    Address(String),
+    /// The address with its settings.
+    Full(Box<RawFullTransparent>),
+}
+
+/// An address to which connections are redirected, with its settings.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawFullTransparent {
+    /// `host:port` with an IP address. One of IPv6 takes IPv6 alone.
+    #[schemars(with = "String")]
+    pub(super) address: Option<String>,
+    /// Whose all its connections are. Absent: `default`, where no agent is named; otherwise they are refused.
+    pub(super) agent: Option<String>,
+    /// How connections come here. Default: redirect.
+    pub(super) mode: Option<RawRedirectMode>,
+}
+
+/// How connections come to a transparent listener.
+#[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum RawRedirectMode {
+    /// By NAT to an address of this machine.
+    Redirect,
+    /// Without NAT, by TPROXY; takes CAP_NET_ADMIN or CAP_NET_RAW.
+    Tproxy,
 }
 
 /// One entry or a list of them.
@@ -211,8 +246,7 @@ pub(super) enum RawWhenFull {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawAgent {
-    /// How the agent proves its name.
-    #[schemars(with = "RawAgentAuth")]
+    /// How the agent proves its name; may be absent where a transparent listener is its own.
     pub(super) auth: Option<RawAgentAuth>,
     /// Names of the services it may use; absent: all.
     pub(super) services: Option<List<String>>,

@@ -39,7 +39,8 @@ impl Plan {
 impl ListenPlan {
     fn same(&self, other: &Self) -> bool {
         let pairs = self.proxy.iter().zip(&other.proxy);
-        self.proxy.len() == other.proxy.len()
+        self.transparent == other.transparent
+            && self.proxy.len() == other.proxy.len()
             && pairs
                 .into_iter()
                 .all(|(a, b)| a.at == b.at && same_tls(a.tls.as_ref(), b.tls.as_ref()))

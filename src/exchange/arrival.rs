@@ -24,6 +24,8 @@ pub enum Door {
     Absolute,
     /// Through a CONNECT tunnel that we intercept.
     Connect,
+    /// Over a connection that was made to another address and redirected to us.
+    Transparent,
 }
 
 impl Door {
@@ -33,6 +35,7 @@ impl Door {
         match self {
             Self::Absolute => "absolute",
             Self::Connect => "connect",
+            Self::Transparent => "transparent",
         }
     }
 }
@@ -51,7 +54,7 @@ pub struct Arrival {
 
 impl Arrival {
     /// Fixes what a request means. `authority` is where its connection leads, from one place only: the CONNECT target,
-    /// or the absolute target itself.
+    /// the absolute target itself, the name in a redirected handshake, or `Host` where a redirected request is in clear.
     ///
     /// # Errors
     /// A refusal where the request names another destination, or could be read in two ways.
@@ -96,7 +99,7 @@ pub(super) fn judge(
     }
     expectation(&parts.headers)?;
     match door {
-        Door::Connect => same_authority(parts, authority)?,
+        Door::Connect | Door::Transparent => same_authority(parts, authority)?,
         // RFC 9112 §3.2.2: the absolute target counts and `Host` is replaced; it must still be one field at most.
         Door::Absolute => {
             let host = only_host(&parts.headers)?;
@@ -240,6 +243,21 @@ pub fn absolute_authority(target: &Uri) -> Result<Authority, Refusal> {
     };
     let text = target.authority().ok_or(Code::BadRequest)?.as_str();
     Authority::parse(scheme, text).map_err(|_| Code::BadRequest.into())
+}
+
+/// The authority of a request in clear whose connection was made to this port and redirected to us: what its one `Host`
+/// field says, and that port. The address that the agent chose tells nothing.
+///
+/// # Errors
+/// A refusal where the field is missing, stands twice, is not canonical, or names another port.
+pub fn redirected_authority(headers: &HeaderMap, port: u16) -> Result<Authority, Refusal> {
+    let host = only_host(headers)?.ok_or(Code::BadRequest)?;
+    let authority = Authority::parse(Scheme::Http, host).map_err(|_| Code::BadRequest)?;
+    if authority.port() == port {
+        Ok(authority)
+    } else {
+        Err(Code::AuthorityMismatch.into())
+    }
 }
 
 #[cfg(test)]

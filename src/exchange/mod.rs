@@ -40,7 +40,7 @@ mod upgrade;
 mod variant;
 mod withheld;
 
-pub use arrival::{Arrival, Door, absolute_authority};
+pub use arrival::{Arrival, Door, absolute_authority, redirected_authority};
 pub use body::AgentBody;
 pub use ending::Ending;
 pub use floor::BodyFloor;

@@ -242,11 +242,23 @@ impl Exchange {
         agent: Option<&AgentName>,
         authority: Option<&Authority>,
     ) -> Option<Line> {
+        let mut line = self.open_unseen(door, agent, authority)?;
+        line.refused(&Refusal::from(code));
+        Some(line)
+    }
+
+    /// Opens the line of something that has no head of ours to read. Nothing where there is no room for the line.
+    #[must_use]
+    pub fn open_unseen(
+        &self,
+        door: Door,
+        agent: Option<&AgentName>,
+        authority: Option<&Authority>,
+    ) -> Option<Line> {
         let id = RequestId::from_random(random());
         let record = self.audit.open(id).ok()?;
         let mut line = Line::unread(record, self.metrics.clone(), id);
         line.at(door, agent, authority);
-        line.refused(&Refusal::from(code));
         Some(line)
     }
 
@@ -254,7 +266,10 @@ impl Exchange {
     #[must_use]
     pub fn refuse(&self, mut line: Line, refusal: &Refusal) -> Response<AgentBody> {
         line.refused(refusal);
-        if refusal.code == Code::AgentUnauthenticated {
+        if matches!(
+            refusal.code,
+            Code::AgentUnauthenticated | Code::AgentUnknown
+        ) {
             self.event(Event::AgentAuthFailed {
                 listener: line.door(),
             });

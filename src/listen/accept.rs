@@ -152,7 +152,7 @@ impl Doors {
             match accepted {
                 Ok((stream, peer)) => {
                     rest = REST_FIRST;
-                    self.clone().take(stream, peer, listener.tls.clone());
+                    self.clone().take(stream, peer, &listener);
                 }
                 Err(error) => {
                     // Most often no file descriptor is left; a loop without rest would burn the processor.
@@ -167,7 +167,8 @@ impl Doors {
 
     /// Takes one connection. Where all places are taken it gets that of the one that has been silent longest, and is
     /// closed at once where none is silent.
-    fn take(self: Arc<Self>, link: Link, peer: Peer, tls: Option<Arc<ServerConfig>>) {
+    fn take(self: Arc<Self>, link: Link, peer: Peer, listener: &Listener) {
+        let (tls, way) = (listener.tls.clone(), listener.way.clone());
         let place = self.connections.clone().try_acquire_owned().ok();
         if place.is_none() {
             self.metrics.security_event("connections.limit");
@@ -181,16 +182,23 @@ impl Doors {
             let Some(place) = self.place(place).await else {
                 return;
             };
-            let _counted = self.metrics.connection("proxy");
+            let label = way.as_ref().map_or("proxy", |_| "transparent");
+            let _counted = self.metrics.connection(label);
             let (ticket, crowded) = self.crowd.enter(peer.source);
             if crowded {
                 self.metrics.security_event("connections.silent");
             }
             let (cut, number) = (ticket.cut(), ticket.number());
-            let stream = Stall::new(link, self.limits.write_stall);
             let guest = Arc::new(Guest::new((peer.source, peer.address), place, ticket));
+            let served = async {
+                if let Some(way) = way {
+                    return Box::pin(self.clone().redirected(link, &way, guest)).await;
+                }
+                let stream = Stall::new(link, self.limits.write_stall);
+                self.clone().greet(stream, tls, peer.local, guest).await;
+            };
             tokio::select! {
-                () = self.clone().greet(stream, tls, peer.local, guest) => {}
+                () = served => {}
                 () = cut.notified() => {}
                 never = self.sweep(number) => match never {},
             }

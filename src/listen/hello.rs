@@ -15,11 +15,34 @@ const UNRECOGNIZED_NAME: [u8; 7] = [21, 3, 3, 0, 2, 2, 112];
 /// A fatal alert `internal_error` (RFC 8446 §6.2): nothing that the client asked for is wrong.
 const INTERNAL_ERROR: [u8; 7] = [21, 3, 3, 0, 2, 2, 80];
 
+/// A fatal alert `access_denied` (RFC 8446 §6.2): whoever asks may not.
+const ACCESS_DENIED: [u8; 7] = [21, 3, 3, 0, 2, 2, 49];
+
+/// Whether a connection that begins with this byte speaks TLS.
+pub(super) fn is_tls(first: u8) -> bool {
+    first == HANDSHAKE
+}
+
 /// Reads the ClientHello. `None`: what came is not TLS, or broken; whatever rustls has to say about it was sent.
 ///
 /// # Errors
 /// The connection failed.
 pub(super) async fn read<I>(io: &mut I) -> io::Result<Option<Accepted>>
+where
+    I: AsyncRead + AsyncWrite + Unpin,
+{
+    read_through(io, |_| ()).await
+}
+
+/// The same, and shows every byte that it takes, 16 KiB at most: a connection that is passed through blind needs them
+/// again.
+///
+/// # Errors
+/// The connection failed.
+pub(super) async fn read_through<I>(
+    io: &mut I,
+    mut taken: impl FnMut(&[u8]),
+) -> io::Result<Option<Accepted>>
 where
     I: AsyncRead + AsyncWrite + Unpin,
 {
@@ -38,6 +61,7 @@ where
         }
         total += read;
         let mut rest = &buffer[..read];
+        taken(rest);
         while !rest.is_empty() {
             // An error is rustls's own bound on what it holds of a handshake.
             if acceptor.read_tls(&mut rest).is_err() {
@@ -72,6 +96,15 @@ pub(super) async fn refuse_name<I: AsyncWrite + Unpin>(io: &mut I) -> io::Result
 /// The connection failed.
 pub(super) async fn refuse_for_now<I: AsyncWrite + Unpin>(io: &mut I) -> io::Result<()> {
     io.write_all(&INTERNAL_ERROR).await?;
+    io.shutdown().await
+}
+
+/// Refuses whoever asks.
+///
+/// # Errors
+/// The connection failed.
+pub(super) async fn refuse_access<I: AsyncWrite + Unpin>(io: &mut I) -> io::Result<()> {
+    io.write_all(&ACCESS_DENIED).await?;
     io.shutdown().await
 }
 

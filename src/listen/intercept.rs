@@ -11,6 +11,7 @@ use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::ServerConfig;
+use rustls::server::Accepted;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::server::{StartHandshake, TlsStream};
@@ -23,7 +24,7 @@ use super::proxy::{Caller, HEAD_SLACK, Whose, names_host};
 use super::quota::Quota;
 use crate::audit::Event;
 use crate::ca::{Leaf, Origin};
-use crate::exchange::{AgentBody, Arrival, Door, watched};
+use crate::exchange::{AgentBody, Arrival, watched};
 use crate::metrics::LeafResult;
 use crate::vocab::variant::{Variant, broken};
 use crate::vocab::{Authority, Code, Host, Scheme};
@@ -70,7 +71,8 @@ impl Doors {
         self.serve_tunnel(stream, h2, caller, authority).await;
     }
 
-    async fn serve_tunnel<I>(
+    /// The requests of a tunnel, once it is known what is spoken in it.
+    pub(super) async fn serve_tunnel<I>(
         self: Arc<Self>,
         stream: I,
         h2: bool,
@@ -83,6 +85,7 @@ impl Doors {
         #[cfg(feature = "variants")]
         let ride = crate::exchange::Ride::default();
         let withdrawals = Withdrawals::new(self.withdrawals(), self.clock.clone());
+        let door = caller.door;
         let tunnel = Arc::new((caller, authority, withdrawals.clone()));
         let whose = tunnel.clone();
         let service = service_fn(move |request: Request<Incoming>| {
@@ -100,7 +103,7 @@ impl Doors {
         if h2 {
             Box::pin(self.serve_http2(stream, service, withdrawals)).await;
         } else {
-            let whose = Whose::Tunnel(Arc::new((whose.0.agent.clone(), whose.1.clone())));
+            let whose = Whose::Tunnel(door, Arc::new((whose.0.agent.clone(), whose.1.clone())));
             Box::pin(watched(self.serve_http1(stream, service, whose))).await;
         }
     }
@@ -118,7 +121,7 @@ impl Doors {
         let agent = &caller.agent;
         let end = Instant::now() + HANDSHAKE_TIMEOUT;
         let unread = |code| {
-            let (door, agent) = (Door::Connect, Some(agent.name()));
+            let (door, agent) = (caller.door, Some(agent.name()));
             self.exchange.unread(code, door, agent, Some(authority));
         };
         let Ok(hello) = timeout_at(end, hello::read(&mut io)).await else {
@@ -141,10 +144,26 @@ impl Doors {
             );
             return None;
         }
+        self.shake((hello, io), caller, authority, end).await
+    }
+
+    /// The rest of a handshake whose ClientHello names the host: with a leaf for it.
+    pub(super) async fn shake<I>(
+        &self,
+        (hello, mut io): (Accepted, I),
+        caller: &Caller,
+        authority: &Authority,
+        end: Instant,
+    ) -> Option<Box<TlsStream<I>>>
+    where
+        I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        let agent = &caller.agent;
         let (config, waited) = match self.config(authority.host(), &caller.quota).await {
             Ok(config) => config,
             Err(code) => {
-                unread(code);
+                let (door, named) = (caller.door, Some(agent.name()));
+                self.exchange.unread(code, door, named, Some(authority));
                 let refused = hello::refuse_for_now(&mut io).await;
                 tracing::debug!(refused = refused.is_ok(), "a handshake got no certificate");
                 return None;
@@ -268,17 +287,19 @@ impl Doors {
     ) -> Response<AgentBody> {
         let named = broken(Variant::HostTrusting).then(|| told(&request));
         let authority = named.as_ref().and_then(Option::as_ref).unwrap_or(authority);
-        let Caller { agent, quota, .. } = caller;
+        let Caller {
+            agent, quota, door, ..
+        } = caller;
         let counted = self.paced(quota.request(self.clock.now())).await;
         let mut line = match self.exchange.open(&request) {
             Ok(line) => line,
             Err(answer) => return *answer,
         };
-        line.at(Door::Connect, Some(agent.name()), Some(authority));
+        line.at(*door, Some(agent.name()), Some(authority));
         let arrival = counted
             .and_then(|()| self.usual(caller, true))
             .and_then(|()| self.head_holds(&request))
-            .and_then(|()| Arrival::new(agent.clone(), authority.clone(), Door::Connect, request));
+            .and_then(|()| Arrival::new(agent.clone(), authority.clone(), *door, request));
         match arrival {
             Ok(arrival) => Box::pin(self.exchange.answer(arrival, line)).await,
             Err(refusal) => self.exchange.refuse(line, &refusal),

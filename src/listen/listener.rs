@@ -17,16 +17,19 @@ use tokio::net::{TcpListener, TcpStream, UnixListener, UnixSocket, UnixStream};
 use tokio_util::either::Either;
 
 use super::crowd::Source;
+use super::transparent::Way;
 use crate::vocab::Secret;
 
 /// Connections that may wait for us to accept them.
-const BACKLOG: u32 = 1024;
+pub(super) const BACKLOG: u16 = 1024;
 
 /// A place where agents knock.
 pub struct Listener {
     socket: Socket,
     /// How its connections are spoken to; `None`: in clear.
     pub(super) tls: Option<Arc<ServerConfig>>,
+    /// How its connections were led here; `None`: they were made to it, as to a proxy.
+    pub(super) way: Option<Arc<Way>>,
 }
 
 enum Socket {
@@ -48,8 +51,23 @@ impl Listener {
     /// # Errors
     /// The system's.
     pub async fn tcp(address: SocketAddr) -> io::Result<Self> {
-        let socket = Socket::Tcp(TcpListener::bind(address).await?);
-        Ok(Self { socket, tls: None })
+        Ok(Self::of(Socket::Tcp(TcpListener::bind(address).await?)))
+    }
+
+    fn of(socket: Socket) -> Self {
+        Self {
+            socket,
+            tls: None,
+            way: None,
+        }
+    }
+
+    /// A socket that listens already and gets connections that were made to other addresses.
+    pub(super) fn led(listener: TcpListener, way: Way) -> Self {
+        Self {
+            way: Some(Arc::new(way)),
+            ..Self::of(Socket::Tcp(listener))
+        }
     }
 
     /// Makes a unix socket with this mode.
@@ -62,7 +80,7 @@ impl Listener {
             listener,
             _file: file,
         };
-        Ok(Self { socket, tls: None })
+        Ok(Self::of(socket))
     }
 
     /// The same in TLS, with a certificate chain and its key in PEM. HTTP/1.1 is all that is offered: a CONNECT of HTTP/2
@@ -175,7 +193,7 @@ pub async fn unix_socket(path: &Path, mode: u32) -> io::Result<(UnixListener, So
     let file = SocketFile::of(path)?;
     // Nobody can connect before `listen`, so there is no moment in which it is open to more than its mode says.
     fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
-    Ok((socket.listen(BACKLOG)?, file))
+    Ok((socket.listen(BACKLOG.into())?, file))
 }
 
 /// The file of a socket of ours, removed when it is dropped.

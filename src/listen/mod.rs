@@ -1,6 +1,7 @@
 //! The doors: how requests come in. Every door ends in one type, `Arrival`, and from there on nobody asks how it came.
 //!
-//! One port, or one unix socket, takes CONNECT and absolute form, in clear or in TLS. A tunnel is intercepted with a leaf minted for its own authority, after
+//! One port, or one unix socket, takes CONNECT and absolute form, in clear or in TLS. Another takes what the system redirects to it, and reads the name of its
+//! destination from the handshake or from `Host`. A tunnel is intercepted with a leaf minted for its own authority, after
 //! policy admitted that authority; SNI, `Host` and `:authority` must all name it. The room knows nothing of
 //! credentials. Serves RFC 9110 §9.3.6 (CONNECT), RFC 9112 §3.2.2 (absolute form), RFC 8446 (as a TLS server).
 //!
@@ -22,8 +23,10 @@ mod proxy;
 mod quota;
 mod stall;
 mod tls;
+mod transparent;
 mod unusual;
 mod watched;
 
 pub use accept::{Alarm, Doors, DoorsSetup, Limits};
 pub use listener::{Listener, ListenerTlsError, SocketFile, server_tls, unix_socket};
+pub use transparent::{RedirectMode, TransparentSettings};

@@ -32,15 +32,18 @@ pub(super) const HEAD_SLACK: usize = 16 * 1024;
 pub(super) enum Whose {
     /// The proxy port: every request says it anew.
     Nobodys,
-    /// A tunnel of this agent to this destination.
-    Tunnel(Arc<(Agent, Authority)>),
+    /// Redirected and in clear: every request names its destination, and the agent is known or it is not.
+    Placed(Option<Agent>),
+    /// Requests of this agent to this destination, by this door.
+    Tunnel(Door, Arc<(Agent, Authority)>),
 }
 
 impl Whose {
     fn words(&self) -> (Door, Option<&AgentName>, Option<&Authority>) {
         match self {
             Self::Nobodys => (Door::Absolute, None, None),
-            Self::Tunnel(caller) => (Door::Connect, Some(caller.0.name()), Some(&caller.1)),
+            Self::Placed(agent) => (Door::Transparent, agent.as_ref().map(Agent::name), None),
+            Self::Tunnel(door, caller) => (*door, Some(caller.0.name()), Some(&caller.1)),
         }
     }
 }
@@ -51,6 +54,8 @@ pub(super) struct Caller {
     pub(super) quota: Arc<Quota>,
     /// From where; none at a unix socket.
     pub(super) from: Option<IpAddr>,
+    /// Which way it came in.
+    pub(super) door: Door,
 }
 
 impl Doors {
@@ -142,7 +147,7 @@ impl Doors {
 
     /// What ends a head that is on its way in a tunnel, where its agent and its destination are known.
     fn severing(&self, whose: Whose) -> Option<Box<dyn Fn() -> Severing + Send>> {
-        let Whose::Tunnel(caller) = whose else {
+        let Whose::Tunnel(_, caller) = whose else {
             return None;
         };
         let exchange = self.exchange.clone();
@@ -225,16 +230,17 @@ impl Doors {
             self.metrics.security_event("agent.connections");
             return Err(refusal);
         }
-        let counted = if request.method() == Method::CONNECT {
-            quota.tunnel(now)
+        let (door, counted) = if request.method() == Method::CONNECT {
+            (Door::Connect, quota.tunnel(now))
         } else {
-            quota.request(now)
+            (Door::Absolute, quota.request(now))
         };
         self.paced(counted).await?;
         Ok(Caller {
             agent,
             quota,
             from: guest.address,
+            door,
         })
     }
 
@@ -282,9 +288,10 @@ impl Doors {
     }
 }
 
-/// Ends a connection of HTTP/1.1 behind a refusal for too much of something: kept open it would be more of it.
+/// Ends a connection of HTTP/1.1 behind a refusal for too much of something, or of somebody who will not be known later
+/// either: kept open it would be more of it.
 pub(super) fn ends(mut answer: Response<AgentBody>, refusal: &Refusal) -> Response<AgentBody> {
-    if refusal.code == Code::AgentRateLimited {
+    if matches!(refusal.code, Code::AgentRateLimited | Code::AgentUnknown) {
         let close = HeaderValue::from_static("close");
         answer.headers_mut().insert(CONNECTION, close);
     }

@@ -167,6 +167,7 @@ macro_rules! codes {
 
 codes! {
     AgentUnauthenticated "agent-unauthenticated" 407 "The proxy does not know this agent" HttpRequestDenied false AskOperator Agent;
+    AgentUnknown "agent-unauthenticated" 403 "The proxy does not know whose connection this is" HttpRequestDenied false AskOperator Agent;
     DestinationDenied "destination-denied" 403 "No service of this agent has this destination" HttpRequestDenied false AskOperator Agent;
     DestinationIpProhibited "destination-ip-prohibited" 403 "The destination's address is not allowed" DestinationIpProhibited false AskOperator Agent;
     PolicyDenied "policy-denied" 403 "No rule allows this request" HttpRequestDenied false AskOperator Agent;

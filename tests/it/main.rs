@@ -72,4 +72,6 @@ mod store;
 #[cfg(test)]
 mod story;
 #[cfg(test)]
+mod transparent;
+#[cfg(test)]
 mod watch;

@@ -1,6 +1,6 @@
 //! Who may call, by what token, and which services.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::services::Services;
 use super::{Context, Origins, visible, watch};
@@ -22,9 +22,16 @@ pub(super) struct Agents {
     pub(super) origins: Origins,
 }
 
-/// Reads the agents.
+/// The names that the file gives.
+pub(super) fn names(raw: &Named<RawAgent>) -> BTreeSet<AgentName> {
+    let names = raw.keys().filter_map(|text| AgentName::new(text).ok());
+    names.collect()
+}
+
+/// Reads the agents. `placed`: those that a listener of their own names.
 pub(super) fn compile(
     raw: Option<Named<RawAgent>>,
+    placed: &BTreeSet<AgentName>,
     services: &Services,
     it: &mut Context<'_>,
 ) -> Agents {
@@ -54,14 +61,21 @@ pub(super) fn compile(
             watch: None,
         });
         let key = format!("agents.{name}");
-        let hash = raw
-            .auth
-            .and_then(|auth| auth_of(&key, &name, auth, &mut agents, it))
-            .unwrap_or_default();
-        agents.agents.agents.push(AgentCredential {
-            name: name.clone(),
-            token_sha256: hash,
-        });
+        if placed.contains(&name) {
+            agents.agents.placed.insert(name.clone());
+        } else if raw.auth.is_none() && !it.findings.tainted(&key) {
+            let what = "nothing tells who this agent is";
+            let remedy =
+                "give it `auth: {token: …}`, or name it at a transparent listener of its own";
+            it.findings.error(&key, what, remedy);
+        }
+        if let Some(auth) = raw.auth {
+            let hash = auth_of(&key, &name, auth, &mut agents, it).unwrap_or_default();
+            agents.agents.agents.push(AgentCredential {
+                name: name.clone(),
+                token_sha256: hash,
+            });
+        }
         if let Some(usual) = raw.watch {
             let usual = watch::compile(&key, usual, it);
             agents.agents.watches.insert(name.clone(), usual);

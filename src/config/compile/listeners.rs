@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use super::{Context, admin, pem};
+use super::{Context, admin, pem, transparent};
 use crate::config::plan::{AdminPlan, ListenPlan, ListenerTls, ProxyAddress, ProxyAt};
 use crate::config::raw::{OneOrMany, RawAdmin, RawFullListener, RawListen, RawListener, RawMode};
 
@@ -20,7 +20,8 @@ pub(super) fn compile(
     admin: Option<RawAdmin>,
     it: &mut Context<'_>,
 ) -> (ListenPlan, Option<SocketAddr>, Option<AdminPlan>) {
-    let listeners = match raw.and_then(|raw| raw.proxy) {
+    let (proxy, redirected) = raw.map_or((None, None), |raw| (raw.proxy, raw.transparent));
+    let listeners = match proxy {
         None if it.findings.tainted("listen") => Vec::new(),
         None => vec![(
             "listen.proxy".to_owned(),
@@ -56,12 +57,14 @@ pub(super) fn compile(
         taken.check(&address_key, &listener.at, it);
         proxy.push(listener);
     }
+    let transparent = transparent::compile(redirected, &mut taken, it);
     let health = health.and_then(|text| address("health", text, it));
     if let Some(addr) = health {
         taken.check("health", &ProxyAt::Tcp(addr), it);
     }
     let admin = admin::compile(admin, &mut taken, it);
-    (ListenPlan { proxy }, health, admin)
+    let listen = ListenPlan { proxy, transparent };
+    (listen, health, admin)
 }
 
 /// The agent `default` has no token: whoever reaches the listener is it, so only this machine may.
@@ -161,26 +164,41 @@ pub(super) fn address(key: &str, text: &str, it: &mut Context<'_>) -> Option<Soc
     parsed
 }
 
-/// Places that have a listener.
+/// Places that have a listener, and whether one of IPv6 takes IPv6 alone.
 #[derive(Default)]
-pub(super) struct Taken(Vec<ProxyAt>);
+pub(super) struct Taken(Vec<(ProxyAt, bool)>);
 
 impl Taken {
     pub(super) fn check(&mut self, key: &str, at: &ProxyAt, it: &mut Context<'_>) {
-        if self.0.iter().any(|other| same(at, other)) {
+        self.add(key, (at.clone(), false), it);
+    }
+
+    /// For a listener that takes one family alone.
+    pub(super) fn check_one_family(&mut self, key: &str, at: &ProxyAt, it: &mut Context<'_>) {
+        self.add(key, (at.clone(), true), it);
+    }
+
+    fn add(&mut self, key: &str, new: (ProxyAt, bool), it: &mut Context<'_>) {
+        if self.0.iter().any(|other| same(&new, other)) {
             let what = "another listener has this address already";
             it.findings.error(key, what, "choose another port or path");
         }
-        self.0.push(at.clone());
+        self.0.push(new);
     }
 }
 
-fn same(one: &ProxyAt, other: &ProxyAt) -> bool {
+fn same((one, one_alone): &(ProxyAt, bool), (other, other_alone): &(ProxyAt, bool)) -> bool {
     match (one, other) {
         // Port 0 asks the system for a free one.
         (ProxyAt::Tcp(a), ProxyAt::Tcp(b)) => {
+            let apart = match (a.is_ipv6(), b.is_ipv6()) {
+                (true, false) => *one_alone,
+                (false, true) => *other_alone,
+                _ => false,
+            };
             let every = a.ip().is_unspecified() || b.ip().is_unspecified();
-            a.port() == b.port() && a.port() != 0 && (a.ip() == b.ip() || every)
+            let meet = a.ip() == b.ip() || (every && !apart);
+            a.port() == b.port() && a.port() != 0 && meet
         }
         (ProxyAt::Unix { path: a, .. }, ProxyAt::Unix { path: b, .. }) => a == b,
         _ => false,

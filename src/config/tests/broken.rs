@@ -110,11 +110,8 @@ fn not_built_yet() {
 const NOT_BUILT_YET: &[Case] = &[
     (
         "top",
-        "listen: {transparent: x, gateway: y}\n<OK>",
-        &[
-            (1, "listen.transparent", "not supported yet"),
-            (1, "listen.gateway", "not supported yet"),
-        ],
+        "listen: {proxy: 127.0.0.1:1, gateway: y}\n<OK>",
+        &[(1, "listen.gateway", "not supported yet")],
     ),
     (
         "listeners and stores",
@@ -184,6 +181,33 @@ const LISTENERS: &[Case] = &[
         &[
             (1, "listen.proxy[1]", "another port"),
             (2, "health", "another port"),
+        ],
+    ),
+    (
+        "redirected to nobody's listener",
+        "listen:\n  transparent:\n    - 0.0.0.0:1\n    - {address: 127.0.0.1:2, mode: tproxy}\n<OK>",
+        &[
+            (2, "listen.transparent", "0.0.0.0:1: without"),
+            (2, "listen.transparent", "127.0.0.1:2: without"),
+        ],
+    ),
+    (
+        "redirected, and it is not known whose",
+        "listen:\n  transparent:\n    - 127.0.0.1:1\n    - {address: 127.0.0.1:2, agent: b}\n    - {address: 127.0.0.1:3, agent: '-'}\nagents: {a: {auth: {token: {env: CODER_TOKEN}}}}\n<OK>",
+        &[
+            (2, "listen.transparent", "127.0.0.1:1: nobody could tell"),
+            (2, "listen.transparent", "127.0.0.1:2: its agent is not"),
+            (2, "listen.transparent", "127.0.0.1:3: nobody could tell"),
+            (5, "listen.transparent[2].agent", "one of `agents`"),
+        ],
+    ),
+    (
+        "redirected to what is taken",
+        "listen: {proxy: [127.0.0.1:1, '[::1]:2'], transparent: [127.0.0.1:1, '[::1]:3', 127.0.0.1:3, '[::1]:2', unix:/x]}\n<OK>",
+        &[
+            (1, "listen.transparent[0]", "another port"),
+            (1, "listen.transparent[3]", "another port"),
+            (1, "listen.transparent[4]", "not supported yet"),
         ],
     ),
     (
@@ -292,7 +316,7 @@ const AGENTS: &[Case] = &[
     (
         "no auth",
         "agents:\n  a: {}\n<OK>",
-        &[(2, "agents.a.auth", "add this key")],
+        &[(2, "agents.a", "a transparent listener of its own")],
     ),
     (
         "bad hash and bad name",

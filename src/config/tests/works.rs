@@ -452,7 +452,7 @@ fn the_schema_lists_what_works_and_only_that() {
     assert!(keys.contains_key("services") && keys.contains_key("admin"));
     let text = schema.to_string();
     for absent in [
-        "transparent",
+        "gateway",
         "session_cookies",
         "vault",
         "keyring",
@@ -643,4 +643,35 @@ services:
     let ceiling = |rule: usize| plan.policy.services[0].rules[rule].ceiling();
     assert_eq!(ceiling(0), None);
     assert_eq!(ceiling(1).unwrap().to_string(), "read write");
+}
+
+#[test]
+fn connections_may_be_redirected() {
+    use crate::listen::{RedirectMode, TransparentSettings};
+    let redirect = RedirectMode::Redirect;
+    let plan = accepted("listen: {transparent: 127.0.0.1:15001}\ntunnel: [\"a.example:443\"]\n");
+    let one = |address: &str, mode, agent: Option<&str>| TransparentSettings {
+        address: address.parse().unwrap(),
+        mode,
+        agent: agent.map(|name| crate::vocab::AgentName::new(name).unwrap()),
+    };
+    assert_eq!(
+        plan.listen.transparent,
+        [one("127.0.0.1:15001", redirect, None)]
+    );
+    assert_eq!(plan.listen.proxy.len(), 1);
+    let plan = accepted(
+        "listen:\n  transparent:\n    - {address: '0.0.0.0:15001', agent: mute}\n    - {address: '[::]:15001', agent: mute}\n    - {address: '[::1]:15002', mode: tproxy, agent: a}\n\
+         agents: {mute: {}, a: {auth: {token: {env: CODER_TOKEN}}}}\ntunnel: [\"a.example:443\"]\n",
+    );
+    let expected = [
+        one("0.0.0.0:15001", redirect, Some("mute")),
+        one("[::]:15001", redirect, Some("mute")),
+        one("[::1]:15002", RedirectMode::Tproxy, Some("a")),
+    ];
+    assert_eq!(plan.listen.transparent, expected);
+    let placed: Vec<_> = plan.agents.placed.iter().map(ToString::to_string).collect();
+    assert_eq!(placed, ["a", "mute"]);
+    let with_token: Vec<_> = plan.agents.agents.iter().map(|a| a.name.as_str()).collect();
+    assert_eq!(with_token, ["a"]);
 }

@@ -1,0 +1,217 @@
+//! The same rules for `iptables-restore` and `ip6tables-restore`, in chains of our own.
+
+use std::fmt::Write as _;
+
+use super::{Ground, MARK, Shape};
+
+/// An address family.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Family {
+    /// IPv4
+    V4,
+    /// IPv6
+    V6,
+}
+
+impl Family {
+    pub(super) fn nfproto(self) -> &'static str {
+        match self {
+            Self::V4 => "ipv4",
+            Self::V6 => "ipv6",
+        }
+    }
+
+    /// `iptables`, or `ip6tables`.
+    #[must_use]
+    pub fn program(self) -> &'static str {
+        match self {
+            Self::V4 => "iptables",
+            Self::V6 => "ip6tables",
+        }
+    }
+}
+
+/// Which of the system's chains still have to be told of ours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Jumps {
+    /// That of the table `filter`.
+    pub filter: bool,
+    /// That of the table `nat`, or `mangle` with TPROXY.
+    pub lead: bool,
+}
+
+impl Jumps {
+    /// None has been told.
+    pub const ALL: Self = Self {
+        filter: true,
+        lead: true,
+    };
+}
+
+/// A chain of ours: its table, the chain of the system that leads to it, its name.
+pub(super) type Chain = (&'static str, &'static str, &'static str);
+
+/// Every chain that we make, whatever the shape.
+pub(super) const CHAINS: [Chain; 5] = [
+    ("filter", "OUTPUT", "TOKENWARD_OUT"),
+    ("filter", "FORWARD", "TOKENWARD_FWD"),
+    ("nat", "OUTPUT", "TOKENWARD_NAT"),
+    ("nat", "PREROUTING", "TOKENWARD_PRE"),
+    ("mangle", "PREROUTING", "TOKENWARD_TPROXY"),
+];
+
+/// The chains of this shape: what filters, and what leads to the listener.
+pub(super) fn chains(ground: &Ground) -> (Chain, Chain) {
+    match (&ground.shape, ground.tproxy) {
+        (Shape::Sidecar { .. }, _) => (CHAINS[0], CHAINS[2]),
+        (Shape::Gateway { .. }, false) => (CHAINS[1], CHAINS[3]),
+        (Shape::Gateway { .. }, true) => (CHAINS[1], CHAINS[4]),
+    }
+}
+
+pub(super) fn text(ground: &Ground, family: Family, jumps: Jumps) -> String {
+    let mut out = format!(
+        "# Made by `tokenward netfilter`; for `{}-restore --noflush`.\n",
+        family.program()
+    );
+    let (filter, lead) = chains(ground);
+    // What keeps things in comes first: each table is a transaction of its own.
+    table(&mut out, filter, jumps.filter, &filters(ground, family));
+    table(&mut out, lead, jumps.lead, &leads(ground, family));
+    out
+}
+
+/// What removes a chain of ours where it stands, as `…-save` shows it.
+pub(super) fn removal(saved: &str, table: &str) -> Option<String> {
+    let there = CHAINS.iter().filter(|(of, _, _)| *of == table);
+    let there = there.filter(|(_, _, chain)| saved.lines().any(|line| defines(line, chain)));
+    let mut lines = String::new();
+    for (_, hook, chain) in there {
+        if is_told(saved, hook, chain) {
+            add(&mut lines, &format!("-D {hook} -j {chain}"));
+        }
+        add(&mut lines, &format!("-F {chain}"));
+        add(&mut lines, &format!("-X {chain}"));
+    }
+    (!lines.is_empty()).then(|| format!("*{table}\n{lines}COMMIT\n"))
+}
+
+pub(super) fn is_told(saved: &str, hook: &str, chain: &str) -> bool {
+    let jump = format!("-A {hook} -j {chain}");
+    saved.lines().any(|line| line.trim_end() == jump)
+}
+
+pub(super) fn defines(line: &str, chain: &str) -> bool {
+    let name = line.strip_prefix(':');
+    name.and_then(|rest| rest.split(' ').next()) == Some(chain)
+}
+
+fn table(out: &mut String, (table, hook, chain): Chain, jump: bool, rules: &[String]) {
+    add(out, &format!("*{table}"));
+    add(out, &format!(":{chain} - [0:0]"));
+    for rule in rules {
+        add(out, &format!("-A {chain} {rule}"));
+    }
+    if jump {
+        add(out, &format!("-I {hook} 1 -j {chain}"));
+    }
+    add(out, "COMMIT");
+}
+
+fn loopback(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "127.0.0.0/8",
+        Family::V6 => "::1/128",
+    }
+}
+
+/// The rules that lead to the listener.
+fn leads(ground: &Ground, family: Family) -> Vec<String> {
+    let mut rules = Vec::new();
+    let from = match &ground.shape {
+        Shape::Sidecar { gid } => {
+            rules.push(format!("-m owner --gid-owner {gid} -j RETURN"));
+            rules.push(format!("-d {} -j RETURN", loopback(family)));
+            String::new()
+        }
+        Shape::Gateway { interface } => format!("-i {interface} "),
+    };
+    let Some(listener) = ground.listener(family) else {
+        return rules;
+    };
+    let port = listener.port();
+    if ground.tproxy {
+        let ip = match (listener.ip().is_unspecified(), family) {
+            (false, _) => listener.ip().to_string(),
+            (true, Family::V4) => "127.0.0.1".to_owned(),
+            (true, Family::V6) => "::1".to_owned(),
+        };
+        rules.push(format!(
+            "{from}-p tcp -m socket --transparent -j MARK --set-mark {MARK:#x}"
+        ));
+        rules.push(format!("{from}-p tcp -m socket --transparent -j ACCEPT"));
+        let to = format!("--on-ip {ip} --on-port {port} --tproxy-mark {MARK:#x}");
+        let each = ground.ports.iter();
+        rules.extend(each.map(|own| format!("{from}-p tcp --dport {own} -j TPROXY {to}")));
+    } else {
+        // One rule for each port: a list of them is bounded to 15.
+        let each = ground.ports.iter();
+        rules.extend(
+            each.map(|own| format!("{from}-p tcp --dport {own} -j REDIRECT --to-ports {port}")),
+        );
+    }
+    rules
+}
+
+/// The rules that let nothing else out.
+fn filters(ground: &Ground, family: Family) -> Vec<String> {
+    let mut rules = Vec::new();
+    let (icmp, reject) = match family {
+        Family::V4 => ("icmp", "icmp-port-unreachable"),
+        Family::V6 => ("ipv6-icmp", "icmp6-port-unreachable"),
+    };
+    let from = match &ground.shape {
+        Shape::Sidecar { gid } => {
+            let own = format!("-m owner --gid-owner {gid}");
+            rules.push(format!("-p tcp {own} -j CONNMARK --set-mark {MARK:#x}"));
+            rules.push(format!("{own} -j ACCEPT"));
+            rules.push(format!(
+                "-p tcp -m connmark --mark {MARK:#x} -m conntrack --ctstate ESTABLISHED -j ACCEPT"
+            ));
+            rules.push(format!("-d {} -j ACCEPT", loopback(family)));
+            if family == Family::V6 {
+                for kind in [
+                    "router-solicitation",
+                    "neighbour-solicitation",
+                    "neighbour-advertisement",
+                ] {
+                    rules.push(format!(
+                        "-p ipv6-icmp -m hl --hl-eq 255 -m icmp6 --icmpv6-type {kind} -j ACCEPT"
+                    ));
+                }
+            }
+            String::new()
+        }
+        Shape::Gateway { interface } => format!("-i {interface} "),
+    };
+    rules.push(format!("{from}-p tcp -m conntrack --ctdir REPLY -j ACCEPT"));
+    rules.push(format!(
+        "{from}-p {icmp} -m conntrack --ctstate RELATED -j ACCEPT"
+    ));
+    for resolver in ground.resolvers(family) {
+        for protocol in ["udp", "tcp"] {
+            rules.push(format!(
+                "{from}-d {resolver} -p {protocol} --dport 53 -j ACCEPT"
+            ));
+        }
+    }
+    rules.push(format!("{from}-p tcp -j REJECT --reject-with tcp-reset"));
+    rules.push(format!("{from}-j REJECT --reject-with {reject}"));
+    rules
+}
+
+fn add(out: &mut String, line: &str) {
+    // Writing to a String cannot fail.
+    let written = writeln!(out, "{line}");
+    debug_assert!(written.is_ok());
+}
