@@ -6,7 +6,7 @@ tokenward.yaml by `tokenward check`. Then each shape of pods is played here with
     tests/deploy/run.py [--bin FILE] [--cache DIR] [--keep]
 
 Packages are installed once, into the cache [default: $TOKENWARD_CI_CACHE/deploy]. Needs Python 3.11 with venv, openssl, curl;
-uses kubectl, promtool, systemd-analyze where they are, and root for the plays. What could not be run is told and counted.
+uses kubectl, promtool, systemd-analyze, nft where they are, and root for the plays. What could not be run is told and counted.
 """
 
 import argparse
@@ -129,9 +129,6 @@ class Judge:
             file = self.folder / "tokenward.yaml"
             file.write_text(text)
             done = checked(self.options.bin, self.folder, file, text)
-            if "listen.transparent: not supported yet" in done.stdout + done.stderr:
-                self.skip(f"the configuration of {name}", "this tokenward has no transparent listener yet")
-                continue
             problems += [f"{name}: {line}" for line in (done.stdout + done.stderr).splitlines()] if done.returncode else []
         file.write_text(text.replace("rules:", "rulse:"))
         self.note("every embedded tokenward.yaml passes `tokenward check`", problems, f"{len(found)} configurations")
@@ -229,9 +226,9 @@ class Judge:
         if os.geteuid() or not shutil.which("setpriv"):
             return self.skip("plays of the pods", "they need root and setpriv")
         playable = [name for name in PLAYED if name in self.docs]
-        if "netfilter" not in subprocess.run([self.options.bin, "--help"], capture_output=True, text=True, timeout=60).stdout:
+        if not shutil.which("nft") and "sidecar-transparent" in playable:
             playable.remove("sidecar-transparent")
-            self.skip("the play of sidecar-transparent", "this tokenward has no `netfilter` yet")
+            self.skip("the play of sidecar-transparent", "there is no nft")
         for name, overlay, change in (("sidecar-open", "sidecar", sabotage.opened), ("sidecar-around", "sidecar-transparent", sabotage.exempt)):
             if overlay in playable:
                 wrong = copy.deepcopy(self.docs[overlay])
