@@ -1,5 +1,5 @@
 # Every image can be replaced, by a mirror's or by one built on the spot; hence their whole names. Nothing here needs BuildKit, so
-# buildah and old daemons build it too; those build all stages above the one that is wanted, wanted or not.
+# buildah and old daemons build it too; a daemon of before BuildKit builds all stages above the one that is wanted, wanted or not.
 #
 # Targets: none for the image; `init` for the container that writes a pod's network rules; `prebuilt` and `prebuilt-init` for the same
 # two around a program that is built already, as CI makes them (tests/image/run.py).
