@@ -75,6 +75,7 @@ fn at_the_bench<T>(work: impl FnOnce(&Bench<'_>) -> T) -> T {
         placeholders: &Placeholders::default(),
         pseudonym: "tokenward-bench",
         guarded: true,
+        cookies: &[],
     })
 }
 
@@ -161,6 +162,7 @@ fn strip_and_attach(c: &mut Criterion) {
             htu: &HtuProfile::AsSent,
             pseudonym: "tokenward-bench",
             expects: false,
+            cookie: None,
         };
         let stamp = || Stamp {
             nonce: None,

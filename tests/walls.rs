@@ -85,6 +85,10 @@ const EXPOSE: &Exceptions = &[
         "placeholders are derived from the instance key",
     ),
     (
+        "exchange/cookies/jar.rs",
+        "cookies that were kept become the field of a request, marked sensitive",
+    ),
+    (
         "listen/listener.rs",
         "a listener's private key is parsed where TLS is set up",
     ),

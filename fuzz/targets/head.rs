@@ -70,6 +70,7 @@ fuzz_target!(|data: &[u8]| {
         placeholders: &placeholders,
         pseudonym: "us",
         guarded: true,
+        cookies: &[],
     };
     let Ok(stripped) = credential::strip(&parts, path.clone(), query.as_deref(), intent, &bench)
     else {
@@ -94,6 +95,7 @@ fuzz_target!(|data: &[u8]| {
         htu: &htu,
         pseudonym: "us",
         expects: false,
+        cookie: None,
     };
     let stamp = Stamp {
         nonce: None,

@@ -47,6 +47,8 @@ pub struct DeskFacts {
     pub agents: Box<dyn Fn() -> Vec<AgentName> + Send + Sync>,
     /// Ends every exchange that rides on what this selection is about and the door has stopped. How many.
     pub sever: Box<dyn Fn(&Selection) -> usize + Send + Sync>,
+    /// Forgets the sessions that an API has opened for a grant: it has other credentials now.
+    pub renewed: Arc<Renewed>,
     /// Has the configuration read again.
     pub reload: Reload,
     /// What protects the process, by name, and whether it holds.
@@ -57,6 +59,9 @@ pub struct DeskFacts {
     pub watcher: Watcher,
 }
 
+/// Is told of a grant that somebody has renewed.
+pub(super) type Renewed = dyn Fn(&GrantId) + Send + Sync;
+
 /// Reads the configuration again and takes it into force: the number of the generation that is in force then, or
 /// everything that is wrong with the file, line by line.
 pub type Reload = Box<dyn Fn() -> BoxFuture<'static, Result<u64, Vec<String>>> + Send + Sync>;
@@ -66,7 +71,7 @@ impl Desk {
     #[must_use]
     pub fn new(door: Arc<Door>, facts: DeskFacts) -> Self {
         Self {
-            logins: Logins::new(Arc::clone(&door)),
+            logins: Logins::new(Arc::clone(&door), Arc::clone(&facts.renewed)),
             door,
             facts,
         }
@@ -254,6 +259,9 @@ impl Desk {
     async fn rotate(&self, wish: &Wish) -> Response<Full<Bytes>> {
         let done = self.door.rotate(wish.service.as_ref(), wish.agent.as_ref());
         let done = done.await;
+        for rotated in &done.grants {
+            (self.facts.renewed)(&rotated.grant);
+        }
         let all: Value = done.grants.iter().map(show_rotated).collect();
         let restored: Value = done
             .restored

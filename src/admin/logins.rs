@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
+use super::desk::Renewed;
 use super::login::{Shown, log_in};
 use crate::tokens::{Door, LoginError};
 use crate::vocab::{Code, GrantId};
@@ -19,6 +20,7 @@ const REMEMBERED_MAX: usize = 64;
 /// All of them.
 pub(super) struct Logins {
     door: Arc<Door>,
+    renewed: Arc<Renewed>,
     /// By number: the lowest is the oldest.
     all: Mutex<BTreeMap<u64, Entry>>,
 }
@@ -39,9 +41,10 @@ impl Drop for Entry {
 }
 
 impl Logins {
-    pub(super) fn new(door: Arc<Door>) -> Self {
+    pub(super) fn new(door: Arc<Door>, renewed: Arc<Renewed>) -> Self {
         Self {
             door,
+            renewed,
             all: Mutex::default(),
         }
     }
@@ -55,8 +58,12 @@ impl Logins {
         let begun = log_in(&self.door, grant.clone(), device).await?;
         let (tell, outcome) = watch::channel(None);
         let waiting = begun.outcome;
+        let (renewed, whose) = (Arc::clone(&self.renewed), grant.clone());
         let task = tokio::spawn(async move {
             let ended = waiting.await;
+            if ended.is_ok() {
+                renewed(&whose);
+            }
             // Nobody may ask any more.
             let _gone = tell.send(Some(ended));
         });

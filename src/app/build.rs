@@ -208,7 +208,7 @@ fn data_wing(
         &trust,
     );
     let exchange = exchange(plan, snapshot, &instance, door.clone(), &upstream, tools)?;
-    let exchange = Arc::new(exchange);
+    let alarm = operator::alarm(&door, &exchange);
     let leaves = Arc::new(Leaves::new(root, tools.clock.clone(), LEAVES)?);
     let doors = Doors::new(DoorsSetup {
         exchange: exchange.clone(),
@@ -217,7 +217,7 @@ fn data_wing(
         metrics: tools.metrics.clone(),
         clock: tools.clock.clone(),
         limits: limits(plan),
-        alarm: operator::alarm(&door, &exchange),
+        alarm,
     })?;
     let reloader = Reloader {
         exchange,
@@ -304,13 +304,16 @@ fn exchange(
     door: Arc<tokens::Door>,
     upstream: &Upstream,
     tools: &Tools,
-) -> Result<Exchange, StartError> {
+) -> Result<Arc<Exchange>, StartError> {
     let placeholders = placeholders(instance, &snapshot, &plan.services);
     let streams = plan.limits.agent_streams;
     let services = plan.services.clone();
-    Ok(Exchange::new(Deps {
-        plan: exchange::Plan::new(snapshot, services, placeholders, streams, upstream)?,
-        source: door,
+    let first = exchange::Plan::new(snapshot, services, placeholders, streams, upstream)?;
+    let lent = door.clone();
+    let exchange = Arc::new(Exchange::new(Deps {
+        plan: first.quarantining(plan.quarantined.clone()),
+        lent: Arc::new(move || lent.lent()),
+        source: door.clone(),
         upstream: upstream.clone(),
         audit: tools.audit.clone(),
         metrics: tools.metrics.clone(),
@@ -318,7 +321,9 @@ fn exchange(
         pseudonym: pseudonym(instance),
         replay_total: plan.limits.replay_total,
         body_floor: plan.limits.body_floor,
-    }))
+    }));
+    exchange.quarantine_by(operator::alarm(&door, &exchange));
+    Ok(exchange)
 }
 
 fn limits(plan: &Plan) -> Limits {

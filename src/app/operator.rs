@@ -18,7 +18,7 @@ use crate::exchange::Exchange;
 use crate::listen::{Alarm, SocketFile, server_tls, unix_socket};
 use crate::metrics::Metrics;
 use crate::tokens::{Door, Selection};
-use crate::vocab::Clock;
+use crate::vocab::{Clock, GrantId};
 
 /// Only the owner may connect.
 const MODE: u32 = 0o600;
@@ -96,8 +96,12 @@ async fn make(path: &Path) -> io::Result<(EntranceDoor, SocketFile)> {
 
 /// Revokes what an agent is lent, as the verb does: nothing new is lent, what is open is cut, and the issuers are told.
 pub(super) fn alarm(door: &Arc<Door>, exchange: &Arc<Exchange>) -> Alarm {
-    let (door, exchange) = (Arc::clone(door), Arc::clone(exchange));
+    // Weak: the exchange has it too.
+    let (door, exchange) = (Arc::clone(door), Arc::downgrade(exchange));
     Arc::new(move |agent| {
+        let Some(exchange) = exchange.upgrade() else {
+            return;
+        };
         let selection = Selection {
             service: None,
             agent: Some(agent.clone()),
@@ -131,6 +135,15 @@ pub(super) fn desk(
         agents: {
             let exchange = exchange.clone();
             Box::new(move || exchange.plan().snapshot().agents().cloned().collect())
+        },
+        renewed: {
+            let exchange = exchange.clone();
+            Arc::new(move |grant: &GrantId| {
+                exchange.forget_sessions(|service, agent| {
+                    let whose = grant.agent.is_everyone() || grant.agent == *agent;
+                    grant.service == *service && whose
+                });
+            })
         },
         sever: {
             let door = Arc::clone(door);

@@ -180,11 +180,16 @@ impl Reloader {
         let streams = next.limits.agent_streams;
         let plan = self.exchange.plan();
         let plan = plan.succeed(snapshot, services, placeholders, streams, &self.upstream)?;
+        let plan = plan.quarantining(next.quarantined.clone());
         let agents = Agents::new(next.agents.clone());
         // The last that can fail. Permits of before are good for every credential that stays the same.
         self.door.replace(next.tokens.clone(), generation).await?;
         self.doors.replace_agents(agents);
         let ended = self.exchange.replace(plan);
+        // Other credentials open other sessions.
+        let changed = self.door.changed_in(generation);
+        self.exchange
+            .forget_sessions(|service, _| changed.contains(service));
         let reloaded = Reloaded {
             generation,
             seats,

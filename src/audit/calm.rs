@@ -68,7 +68,9 @@ pub(super) fn about(event: &Event) -> Option<About> {
             grant.agent.as_str().to_owned(),
             grant.service.as_str().to_owned(),
         ),
-        Event::ApiRejected { agent, service, .. } => (
+        Event::ApiRejected { agent, service, .. }
+        | Event::SecretInRequest { agent, service, .. }
+        | Event::StrangerCredential { agent, service, .. } => (
             event.name(),
             agent.as_str().to_owned(),
             service.as_str().to_owned(),

@@ -129,12 +129,36 @@ pub enum Event {
         /// How old it may be, in seconds.
         max_age: Option<u64>,
     },
-    /// A placeholder was found where it does not belong.
-    PlaceholderMisused {
+    /// A live secret of ours stood in an agent's request, which was refused.
+    SecretInRequest {
+        /// The request.
+        request: RequestId,
         /// Who sent it.
         agent: AgentName,
         /// Where to.
         service: ServiceName,
+        /// `body`, `header`, `path` or `query`.
+        place: &'static str,
+    },
+    /// An agent had a credential that is not a placeholder of ours; it was taken off.
+    StrangerCredential {
+        /// Who had it.
+        agent: AgentName,
+        /// Where it was to go.
+        service: ServiceName,
+        /// What it looks like: a word of a closed set.
+        kind: &'static str,
+    },
+    /// A placeholder was found where it does not belong.
+    PlaceholderMisused {
+        /// Who sent it.
+        agent: AgentName,
+        /// Where to, where that is a service.
+        service: Option<ServiceName>,
+        /// The host that it was for.
+        host: String,
+        /// What was done: `deny`, or `revoke`, which stops the agent as well.
+        action: &'static str,
     },
     /// Tokens came faster than their lives explain: so many in ten minutes.
     RefreshRate {
@@ -361,6 +385,7 @@ impl Event {
             Self::RefreshNotRotated { .. } => "grant.refresh_not_rotated",
             Self::RefreshRate { .. } => "token.refresh_rate",
             Self::RevocationPending { .. } => "token.revocation_pending",
+            Self::SecretInRequest { .. } => "secret.in_request",
             Self::ScopeChanged { .. } => "scope.changed",
             Self::ScopeEscalated { .. } => "scope.escalated",
             Self::ScopeGranted { .. } => "scope.granted",
@@ -371,6 +396,7 @@ impl Event {
             Self::Started { .. } => "process.started",
             Self::Stopped => "process.stopped",
             Self::StreamOpened { .. } => "stream.opened",
+            Self::StrangerCredential { .. } => "credential.stranger",
             Self::Suppressed { .. } => "audit.suppressed",
             Self::TokenDropped { .. } => "token.dropped",
             Self::TokenExchanged { .. } => "token.exchanged",
@@ -444,8 +470,38 @@ impl Event {
                 of_grant(&mut line, grant);
                 line.text("reason", reason);
             }
-            Self::AddressProhibited { agent, service }
-            | Self::PlaceholderMisused { agent, service } => parties(&mut line, agent, service),
+            Self::AddressProhibited { agent, service } => parties(&mut line, agent, service),
+            Self::PlaceholderMisused {
+                agent,
+                service,
+                host,
+                action,
+            } => {
+                line.text("agent", agent.as_str());
+                if let Some(service) = service {
+                    line.text("service", service.as_str());
+                }
+                line.text("host", &scrub(host, HOST_MAX, is_host));
+                line.text("action", action);
+            }
+            Self::SecretInRequest {
+                request,
+                agent,
+                service,
+                place,
+            } => {
+                line.shown("request", request);
+                parties(&mut line, agent, service);
+                line.text("place", place);
+            }
+            Self::StrangerCredential {
+                agent,
+                service,
+                kind,
+            } => {
+                parties(&mut line, agent, service);
+                line.text("kind", kind);
+            }
             Self::SniMismatch { agent } => line.text("agent", agent.as_str()),
             Self::ApiRejected {
                 agent,

@@ -107,6 +107,7 @@ pub(super) fn compile(
         audit,
         policy,
         agents: agents.agents,
+        quarantined: agents.quarantined,
         proxy_tokens: agents.proxy_tokens,
         services: services.exchange,
         tokens: services.tokens,

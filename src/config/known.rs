@@ -20,7 +20,6 @@ const NOT_YET: &[&str] = &[
     "services.*.credential.query",
     "services.*.rules.graphql",
     "services.*.rules.mcp",
-    "services.*.session_cookies",
     "store.postgres",
 ];
 

@@ -1,6 +1,6 @@
 //! What the program runs: every value read, every reference resolved, every default filled in.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -30,6 +30,8 @@ pub struct Plan {
     pub policy: policy::Settings,
     /// Who may call, by token; empty where no agent is named.
     pub agents: agent::Settings,
+    /// Agents that are stopped where they misuse a placeholder.
+    pub quarantined: BTreeSet<AgentName>,
     /// Proxy tokens whose values are known, for `env` and `run`. Empty under [`SecretReading::Skip`](super::SecretReading::Skip).
     pub proxy_tokens: BTreeMap<AgentName, Secret<String>>,
     /// How requests are carried.

@@ -250,8 +250,20 @@ pub(super) struct RawAgent {
     pub(super) auth: Option<RawAgentAuth>,
     /// Names of the services it may use; absent: all.
     pub(super) services: Option<List<String>>,
+    /// What is done where it shows a placeholder to another service than its own, or to a host that is none. Default: deny.
+    pub(super) placeholder_misuse: Option<RawMisuse>,
     /// What is usual for it; absent: anything is.
     pub(super) watch: Option<RawWatch>,
+}
+
+/// What is done where an agent misuses a placeholder.
+#[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum RawMisuse {
+    /// The request is refused, and noted.
+    Deny,
+    /// The request is refused, and all that the agent is lent is revoked, until the operator lifts it.
+    Revoke,
 }
 
 /// What is usual for an agent.
@@ -355,8 +367,34 @@ pub(super) struct RawService {
     pub(super) replay_buffer: Option<RawSize>,
     /// What becomes of answers that hold the credential. Default: redact.
     pub(super) response_guard: Option<RawResponseGuard>,
+    /// What becomes of cookies, where it has a credential. Default: keep.
+    pub(super) session_cookies: Option<RawSessionCookies>,
+    /// What becomes of requests that hold a live secret of this proxy. Default: off.
+    pub(super) request_guard: Option<RawRequestGuard>,
     /// How its tokens are asked after while they are in use.
     pub(super) health: Option<RawHealth>,
+}
+
+/// What becomes of requests that hold a live secret.
+#[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum RawRequestGuard {
+    /// They are refused; a body that has begun to flow is broken off.
+    Block,
+    /// Nobody looks.
+    Off,
+}
+
+/// What becomes of the cookies of a service with a credential.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum RawSessionCookies {
+    /// They are dropped, those of the service and those of the agent.
+    Drop,
+    /// tokenward keeps them for the agent and sends them with its next requests; the agent's own are dropped.
+    Keep,
+    /// Those with these names pass, both ways; the others are dropped.
+    Pass(List<String>),
 }
 
 /// What becomes of answers that hold the credential.

@@ -27,6 +27,9 @@ pub enum BodyError {
     /// The lease was revoked or the policy changed while the body flowed.
     #[error("the exchange was cancelled")]
     Cancelled,
+    /// It held a live secret, which did not go out.
+    #[error("the agent's body held a secret")]
+    Secret,
     /// The agent sent nothing for too long.
     #[error("the agent's body stalled")]
     Stalled,
@@ -50,6 +53,8 @@ pub struct Wire<'a> {
     pub pseudonym: &'a str,
     /// Whether the body waits to be asked for (RFC 9110 §10.1.1).
     pub expects: bool,
+    /// The sessions that the API has opened for this credential (RFC 6265 §5.4).
+    pub cookie: Option<HeaderValue>,
 }
 
 /// What makes one proof unlike every other; used once, and needed by leases that sign alone.
@@ -245,6 +250,9 @@ fn hop_fields(
     }
     if wire.expects {
         headers.insert(header::EXPECT, HeaderValue::from_static("100-continue"));
+    }
+    if let Some(cookie) = &wire.cookie {
+        headers.insert(header::COOKIE, cookie.clone());
     }
     if head.intent == Intent::WebSocket {
         headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));

@@ -25,4 +25,6 @@ pub use placeholder::{
 };
 pub use slot::Slot;
 pub use source::{BoxFuture, Feedback, Source, Unavailable};
-pub use strip::{BareHead, Bench, Intent, Seen, StripError, Stripped, strip, strip_trailers};
+pub use strip::{
+    BareHead, Bench, Intent, Seen, StripError, Stripped, TokenKind, strays, strip, strip_trailers,
+};

@@ -3,6 +3,8 @@
 //! What is removed does not depend on whether a token can be had: a placeholder is never forwarded. The outcome is a
 //! [`BareHead`], the only thing that [`attach`](super::attach()) accepts.
 
+use std::borrow::Cow;
+
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, request};
 
@@ -16,7 +18,10 @@ use lists::{
     SECRET_PROTOCOLS, TOKENS_OF_OTHER_KINDS, TRAILERS,
 };
 
+mod kinds;
 mod lists;
+
+pub use kinds::TokenKind;
 
 /// What a request wants to become.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -45,6 +50,12 @@ impl BareHead {
     #[must_use]
     pub fn method(&self) -> &Method {
         &self.method
+    }
+
+    /// The path, as it goes out.
+    #[must_use]
+    pub fn path(&self) -> &RequestPath {
+        &self.path
     }
 
     /// What the request wants to become.
@@ -97,6 +108,8 @@ pub struct Stripped {
     pub head: BareHead,
     /// What stood where credentials stand.
     pub seen: Seen,
+    /// What the first that was not ours looks like, where that is known.
+    pub kind: Option<TokenKind>,
     /// Names of the credential fields that were removed, for the audit line.
     pub removed: Vec<HeaderName>,
 }
@@ -122,6 +135,8 @@ pub struct Bench<'a> {
     pub pseudonym: &'a str,
     /// Whether the answer will be searched for the credential.
     pub guarded: bool,
+    /// Names of cookies of the agent's that go out where a credential of ours does.
+    pub cookies: &'a [Box<str>],
 }
 
 /// Refuses what would make another request of this one: a method beside the method, or a way that leads back here.
@@ -177,11 +192,11 @@ pub fn strip(
     let nominated = nominated(fields);
     let mut kept = HeaderMap::with_capacity(fields.len() + 4);
     let mut removed = Vec::new();
-    let mut seen = Seen::Nothing;
+    let mut slots = Slots::new(bench);
     for (name, value) in fields {
         let credential = is_credential(name, bench.slot);
         if credential {
-            seen = judge(seen, value, bench)?;
+            slots.judge(value)?;
             if broken(Variant::StripNothing) {
                 kept.append(name.clone(), value.clone());
             }
@@ -194,13 +209,17 @@ pub fn strip(
         {
             // An authenticated cookie would be a token of the agent's own, outliving every revocation.
             removed.push(name.clone());
+            if let Some(value) = passing_cookies(value, bench.cookies) {
+                kept.append(name.clone(), value);
+            }
         } else if may_pass(name) && !nominated.iter().any(|n| n == name.as_str()) {
             kept.append(name.clone(), value.clone());
         }
     }
     clean_offers(&mut kept, bench);
     clean_announcement(&mut kept);
-    let query = clean_query(query, &mut seen, bench)?;
+    let query = clean_query(query, &mut slots)?;
+    let Slots { seen, kind, .. } = slots;
     if bench.mode == PlaceholderMode::Required
         && *bench.slot != Slot::Nothing
         && seen != Seen::Placeholder
@@ -220,6 +239,7 @@ pub fn strip(
     Ok(Stripped {
         head,
         seen,
+        kind,
         removed,
     })
 }
@@ -353,36 +373,86 @@ fn came_through(fields: &HeaderMap, pseudonym: &str) -> bool {
         .any(|hop| hop.split_ascii_whitespace().nth(1) == Some(pseudonym))
 }
 
-/// Looks at one value that stood in an authentication slot.
-fn judge(so_far: Seen, value: &HeaderValue, bench: &Bench<'_>) -> Result<Seen, StripError> {
-    let Ok(text) = value.to_str() else {
-        return Ok(Seen::Stranger);
-    };
-    judge_text(so_far, text, bench)
+/// What has stood in authentication slots so far.
+struct Slots<'a> {
+    bench: &'a Bench<'a>,
+    seen: Seen,
+    kind: Option<TokenKind>,
 }
 
-fn judge_text(so_far: Seen, text: &str, bench: &Bench<'_>) -> Result<Seen, StripError> {
-    let text = text.trim();
-    let token = text.split_once(' ').map_or(text, |(_, token)| token.trim());
-    let basic = basic_parts(text);
-    let candidates = [text, token]
-        .into_iter()
-        .chain(basic.iter().map(String::as_str));
-    for candidate in candidates {
-        match bench.placeholders.owner(candidate) {
-            Some((agent, service)) if agent == bench.agent && service == bench.service => {
-                return Ok(Seen::Placeholder);
-            }
-            Some(_) if broken(Variant::AnyPlaceholder) => return Ok(Seen::Placeholder),
-            Some(_) => return Err(StripError(Code::PlaceholderMismatch)),
-            None => {}
+impl<'a> Slots<'a> {
+    fn new(bench: &'a Bench<'a>) -> Self {
+        Self {
+            bench,
+            seen: Seen::Nothing,
+            kind: None,
         }
     }
-    if text.is_empty() || so_far == Seen::Placeholder {
-        Ok(so_far)
-    } else {
-        Ok(Seen::Stranger)
+
+    /// Looks at one value that stood in an authentication slot.
+    fn judge(&mut self, value: &HeaderValue) -> Result<(), StripError> {
+        if let Ok(text) = value.to_str() {
+            return self.judge_text(text);
+        }
+        self.seen = Seen::Stranger;
+        Ok(())
     }
+
+    fn judge_text(&mut self, text: &str) -> Result<(), StripError> {
+        let (bench, text) = (self.bench, text.trim());
+        for candidate in candidates(text) {
+            match bench.placeholders.owner(&candidate) {
+                Some((agent, service)) if agent == bench.agent && service == bench.service => {
+                    self.seen = Seen::Placeholder;
+                    return Ok(());
+                }
+                Some(_) if broken(Variant::AnyPlaceholder) => {
+                    self.seen = Seen::Placeholder;
+                    return Ok(());
+                }
+                Some(_) => return Err(StripError(Code::PlaceholderMismatch)),
+                None => {}
+            }
+        }
+        if self.kind.is_none() {
+            self.kind = candidates(text).find_map(|candidate| TokenKind::of(&candidate));
+        }
+        if !text.is_empty() && self.seen != Seen::Placeholder {
+            self.seen = Seen::Stranger;
+        }
+        Ok(())
+    }
+}
+
+/// What a value of an authentication slot may mean: all of it, what follows its scheme, the parts of a `Basic` value.
+fn candidates(text: &str) -> impl Iterator<Item = Cow<'_, str>> {
+    let token = text.split_once(' ').map_or(text, |(_, token)| token.trim());
+    let basic = basic_parts(text).into_iter().map(Cow::Owned);
+    [text, token].into_iter().map(Cow::Borrowed).chain(basic)
+}
+
+/// Whether a request that goes nowhere has a placeholder of ours where credentials stand, which is not that of `own`.
+/// Somebody took it from where it belongs.
+#[must_use]
+pub fn strays(
+    fields: &HeaderMap,
+    query: Option<&str>,
+    placeholders: &Placeholders,
+    own: (&AgentName, Option<&ServiceName>),
+) -> bool {
+    let stray = |text: &str| {
+        candidates(text.trim()).any(|text| {
+            let owner = placeholders.owner(&text);
+            owner.is_some_and(|(agent, service)| (agent, Some(service)) != own)
+        })
+    };
+    let slots = fields
+        .iter()
+        .filter(|(name, _)| is_credential(name, &Slot::Authorization));
+    let mut values = slots.filter_map(|(_, value)| value.to_str().ok());
+    let parts = query.into_iter().flat_map(parameters);
+    let mut parts = parts.filter(|part| carries_credential(part)).map(value_of);
+    values.any(stray) || parts.any(stray)
 }
 
 /// User and password of a `Basic` value: git and others put a token there.
@@ -411,21 +481,15 @@ fn parameters(query: &str) -> impl Iterator<Item = &str> {
 }
 
 /// Removes credential parameters from the query of a credentialed service; leaves every other byte as it is.
-fn clean_query(
-    query: Option<&str>,
-    seen: &mut Seen,
-    bench: &Bench<'_>,
-) -> Result<Option<Box<str>>, StripError> {
+fn clean_query(query: Option<&str>, slots: &mut Slots<'_>) -> Result<Option<Box<str>>, StripError> {
     let Some(query) = query else { return Ok(None) };
-    if *bench.slot == Slot::Nothing || broken(Variant::StripNothing) {
+    if *slots.bench.slot == Slot::Nothing || broken(Variant::StripNothing) {
         return Ok(Some(query.into()));
     }
     let mut found = false;
     for part in parameters(query).filter(|part| carries_credential(part)) {
         found = true;
-        let part = part.trim_end_matches(['&', ';']);
-        let value = part.split_once('=').map_or("", |(_, value)| value);
-        *seen = judge_text(*seen, value, bench)?;
+        slots.judge_text(value_of(part))?;
     }
     if !found {
         return Ok(Some(query.into()));
@@ -435,6 +499,11 @@ fn clean_query(
         .collect();
     let rest = rest.trim_end_matches(['&', ';']);
     Ok((!rest.is_empty()).then(|| rest.into()))
+}
+
+fn value_of(part: &str) -> &str {
+    let part = part.trim_end_matches(['&', ';']);
+    part.split_once('=').map_or("", |(_, value)| value)
 }
 
 fn carries_credential(part: &str) -> bool {
@@ -534,6 +603,19 @@ fn clean_codings(headers: &mut HeaderMap, guarded: bool) {
     if let Ok(rest) = HeaderValue::from_str(&rest) {
         headers.insert(name, rest);
     }
+}
+
+/// Of a `Cookie` field, the cookies with one of these names.
+fn passing_cookies(value: &HeaderValue, names: &[Box<str>]) -> Option<HeaderValue> {
+    let named = |pair: &&[u8]| {
+        let equals = pair.iter().position(|b| *b == b'=');
+        let name = equals.and_then(|at| pair.get(..at));
+        name.is_some_and(|name| names.iter().any(|known| known.as_bytes() == name))
+    };
+    let pairs = value.as_bytes().split(|b| *b == b';');
+    let pairs: Vec<&[u8]> = pairs.map(<[u8]>::trim_ascii).filter(named).collect();
+    let joined = HeaderValue::from_bytes(&pairs.join(&b"; "[..])).ok();
+    joined.filter(|joined| !joined.is_empty())
 }
 
 /// HTTP/2 may split cookies over several fields; HTTP/1.1 knows one (RFC 9113 §8.2.3).

@@ -11,14 +11,17 @@ use std::time::Duration;
 use http::header::{self, HeaderMap};
 use http::{Method, StatusCode, Version};
 use hyper::upgrade::OnUpgrade;
+use tokio_util::sync::CancellationToken;
 use tower::Service as _;
 
 use super::body::Progress;
 use super::chance::random;
+use super::cookies::Visit;
 use super::held::Gate;
 use super::interim::{Cleaning, Interim};
-use super::kept::{Kept, Patience, Wait};
+use super::kept::{self, Kept, Patience, Wait};
 use super::media::Media;
+use super::outgoing::Outgoing;
 use super::plan::Service;
 use super::record::Line;
 use super::refusal::Refusal;
@@ -54,6 +57,8 @@ pub(super) struct Crossing<'a> {
 pub(super) struct Bare {
     pub(super) head: BareHead,
     pub(super) body: Kept,
+    /// What it is searched for on its way.
+    pub(super) guard: Option<Outgoing>,
     /// How slow the body may be.
     pub(super) patience: Patience,
     pub(super) media: Media,
@@ -68,6 +73,24 @@ pub(super) struct Bare {
     pub(super) fill: Option<Arc<str>>,
     /// Where interim answers go, where the agent can be told of them.
     pub(super) interim: Option<Interim>,
+}
+
+impl Bare {
+    /// The body for the next attempt; one that flows is searched on its way.
+    fn take_body(
+        &mut self,
+        cancel: &CancellationToken,
+        progress: &Arc<Progress>,
+        wait: Option<Wait>,
+    ) -> Result<kept::Outgoing, Code> {
+        let taken = self.body.take(cancel, self.patience, progress, wait);
+        let (body, gate) = taken.ok_or(Code::DpopNonceRetry)?;
+        let body = match (&self.guard, &self.body) {
+            (Some(guard), Kept::Streaming(_) | Kept::Waiting(_)) => guard.flowing(body),
+            _ => body,
+        };
+        Ok((body, gate))
+    }
 }
 
 /// Reasons to send again that are used up.
@@ -242,9 +265,13 @@ async fn attempt(
     if cancel.is_cancelled() {
         return Err(ended(lease, line).into());
     }
-    let body = bare.body.take(&cancel, bare.patience, &progress, wait);
-    let (body, gate) = body.ok_or(Code::DpopNonceRetry)?;
+    let (body, gate) = bare.take_body(&cancel, &progress, wait)?;
+    let visit = service.jars.as_deref().map(|jars| {
+        let path = bare.head.path();
+        Visit::new(jars, permit, path, lease, &exchange.clock)
+    });
     let wire = Wire {
+        cookie: visit.as_ref().and_then(Visit::cookie),
         version: connection.version(),
         authority: permit.authority(),
         htu: &settings.htu,
@@ -279,7 +306,11 @@ async fn attempt(
     let outcome = cancel.run_until_cancelled(answer).await;
     line.upstream_took(waiting.elapsed());
     let outcome = outcome.ok_or_else(|| ended(lease, line))?;
-    Ok((nonce, outcome.ok_or(Code::UpstreamTimeout)?))
+    let outcome = outcome.ok_or(Code::UpstreamTimeout)?;
+    if let (Some(visit), Ok(reply)) = (visit, &outcome) {
+        visit.answered(reply.response.headers());
+    }
+    Ok((nonce, outcome))
 }
 
 /// Why an exchange was ended before it was answered: its credential is gone, or its permit.

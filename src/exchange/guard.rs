@@ -12,6 +12,7 @@ use http::{Method, Response, StatusCode, response};
 use http_body::Body as _;
 
 use super::body::{AgentBody, Flow, Watch};
+use super::cookies;
 use super::ending::Ending;
 use super::record::Line;
 use super::refusal::Refusal;
@@ -100,6 +101,21 @@ fn goes(name: &HeaderName, credentialed: bool) -> bool {
             .any(|beginning| name.starts_with(beginning))
 }
 
+/// Removes what an agent must not get from the head of an answer, but for the cookies that the service lets pass.
+fn clean_head(headers: &mut HeaderMap, settings: &ServiceSettings) {
+    let credentialed = settings.slot != Slot::Nothing;
+    let names = settings.session_cookies.passing();
+    let passing = if credentialed && !names.is_empty() {
+        cookies::passing(headers, names)
+    } else {
+        Vec::new()
+    };
+    clean(headers, credentialed);
+    for cookie in passing {
+        headers.append(header::SET_COOKIE, cookie);
+    }
+}
+
 /// Fields that mean something only in front of a body: in trailers they could make a reader take it for another
 /// (RFC 9110 §6.5.1).
 const NOT_IN_TRAILERS: [&str; 13] = [
@@ -147,7 +163,7 @@ async fn stream(
     reply: Reply,
     bodiless: bool,
     shield: Option<Shield>,
-    (watch, credentialed, idle): (Watch, bool, Duration),
+    (watch, settings): (Watch, &ServiceSettings),
     line: &mut Line,
 ) -> Result<Kind, Refusal> {
     let (mut parts, mut inner) = reply.response.into_parts();
@@ -156,21 +172,21 @@ async fn stream(
         // Nobody polls a body that is not there.
         line.completed();
     }
-    clean(&mut parts.headers, credentialed);
+    clean_head(&mut parts.headers, settings);
     parts.extensions.clear();
     let mut searched = None;
     if let Some(mut shield) = shield {
         shield.head(&mut parts.headers, line)?;
         if !nothing {
             let mut body = Box::new(shield.body(&mut parts)?);
-            begin(&mut body, &mut inner, idle, line).await?;
+            begin(&mut body, &mut inner, settings.timeouts.idle, line).await?;
             searched = Some(body);
         }
     }
     let flow = Flow {
         inner,
         watch,
-        credentialed,
+        credentialed: settings.slot != Slot::Nothing,
         searched,
     };
     Ok(Kind::Stream { parts, flow })
@@ -189,7 +205,6 @@ pub(super) async fn guard(
     line: &mut Line,
 ) -> Result<Guarded, Refusal> {
     let status = reply.response.status();
-    let credentialed = settings.slot != Slot::Nothing;
     let watch = Watch::new(
         line.cancel(),
         settings.timeouts.idle,
@@ -209,7 +224,7 @@ pub(super) async fn guard(
     let kind = match (status, used.upgrade) {
         (StatusCode::SWITCHING_PROTOCOLS, Some(agent)) => {
             let mut switch = Switch::new(reply, &used.head, agent, watch)?;
-            clean(switch.headers(), credentialed);
+            clean_head(switch.headers(), settings);
             if let Some(mut shield) = shield {
                 shield.head(switch.headers(), line)?;
                 switch.search(shield);
@@ -224,8 +239,7 @@ pub(super) async fn guard(
         }
         _ => {
             let bodiless = *used.head.method() == Method::HEAD;
-            let flow = (watch, credentialed, settings.timeouts.idle);
-            stream(reply, bodiless, shield, flow, line).await?
+            stream(reply, bodiless, shield, (watch, settings), line).await?
         }
     };
     line.allowed(status);

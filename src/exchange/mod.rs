@@ -12,8 +12,10 @@ mod arrival;
 mod attempts;
 mod blind;
 mod body;
+mod canary;
 mod chance;
 mod clocks;
+mod cookies;
 mod ending;
 mod floor;
 #[cfg(feature = "fuzzing")]
@@ -25,6 +27,7 @@ mod kept;
 mod live;
 mod media;
 mod messages;
+mod outgoing;
 mod plan;
 mod record;
 mod refusal;
@@ -42,15 +45,17 @@ mod withheld;
 
 pub use arrival::{Arrival, Door, absolute_authority, redirected_authority};
 pub use body::AgentBody;
+pub use canary::Quarantine;
 pub use ending::Ending;
 pub use floor::BodyFloor;
 pub use interim::Interim;
 pub use live::Severed;
+pub use outgoing::Lent;
 pub use plan::{Plan, PlanError};
 pub use record::Line;
 pub use refusal::Refusal;
 pub use respond::{Form, respond};
-pub use settings::{ResponseGuard, ServiceSettings, Timeouts};
+pub use settings::{RequestGuard, ResponseGuard, ServiceSettings, SessionCookies, Timeouts};
 pub use story::{Deps, Exchange};
 pub use taking::watched;
 #[cfg(feature = "variants")]

@@ -1,14 +1,15 @@
 //! One policy generation as the exchange uses it: the snapshot, and beside it what each service needs to be carried.
 //! Swapped whole, so no request sees half of a reload.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::clocks::Clocks;
-use super::settings::ServiceSettings;
-use crate::credential::Placeholders;
+use super::cookies::{Jars, Shelf};
+use super::settings::{ServiceSettings, SessionCookies};
+use crate::credential::{Placeholders, Slot};
 use crate::policy::{Permit, Snapshot};
 use crate::upstream::{Endpoint, EndpointError, Upstream};
 use crate::vocab::{AgentName, Code, ServiceName};
@@ -19,6 +20,9 @@ pub struct Plan {
     services: HashMap<ServiceName, Service>,
     pub(super) placeholders: Placeholders,
     shares: HashMap<AgentName, Arc<Semaphore>>,
+    shelf: Shelf,
+    /// Agents that are stopped where they misuse a placeholder.
+    quarantined: BTreeSet<AgentName>,
 }
 
 /// One service of a generation.
@@ -27,6 +31,8 @@ pub(super) struct Service {
     pub(super) endpoint: Arc<Endpoint>,
     /// The clocks of the API's origins.
     pub(super) clocks: Arc<Clocks>,
+    /// The sessions that its credential opened; `None`: none are kept.
+    pub(super) jars: Option<Arc<Jars>>,
 }
 
 /// A service that cannot be reached as configured.
@@ -75,10 +81,20 @@ impl Plan {
         streams: usize,
         upstream: &Upstream,
     ) -> Result<Self, PlanError> {
+        let shelf = old.map(|old| old.shelf.clone()).unwrap_or_default();
         let mut compiled = HashMap::new();
         for settings in services {
             let service = settings.name.clone();
             let before = old.and_then(|old| old.services.get(&service));
+            let keeps =
+                settings.slot != Slot::Nothing && settings.session_cookies == SessionCookies::Keep;
+            let jars = keeps.then(|| {
+                let same = before.filter(|before| before.settings == settings);
+                let same =
+                    same.filter(|_| old.is_some_and(|old| old.judges_as(&snapshot, &service)));
+                let jars = same.and_then(|before| before.jars.clone());
+                jars.unwrap_or_else(|| Arc::new(Jars::new(shelf.clone())))
+            });
             let before = before.filter(|before| before.settings.target == settings.target);
             let (endpoint, clocks) = match before {
                 Some(before) => (before.endpoint.clone(), before.clocks.clone()),
@@ -97,6 +113,7 @@ impl Plan {
                     settings,
                     endpoint,
                     clocks,
+                    jars,
                 },
             );
         }
@@ -111,7 +128,41 @@ impl Plan {
             services: compiled,
             placeholders,
             shares,
+            shelf,
+            quarantined: BTreeSet::new(),
         })
+    }
+
+    /// The same plan, under which these agents are stopped where they misuse a placeholder.
+    #[must_use]
+    pub fn quarantining(mut self, agents: BTreeSet<AgentName>) -> Self {
+        self.quarantined = agents;
+        self
+    }
+
+    pub(super) fn quarantines(&self, agent: &AgentName) -> bool {
+        self.quarantined.contains(agent)
+    }
+
+    /// Whether another policy says the same of a service.
+    fn judges_as(&self, other: &Snapshot, service: &ServiceName) -> bool {
+        let of = |snapshot: &Snapshot| snapshot.services().find(|s| s.name == *service).cloned();
+        of(&self.snapshot) == of(other)
+    }
+
+    /// Whether an agent may use a service at all.
+    pub(super) fn reaches(&self, agent: &AgentName, service: &ServiceName) -> bool {
+        let mut services = self.snapshot.services_of(agent);
+        services.any(|judged| judged.name == *service)
+    }
+
+    /// Empties the cookie jars of whom `who` says yes: what opened those sessions is over.
+    pub(super) fn empty_jars(&self, who: impl Fn(&ServiceName, &AgentName) -> bool) {
+        for (name, service) in &self.services {
+            if let Some(jars) = &service.jars {
+                jars.empty(|agent| who(name, agent));
+            }
+        }
     }
 
     /// The policy of this generation.

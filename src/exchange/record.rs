@@ -92,6 +92,11 @@ impl Line {
         facts.host = authority.map(Authority::text).unwrap_or_default();
     }
 
+    /// The path held what no line may hold; it is shown like this.
+    pub(super) fn shows_path(&mut self, path: String) {
+        self.record.facts().path = path;
+    }
+
     pub(super) fn door(&mut self) -> &'static str {
         self.record.facts().listener
     }

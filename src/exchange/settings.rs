@@ -8,7 +8,7 @@ use crate::upstream::TargetSettings;
 use crate::vocab::{Binding, ServiceName};
 
 /// How requests to one service are carried.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct ServiceSettings {
     /// Its name.
     pub name: ServiceName,
@@ -30,6 +30,42 @@ pub struct ServiceSettings {
     pub max_stream_age: Option<Duration>,
     /// What becomes of answers that hold the credential.
     pub response_guard: ResponseGuard,
+    /// What becomes of requests that hold a live secret.
+    pub request_guard: RequestGuard,
+    /// What becomes of cookies, where it has a credential.
+    pub session_cookies: SessionCookies,
+}
+
+/// What becomes of requests that hold a live secret of ours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum RequestGuard {
+    /// They are refused; a body that has begun to flow is broken off.
+    Block,
+    /// Nobody looks.
+    #[default]
+    Off,
+}
+
+/// What becomes of the cookies of a service with a credential: a session that the credential opened.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum SessionCookies {
+    /// They stay here, and go out again with the agent's next requests.
+    #[default]
+    Keep,
+    /// They are dropped, either way.
+    Drop,
+    /// Those with these names pass, either way; the others are dropped.
+    Pass(Vec<Box<str>>),
+}
+
+impl SessionCookies {
+    /// The names of those that pass.
+    pub(super) fn passing(&self) -> &[Box<str>] {
+        match self {
+            Self::Pass(names) => names,
+            Self::Keep | Self::Drop => &[],
+        }
+    }
 }
 
 /// What becomes of answers that hold the credential.

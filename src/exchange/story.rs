@@ -22,6 +22,7 @@ use tokio::sync::watch;
 use super::arrival::{Arrival, Door};
 use super::attempts::{self, Bare, Crossing};
 use super::body::AgentBody;
+use super::canary::Canary;
 use super::chance::random;
 use super::ending::Ending;
 use super::floor::BodyFloor;
@@ -30,21 +31,22 @@ use super::interim::Interim;
 use super::kept::{Kept, Patience, ReplayBudget};
 use super::live::{About, Live, Severed};
 use super::media::Media;
+use super::outgoing::{Lent, Outgoing};
 use super::plan::{Plan, Service};
 use super::record::Line;
 use super::refusal::Refusal;
 use super::respond::{Form, last_words, respond};
-use super::settings::{ResponseGuard, ServiceSettings};
+use super::settings::{RequestGuard, ResponseGuard, ServiceSettings};
 use super::shield::Alarm;
 use super::stepup::StepUps;
 use crate::agent::Agent;
 use crate::audit::{Audit, Event};
-use crate::credential::{self, Bench, Intent, Nonces, Seen, Source};
+use crate::credential::{self, Bench, Intent, Nonces, Seen, Source, Stripped};
 use crate::metrics::Metrics;
 use crate::policy::{Admission, Decision, Facts, Permit};
 use crate::upstream::Upstream;
 use crate::vocab::variant::{Variant, broken};
-use crate::vocab::{AgentName, Authority, Clock, Code, RequestId, Stopwatch};
+use crate::vocab::{AgentName, Authority, Clock, Code, RequestId, ServiceName, Stopwatch};
 
 /// Nonces kept for APIs.
 const NONCES: usize = 1024;
@@ -73,6 +75,8 @@ pub struct Deps {
     pub replay_total: usize,
     /// The slowest that an agent's body may be.
     pub body_floor: BodyFloor,
+    /// Tells what must not leave in a request, where a service wants it searched.
+    pub lent: Lent,
 }
 
 /// Carries requests. Shared by all listeners.
@@ -93,6 +97,8 @@ pub struct Exchange {
     budget: ReplayBudget,
     pub(super) body_floor: BodyFloor,
     alarm: Arc<Alarm>,
+    lent: Lent,
+    pub(super) canary: Canary,
 }
 
 impl Exchange {
@@ -120,6 +126,8 @@ impl Exchange {
             budget: ReplayBudget::new(deps.replay_total),
             body_floor: deps.body_floor,
             alarm,
+            lent: deps.lent,
+            canary: Canary::default(),
         }
     }
 
@@ -138,6 +146,7 @@ impl Exchange {
     /// Replaces policy and services. A request is judged under one generation. What is under way and not allowed any more
     /// has half a second to come to its end, as most requests do, and is cut then. How many that are.
     pub fn replace(self: &Arc<Self>, plan: Plan) -> usize {
+        plan.empty_jars(|service, agent| !plan.reaches(agent, service));
         let plan = Arc::new(plan);
         // First the plan, then the judgement: whoever takes a place in between has asked the new plan again.
         self.plan.store(plan.clone());
@@ -157,8 +166,14 @@ impl Exchange {
     /// ride on. New ones must be refused by the source already. How many exchanges that were.
     pub fn sever(&self, who: Arc<Severed>) -> usize {
         let many = self.live.sever(&*who);
+        self.plan.load().empty_jars(&*who);
         self.severed.send_replace(Some(who));
         many
+    }
+
+    /// Forgets the sessions that APIs have opened for those of whom `who` says yes: they log in anew, with other credentials.
+    pub fn forget_sessions(&self, who: impl Fn(&ServiceName, &AgentName) -> bool) {
+        self.plan.load().empty_jars(who);
     }
 
     /// Waits until what this agent does at this destination is severed.
@@ -297,7 +312,10 @@ impl Exchange {
         if broken(Variant::DialsFirst) {
             drop(self.dial_blind(&arrival.authority).await);
         }
-        let (plan, permit) = self.settle(&arrival, line)?;
+        let (plan, permit) = match self.settle(&arrival, line) {
+            Ok(settled) => settled,
+            Err(refusal) => return Err(self.unsettled(&arrival, refusal)),
+        };
         line.permitted(&permit);
 
         let service = plan.service(&permit)?;
@@ -324,6 +342,13 @@ impl Exchange {
         guard(reply, used, &service.settings, (&self.alarm, fill), line)
             .await
             .map_err(about)
+    }
+
+    /// A request that policy denies: whether that is all there is to say of it.
+    fn unsettled(&self, arrival: &Arrival, refusal: Refusal) -> Refusal {
+        let whose = (arrival.agent.name(), &arrival.authority);
+        let said = (&arrival.parts.headers, arrival.query.as_deref());
+        self.goes_nowhere(whose, said, refusal)
     }
 
     /// Decides under the plan that is in use, and takes the exchange's place, where later plans find it. A plan that was
@@ -387,23 +412,21 @@ impl Exchange {
             placeholders: &plan.placeholders,
             pseudonym: &self.pseudonym,
             guarded: settings.response_guard != ResponseGuard::Off,
+            cookies: settings.session_cookies.passing(),
         };
+        let guard = self.guard_request(settings, &arrival, permit, line)?;
         let interim = arrival.parts.extensions.get::<Interim>().cloned();
         let upgrade = (arrival.intent == Intent::WebSocket).then_some(arrival.upgrade);
         let query = arrival.query.as_deref();
         let stripped =
             credential::strip(&arrival.parts, arrival.path, query, arrival.intent, &bench);
         if let Err(credential::StripError(Code::PlaceholderMismatch)) = &stripped {
-            self.event(Event::PlaceholderMisused {
-                agent: permit.agent().clone(),
-                service: permit.service().clone(),
-            });
+            let service = Some(permit.service());
+            self.misused(plan, permit.agent(), service, permit.authority());
         }
         let stripped = stripped?;
         line.stripped(stripped.seen, &stripped.removed);
-        if stripped.seen == Seen::Stranger {
-            self.metrics.security_event("credential.stranger");
-        }
+        self.note_stranger(&stripped, permit);
         let media = Media::of(&arrival.parts.headers);
         // HTTP/1.0 knows no expectation (RFC 9110 §10.1.1), and on HTTP/2 no agent of ours is told to go on.
         let expects = arrival.parts.version == Version::HTTP_11
@@ -415,9 +438,13 @@ impl Exchange {
             unhurried: arrival.parts.version == Version::HTTP_2 && media.speaks_both_ways(),
         };
         let body = self.keep(arrival.body, settings, patience, line).await?;
+        if let Some(guard) = &guard {
+            guard.kept(&body)?;
+        }
         Ok(Bare {
             head: stripped.head,
             body,
+            guard,
             patience,
             media,
             version: arrival.parts.version,
@@ -430,6 +457,36 @@ impl Exchange {
                 .cloned(),
             interim,
         })
+    }
+
+    /// Tells of a credential that is not ours: in the audit file where it is known what it is.
+    fn note_stranger(&self, stripped: &Stripped, permit: &Permit) {
+        if let Some(kind) = stripped.kind {
+            self.event(Event::StrangerCredential {
+                agent: permit.agent().clone(),
+                service: permit.service().clone(),
+                kind: kind.as_str(),
+            });
+        } else if stripped.seen == Seen::Stranger {
+            self.metrics.security_event("credential.stranger");
+        }
+    }
+
+    /// What the request is searched for, where the service wants that; its head holds none of it.
+    fn guard_request(
+        &self,
+        settings: &ServiceSettings,
+        arrival: &Arrival,
+        permit: &Permit,
+        line: &mut Line,
+    ) -> Result<Option<Outgoing>, Refusal> {
+        if settings.request_guard == RequestGuard::Off {
+            return Ok(None);
+        }
+        let guard = Outgoing::new(&(self.lent)(), &self.alarm, permit, line.id());
+        let (path, query) = (arrival.path.wire(), arrival.query.as_deref());
+        guard.head(path, query, &arrival.parts.headers, line)?;
+        Ok(Some(guard))
     }
 
     /// Takes charge of a body. What is being kept for a second attempt may come slowly, and must end with its permit all

@@ -67,6 +67,14 @@ impl Doors {
             }
             Err(refusal) => match self.exchange.open(&request) {
                 Ok(mut line) => {
+                    let refusal = match (&named, &authority) {
+                        (Some(agent), Ok(authority)) => {
+                            let said = (request.headers(), None);
+                            self.exchange
+                                .goes_nowhere((agent, authority), said, refusal)
+                        }
+                        _ => refusal,
+                    };
                     line.at(Door::Connect, named.as_ref(), authority.as_ref().ok());
                     let answer = self.exchange.refuse(line, &refusal);
                     // What may not stay open does not stay open unused.

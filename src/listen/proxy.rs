@@ -275,7 +275,13 @@ impl Doors {
             self.usual(&caller, true)?;
             let agent = caller.agent;
             let authority = authority?;
-            match self.exchange.admits(&agent, &authority)? {
+            let admitted = self.exchange.admits(&agent, &authority);
+            let admitted = admitted.map_err(|refusal| {
+                let said = (request.headers(), request.uri().query());
+                let whose = (agent.name(), &authority);
+                self.exchange.goes_nowhere(whose, said, refusal)
+            });
+            match admitted? {
                 Admission::Intercept(_) => Arrival::new(agent, authority, Door::Absolute, request),
                 // A blind host is reached through its own TLS only; in clear there is nothing to pass through.
                 Admission::Tunnel => Err(Code::TlsRequired.into()),

@@ -119,13 +119,19 @@ impl HostPattern {
         let Some(base) = self.base.name() else {
             return false;
         };
-        let registrable = |name: &str| psl::domain_str(name).is_some();
-        self.reach != Reach::Exact && !(registrable(base) && registrable(&format!("x.{base}")))
+        self.reach != Reach::Exact
+            && (is_public_suffix(base) || is_public_suffix(&format!("x.{base}")))
     }
 
     pub(super) fn has_underscore(&self) -> bool {
         has_underscore(&self.base)
     }
+}
+
+/// Whether strangers can own names below this one: it is a public suffix, or nobody knows it as anything else.
+#[must_use]
+pub fn is_public_suffix(name: &str) -> bool {
+    psl::domain_str(name).is_none()
 }
 
 impl fmt::Display for HostPattern {

@@ -25,7 +25,7 @@ mod snapshot;
 #[cfg(test)]
 mod tests;
 
-pub use catalogue::{HostPattern, PatternError};
+pub use catalogue::{HostPattern, PatternError, is_public_suffix};
 pub use decide::{Admission, Decision, Denial, Facts, Pending, Permit};
 pub use error::{Place, PolicyError};
 pub use explain::{Explanation, Fix, Outcome, PolicyWarning};

@@ -33,7 +33,7 @@ impl Settings {
 }
 
 /// One service.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct ServiceSettings {
     /// Its name.
     pub name: ServiceName,

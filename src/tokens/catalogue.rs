@@ -122,6 +122,23 @@ impl Catalogue {
         self.services.get(service)
     }
 
+    /// Every static credential, lent or not.
+    pub(super) fn fixed(&self) -> Vec<Lease> {
+        let offers = self.services.values();
+        let fixed = offers.filter_map(|offer| match &offer.kind {
+            Kind::Fixed(fixed) => Some(fixed.pattern.clone()),
+            Kind::Oauth { .. } => None,
+        });
+        fixed.collect()
+    }
+
+    /// The services whose credentials came with this generation.
+    pub(super) fn since(&self, generation: Generation) -> Vec<ServiceName> {
+        let offers = self.services.iter();
+        let came = offers.filter(|(_, offer)| offer.since == generation);
+        came.map(|(name, _)| name.clone()).collect()
+    }
+
     /// Every service and how its credential is tied to a key.
     pub(super) fn bindings(&self) -> Vec<(ServiceName, Binding)> {
         let mut all: Vec<_> = self

@@ -291,6 +291,21 @@ impl Door {
         }
     }
 
+    /// Every token in use and every static credential: what may be lent at this moment. They are never more than the
+    /// configuration has agents, services and scope sets.
+    #[must_use]
+    pub fn lent(&self) -> Vec<Lease> {
+        let mut all = self.shelf.leases();
+        all.extend(self.shelf.catalogue.load().fixed());
+        all
+    }
+
+    /// The services whose credentials this generation has brought or changed.
+    #[must_use]
+    pub fn changed_in(&self, generation: Generation) -> Vec<ServiceName> {
+        self.shelf.catalogue.load().since(generation)
+    }
+
     /// Every service and what ties its credential to a key.
     #[must_use]
     pub fn bindings(&self) -> Vec<(ServiceName, Binding)> {

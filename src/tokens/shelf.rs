@@ -81,6 +81,11 @@ impl Shelf {
         Some(slot.lease.clone())
     }
 
+    /// Every lease in use.
+    pub(super) fn leases(&self) -> Vec<Lease> {
+        self.slots.iter().map(|slot| slot.lease.clone()).collect()
+    }
+
     /// Puts a lease into use in place of the one before it.
     pub(super) fn put(&self, key: Key, lease: Lease) {
         self.troubles().remove(&key);

@@ -72,6 +72,7 @@ impl SendError {
     pub fn code(&self) -> Code {
         match self.failure {
             SendFailure::Body(BodyError::Agent) => Code::BadRequest,
+            SendFailure::Body(BodyError::Secret) => Code::SecretInRequest,
             SendFailure::Body(BodyError::Stalled) => Code::RequestTimeout,
             SendFailure::Body(BodyError::Cancelled) => Code::ServiceRevoked,
             SendFailure::Body(BodyError::Upstream) | SendFailure::Closed => Code::UpstreamReset,
@@ -261,6 +262,7 @@ impl Fate {
             BodyError::Cancelled => 2,
             BodyError::Upstream => 3,
             BodyError::Stalled => 4,
+            BodyError::Secret => 5,
         };
         self.0.store(mark, Ordering::Release);
     }
@@ -271,6 +273,7 @@ impl Fate {
             2 => Some(BodyError::Cancelled),
             3 => Some(BodyError::Upstream),
             4 => Some(BodyError::Stalled),
+            5 => Some(BodyError::Secret),
             _ => None,
         }
     }

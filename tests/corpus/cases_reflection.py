@@ -357,19 +357,58 @@ def run(house, mark):
         fail_unless(came < 16 * MIB, came, "bytes came")
 
 
-@case("K03", "cookies of a service with a credential stay away from the agent")
+@case("K03", "cookies of a service with a credential stay away from the agent, and with us")
 def run(house, mark):
+    def sent_next():
+        house.origins[ECHO].behave = said(lambda r: "ok")
+        expect(house.A.get(ECHO, "/x"), 200)
+        return mark.at(ECHO)[-1].values("cookie")
     for cookie in ("session=abc; Path=/; HttpOnly", "a=b", "__Host-s=x; Secure; Path=/"):
         for host, kept in ((ECHO, False), (MAL, True)):
             house.origins[host].behave = lambda r, c, cookie=cookie: (200, [("set-cookie", cookie), ("set-cookie", "second=1"), ("set-cookie2", cookie)], "ok")
             answer = expect(house.A.get(host, "/x"), 200)
             wanted = [cookie, "second=1"] if kept else []
             fail_unless(answer.values("set-cookie") == wanted, host, answer.values("set-cookie"))
+    fail_unless(sent_next() == ["session=abc; second=1; a=b; __Host-s=x"], mark.at(ECHO)[-1].values("cookie"))
     # Nor in trailers, where a reader might take it for a field.
     house.origins[ECHO].behave = chunked(lambda r: [b"text"], "Trailer: set-cookie\r\n", "set-cookie: session=abc\r\n")
     with house.A.h2(ECHO) as h2:
         answer = expect(h2.get(ECHO, "/x", [("te", "trailers")]), 200)
         fail_unless(not answer.trailers, answer.trailers)
+    # What the host may not say is not kept, and what it takes back is gone.
+    strange = ["b=1; Domain=test", "c=1; Domain=mal.test", "d=1; Domain=x.echo.test", "__Host-e=1; Path=/", "f=1; Path=/other"]
+    away = [f"{name}=; Max-Age=0; Path=/; Secure" for name in ("session", "second", "a", "__Host-s")]
+    for lines in (strange, away):
+        house.origins[ECHO].behave = lambda r, c, lines=lines: (200, [("set-cookie", line) for line in lines], "ok")
+        fail_unless(not expect(house.A.get(ECHO, "/x"), 200).values("set-cookie"), "a cookie came")
+    fail_unless(sent_next() == [], mark.at(ECHO)[-1].values("cookie"))
+
+
+@case("I07", "a live secret goes nowhere where requests are searched", unheard=True)
+def run(house, mark):
+    host = "dlp.wild.test"
+    expect(house.A.get(RO, "/v1/items/1"), 200)
+    bound = token(mark.at(RO)[-1])
+    refused = (403, "secret-in-request")
+    for secret in (bound, house.secrets["ECHO_TOKEN"], house.secrets["GQL_TOKEN"]):
+        raw = secret.encode()
+        written = [secret, base64.b64encode(raw).decode(), base64.b64encode(b"user:" + raw).decode(), base64.urlsafe_b64encode(b"ab" + raw).decode(), "".join(f"%{b:02x}" for b in raw)]
+        for text in written:
+            small, large = json.dumps({"note": text}), "x" * 200000 + text + "y" * 1000
+            for body in (small, large):
+                expect(house.A.ask(host, head(host, "POST /x HTTP/1.1", f"Content-Length: {len(body)}", body=body), "POST"), refused)
+            expect(house.A.get(host, "/x", f"X-Note: {text}\r\n"), refused)
+            expect(house.A.get(host, f"/x?q={text}"), refused)
+            expect(house.A.get(host, f"/x/{text.replace('/', '_')}/y"), refused)
+        with house.A.h2(host) as h2:
+            expect(h2.get(host, f"/x?q={secret}"), refused)
+            expect(h2.get(host, "/x", [("x-note", secret)]), refused)
+    places = {e["place"] for e in mark.events() if e.get("event") == "secret.in_request"}
+    fail_unless(places <= {"body", "header", "path", "query"} and "body" in places, places)
+    # What is no secret passes: a placeholder, and the token with another last letter.
+    prompt = f"{house.placeholders['A']['ECHO_PH']} {bound[:-1]}! {base64.b64encode(bound[:-1].encode()).decode()}" * 100
+    expect(house.A.ask(host, head(host, "POST /x HTTP/1.1", f"Content-Length: {len(prompt)}", body=prompt), "POST"), 200)
+    fail_unless(mark.at("wild.test")[-1].body == prompt.encode(), "another body came")
 
 
 @case("K04", "cookies of the agent stay away from a service with a credential")

@@ -131,6 +131,7 @@ class House:
             service("ws", ["ws.test"], "ws.test", bearer("WS_TOKEN"), [("allow", "GET /socket")], "WS_PH"),
             service("wild", ["*.wild.test"], "wild.test", "none", anything),
             service("npm", ["npm.wild.test"], "wild.test", "none", anything, more="\n    escaped_slashes: literal"),
+            service("dlp", ["dlp.wild.test"], "wild.test", "none", anything, more="\n    request_guard: block"),
             service("mal", ["mal.test"], "mal.test", "none", anything),
             service("idn", ["xn--bcher-kva.test"], "xn--bcher-kva.test", "none", anything),
         ] + [service(name, [f"{name}.rw.test"], f"{name}.rw.test",
@@ -143,7 +144,7 @@ class House:
         if not self.private:
             origin = self.origins["as.test"]
             issuer += f', connect: "{origin.address}:{origin.port}", allow_private: true'
-        allowed = ["ro", "rw", "echo", "gql", "ws", "wild", "npm", "mal", "idn", *self.parsers] + (["plain"] if self.private else [])
+        allowed = ["ro", "rw", "echo", "gql", "ws", "wild", "npm", "dlp", "mal", "idn", *self.parsers] + (["plain"] if self.private else [])
         host, port = self.proxy_address
         self.config = self.dir / "tokenward.yaml"
         self.audit = self.dir / "audit.jsonl"

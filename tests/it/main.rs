@@ -26,6 +26,8 @@ mod challenges;
 #[cfg(test)]
 mod cli;
 #[cfg(test)]
+mod cookies;
+#[cfg(test)]
 mod examples;
 #[cfg(test)]
 mod expect;
@@ -54,6 +56,8 @@ mod limits;
 mod listeners;
 #[cfg(test)]
 mod operator;
+#[cfg(test)]
+mod outgoing;
 #[cfg(test)]
 mod parent;
 #[cfg(test)]

@@ -24,7 +24,7 @@ use crate::kit::{
 };
 
 /// Says something to the operator's socket.
-async fn post(folder: &Path, target: &str, body: &Value) -> (u16, Value) {
+pub(super) async fn post(folder: &Path, target: &str, body: &Value) -> (u16, Value) {
     let mut stream = UnixStream::connect(folder.join("admin/a.sock"))
         .await
         .unwrap();

@@ -18,6 +18,7 @@ HERE = Path(__file__).resolve().parent
 GID, UID = 1337, 65532
 V4, V6 = "45.33.32.99", "2606:4700::77"          # where the API is
 EVIL4, EVIL6 = "45.33.32.66", "2606:4700::66"    # where an agent would rather have it
+RESOLVER = "45.33.32.53"                         # what /etc/resolv.conf names
 HOST, PLAIN, BLIND = "api.netns.test", "plain.netns.test", "blind.netns.test"
 TOKEN = "netns-canary-token"
 
@@ -70,7 +71,7 @@ class Stage:
             self.inside(self.gw, "sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward; echo 1 > /proc/sys/net/ipv6/conf/all/forwarding")
             call("ip", "-n", self.srv, "route", "add", "10.66.0.0/24", "via", "10.77.0.2")
             call("ip", "-n", self.srv, "-6", "route", "add", "fd66::/64", "via", "fd77::2")
-        for address in (V4, EVIL4):
+        for address in (V4, EVIL4, RESOLVER):
             call("ip", "-n", self.srv, "addr", "add", f"{address}/32", "dev", "lo")
         for address in (V6, EVIL6):
             call("ip", "-n", self.srv, "-6", "addr", "add", f"{address}/128", "dev", "lo", "nodad")
@@ -96,8 +97,9 @@ class Stage:
         ssl("x509", "-req", "-in", "leaf.csr", "-CA", "ca.pem", "-CAkey", "root.key", "-CAcreateserial", "-days", "3", "-out",
             "leaf.pem", "-extfile", "leaf.ext")
         (self.dir / "hosts").write_text(f"127.0.0.1 localhost\n{V4} {HOST} {PLAIN} {BLIND}\n")
-        (self.dir / "resolv.conf").write_text("nameserver 10.66.0.53\n")
+        (self.dir / "resolv.conf").write_text(f"nameserver {RESOLVER}\n")
         (self.dir / "api.token").write_text(TOKEN)
+        (self.dir / "agent.py").write_bytes((HERE / "agent.py").read_bytes())
         if self.shape == "sidecar":
             listen, agents = '["127.0.0.1:15001", "[::1]:15001"]', ""
         else:

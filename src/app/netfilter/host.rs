@@ -89,7 +89,7 @@ pub async fn apply(ground: &Ground, legacy: bool) -> Result<Seen, NetfilterError
 }
 
 /// The families that a listing covers: both have to be, by a rule that leads to their listener or by the one that rejects.
-fn covered(listing: &str, ground: &Ground) -> Result<Vec<&'static str>, NetfilterError> {
+pub(super) fn covered(listing: &str, ground: &Ground) -> Result<Vec<&'static str>, NetfilterError> {
     let lines: Vec<&str> = listing.lines().map(str::trim).collect();
     // Without a family the last rule is for both, and nft prints `reject` alone where the reason is the default.
     let rejects = lines.iter().any(|line| {
@@ -102,7 +102,10 @@ fn covered(listing: &str, ground: &Ground) -> Result<Vec<&'static str>, Netfilte
             let (nfproto, port) = (family.nfproto(), format!(":{}", listener.port()));
             let leads = |line: &&&str| line.contains("redirect to") || line.contains("tproxy ");
             let mut leading = lines.iter().filter(leads);
-            leading.any(|line| line.contains(nfproto) && line.contains(&port))
+            leading.any(|line| {
+                let mut words = line.split_whitespace();
+                line.contains(nfproto) && words.any(|word| word.ends_with(&port))
+            })
         });
         if !rejects || !led {
             return Err(NetfilterError::Uncovered(name));

@@ -142,3 +142,39 @@ fn legacy_chains_are_found_and_removed() {
     );
     assert_eq!(legacy::removal(saved, "filter"), None);
 }
+
+/// What `nft list table` prints of the sidecar's rules, where the two lines that count are these.
+fn listing(lines: &str) -> String {
+    format!(
+        "table inet tokenward {{\n\tchain nat_out {{\n\t\tmeta skgid 1337 return\n{lines}\n\t\tudp dport 443 counter packets 0 bytes 0 reject comment \"QUIC\"\n\t}}\n}}\n"
+    )
+}
+
+#[test]
+fn what_stands_is_looked_at_for_both_families() {
+    let both = ground(sidecar(), false, BOTH).unwrap();
+    let half = ground(sidecar(), false, &BOTH[..1]).unwrap();
+    let v4 = "\t\tmeta nfproto ipv4 tcp dport { 80, 443 } redirect to :15001";
+    let v6 = "\t\tmeta nfproto ipv6 tcp dport { 80, 443 } redirect to :15002";
+    let rest = "\t\tcounter packets 7 bytes 900 reject";
+    let stands = |ground, lines: &[&str]| {
+        let seen = host::covered(&listing(&lines.join("\n")), ground);
+        seen.map(|families| families.len())
+            .map_err(|error| error.to_string())
+    };
+    assert_eq!(stands(&both, &[v4, v6, rest]), Ok(2));
+    assert_eq!(stands(&half, &[v4, rest]), Ok(2));
+    assert!(
+        stands(&both, &[v4, rest])
+            .unwrap_err()
+            .starts_with("IPv6 is not covered")
+    );
+    assert!(
+        stands(&both, &[v6, rest])
+            .unwrap_err()
+            .starts_with("IPv4 is not covered")
+    );
+    assert!(stands(&both, &[v4, v6]).is_err(), "nothing rejects");
+    let other = "\t\tmeta nfproto ipv6 tcp dport { 80, 443 } redirect to :9";
+    assert!(stands(&both, &[v4, other, rest]).is_err(), "another port");
+}

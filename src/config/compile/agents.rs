@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::services::Services;
 use super::{Context, Origins, visible, watch};
 use crate::agent::{AgentCredential, Settings};
-use crate::config::raw::{Named, RawAgent, RawAgentAuth, SecretRef};
+use crate::config::raw::{Named, RawAgent, RawAgentAuth, RawMisuse, SecretRef};
 use crate::policy::AgentSettings;
 use crate::vocab::{AgentName, Secret, ServiceName};
 
@@ -16,6 +16,8 @@ const TOKEN_MIN: usize = 16;
 #[derive(Default)]
 pub(super) struct Agents {
     pub(super) agents: Settings,
+    /// Those that are stopped where they misuse a placeholder.
+    pub(super) quarantined: BTreeSet<AgentName>,
     pub(super) policy: Vec<AgentSettings>,
     pub(super) proxy_tokens: BTreeMap<AgentName, Secret<String>>,
     /// Positions of the entries of `services` lists.
@@ -58,6 +60,7 @@ pub(super) fn compile(
         let raw = raw.unwrap_or(RawAgent {
             auth: None,
             services: None,
+            placeholder_misuse: None,
             watch: None,
         });
         let key = format!("agents.{name}");
@@ -79,6 +82,12 @@ pub(super) fn compile(
         if let Some(usual) = raw.watch {
             let usual = watch::compile(&key, usual, it);
             agents.agents.watches.insert(name.clone(), usual);
+        }
+        match raw.placeholder_misuse {
+            Some(RawMisuse::Revoke) => {
+                agents.quarantined.insert(name.clone());
+            }
+            None | Some(RawMisuse::Deny) => {}
         }
         let wanted = raw
             .services

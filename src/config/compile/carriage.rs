@@ -5,10 +5,11 @@ use std::time::Duration;
 use super::{Context, DAY, issuers};
 use crate::config::env::environment;
 use crate::config::raw::{
-    RawHtu, RawPlaceholder, RawPlaceholderMode, RawResponseGuard, RawService, RawTimeouts,
+    RawHtu, RawPlaceholder, RawPlaceholderMode, RawRequestGuard, RawResponseGuard, RawService,
+    RawSessionCookies, RawTimeouts,
 };
 use crate::credential::{PlaceholderMode, PlaceholderSettings, Shape, Slot};
-use crate::exchange::{ResponseGuard, ServiceSettings, Timeouts};
+use crate::exchange::{RequestGuard, ResponseGuard, ServiceSettings, SessionCookies, Timeouts};
 use crate::proof::HtuProfile;
 use crate::vocab::{Binding, ServiceName};
 
@@ -78,6 +79,7 @@ pub(super) fn compile(
         let remedy = "write redact, unless nothing that the service answers can hold it";
         it.findings.warn(&at("response_guard"), what, remedy);
     }
+    let session_cookies = session_cookies(&key, raw.session_cookies, binding, it);
     ServiceSettings {
         name,
         slot,
@@ -89,7 +91,58 @@ pub(super) fn compile(
         replay_buffer: buffer,
         max_stream_age: (!age.is_zero()).then_some(age),
         response_guard,
+        session_cookies,
+        request_guard: match raw.request_guard {
+            None | Some(RawRequestGuard::Off) => RequestGuard::Off,
+            Some(RawRequestGuard::Block) => RequestGuard::Block,
+        },
     }
+}
+
+/// Reads what becomes of cookies.
+fn session_cookies(
+    key: &str,
+    raw: Option<RawSessionCookies>,
+    binding: Binding,
+    it: &mut Context<'_>,
+) -> SessionCookies {
+    let at = format!("{key}.session_cookies");
+    if raw.is_some()
+        && binding == Binding::None
+        && !it.findings.tainted(&format!("{key}.credential"))
+    {
+        let what = "the service has no credential: its cookies are the agent's own, and pass";
+        it.findings.warn(&at, what, "remove it");
+    }
+    match raw {
+        None | Some(RawSessionCookies::Keep) => SessionCookies::Keep,
+        Some(RawSessionCookies::Drop) => SessionCookies::Drop,
+        Some(RawSessionCookies::Pass(names)) => {
+            let at = format!("{at}.pass");
+            if names.is_empty() {
+                let what = "no cookie is named";
+                it.findings.error(&at, what, "name one, or write drop");
+            }
+            let mut passing = Vec::new();
+            for (i, name) in names.into_iter().enumerate() {
+                let Some(name) = name else { continue };
+                if is_token(&name) {
+                    passing.push(name.into());
+                } else {
+                    let remedy = "write it as it stands before the `=`";
+                    let at = format!("{at}[{i}]");
+                    it.findings.error(&at, "not the name of a cookie", remedy);
+                }
+            }
+            SessionCookies::Pass(passing)
+        }
+    }
+}
+
+/// Whether a text is a token of HTTP (RFC 9110 §5.6.2), as the names of cookies are (RFC 6265 §4.1.1).
+fn is_token(text: &str) -> bool {
+    let letter = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
+    !text.is_empty() && text.bytes().all(letter)
 }
 
 fn placeholder(

@@ -132,12 +132,33 @@ const NOT_BUILT_YET: &[Case] = &[
     ),
     (
         "service",
-        "services:\n  a:\n    hosts: [a.example]\n    session_cookies: keep\n    capture: {issuer: x}\n    credential: {basic: {}}\n    rules: [{allow: GET /, mcp: {}}]\n",
+        "services:\n  a:\n    hosts: [a.example]\n    body_inspection: 1MiB\n    capture: {issuer: x}\n    credential: {basic: {}}\n    rules: [{allow: GET /, mcp: {}}]\n",
         &[
-            (4, "services.a.session_cookies", "not supported yet"),
+            (4, "services.a.body_inspection", "not supported yet"),
             (5, "services.a.capture", "not supported yet"),
             (6, "services.a.credential.basic", "not supported yet"),
             (7, "services.a.rules[0].mcp", "not supported yet"),
+        ],
+    ),
+    (
+        "cookies",
+        "services:\n  a:\n    hosts: [a.example]\n    credential: {bearer: {env: LLM_KEY}}\n    session_cookies: {pass: [ok, \"a b\", \"\"]}\n    rules: [{allow: GET /}]\n  b:\n    hosts: [b.example]\n    credential: {bearer: {env: X}}\n    session_cookies: {pass: []}\n    rules: [{allow: GET /}]\n",
+        &[
+            (
+                5,
+                "services.a.session_cookies.pass[1]",
+                "not the name of a cookie",
+            ),
+            (
+                5,
+                "services.a.session_cookies.pass[2]",
+                "not the name of a cookie",
+            ),
+            (
+                10,
+                "services.b.session_cookies.pass",
+                "name one, or write drop",
+            ),
         ],
     ),
     (

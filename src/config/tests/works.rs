@@ -6,6 +6,7 @@ use super::*;
 use crate::audit::{SinkSettings, WhenFull};
 use crate::config::{AdminAt, CaPlan, ProxyAt, schema};
 use crate::credential::{PlaceholderMode, Shape, Slot};
+use crate::exchange::{RequestGuard, SessionCookies};
 use crate::proof::HtuProfile;
 use crate::tokens::{
     AssertionAudience, AssertionSource, ClientAuth, CredentialSettings, Grant, Platform,
@@ -442,6 +443,32 @@ fn without_secrets_nothing_but_the_file_is_read() {
 }
 
 #[test]
+fn guards_and_cookies_reach_their_places() {
+    let yaml = "agents: {a: {auth: {token_sha256: 873f8d043856939089e30941bff5f3a8e20bcf743f4111ffcec2a91886a1db4a}, placeholder_misuse: revoke}}\n\
+        services:\n  a: {hosts: [a.example], credential: {bearer: {env: LLM_KEY}}, rules: [{allow: GET /}]}\n  \
+        b: {hosts: [b.example], credential: {bearer: {env: LLM_KEY}}, session_cookies: drop, request_guard: block, rules: [{allow: GET /}]}\n  \
+        c: {hosts: [c.example], credential: {bearer: {env: LLM_KEY}}, session_cookies: {pass: [lang, theme]}, rules: [{allow: GET /}]}\n  \
+        d: {hosts: [d.example], session_cookies: keep, request_guard: off, rules: [{allow: GET /}]}\n";
+    let plan = accepted(yaml);
+    let cookies: Vec<_> = plan.services.iter().map(|s| &s.session_cookies).collect();
+    let named = SessionCookies::Pass(vec!["lang".into(), "theme".into()]);
+    let wanted = [
+        &SessionCookies::Keep,
+        &SessionCookies::Drop,
+        &named,
+        &SessionCookies::Keep,
+    ];
+    assert_eq!(cookies, wanted);
+    let guards: Vec<_> = plan.services.iter().map(|s| s.request_guard).collect();
+    let (off, block) = (RequestGuard::Off, RequestGuard::Block);
+    assert_eq!(guards, [off, block, off, off]);
+    let stopped: Vec<_> = plan.quarantined.iter().map(|a| a.as_str()).collect();
+    assert_eq!(stopped, ["a"]);
+    let warned: Vec<_> = plan.warnings.iter().map(|w| w.key.as_str()).collect();
+    assert!(warned.contains(&"services.d.session_cookies"), "{warned:?}");
+}
+
+#[test]
 fn the_schema_lists_what_works_and_only_that() {
     let schema: serde_json::Value = serde_json::from_str(&schema()).unwrap();
     assert_eq!(
@@ -451,14 +478,7 @@ fn the_schema_lists_what_works_and_only_that() {
     let keys = schema["properties"].as_object().unwrap();
     assert!(keys.contains_key("services") && keys.contains_key("admin"));
     let text = schema.to_string();
-    for absent in [
-        "gateway",
-        "session_cookies",
-        "vault",
-        "keyring",
-        "null",
-        "allOf",
-    ] {
+    for absent in ["gateway", "vault", "keyring", "null", "allOf"] {
         assert!(!text.contains(absent), "{absent}");
     }
     // The one place by which `shape` knows where a secret is expected.

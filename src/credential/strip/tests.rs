@@ -53,6 +53,7 @@ impl World {
             placeholders: &self.placeholders,
             pseudonym: "tokenward-1",
             guarded: true,
+            cookies: &["lang".into(), "theme".into()],
         };
         let path = RequestPath::parse("/v1/items").unwrap();
         let query = (!query.is_empty()).then_some(query);
@@ -322,6 +323,31 @@ fn cookies_stay_where_no_credential_is_ours() {
         )
         .unwrap();
     assert_eq!(stripped.head.headers[header::COOKIE], "a=1; b=2");
+}
+
+#[test]
+fn of_the_agents_cookies_those_that_are_named_go_out() {
+    let world = World::new();
+    for (lines, sent) in [
+        (
+            vec!["sid=1; lang=en", "theme=a=b;x"],
+            Some("lang=en; theme=a=b"),
+        ),
+        (vec!["lang=en"], Some("lang=en")),
+        (vec!["LANG=en; lang ; langs=1"], None),
+        (vec!["sid=1"], None),
+    ] {
+        let fields: Vec<_> = lines.iter().map(|line| ("cookie", *line)).collect();
+        let slot = Slot::Authorization;
+        let stripped = world.strip(&slot, PlaceholderMode::Optional, "", &fields);
+        let stripped = stripped.unwrap();
+        let left = stripped.head.headers.get_all(header::COOKIE).iter();
+        let left: Vec<_> = left.collect();
+        assert!(
+            left.len() <= 1 && left.first().map(|v| v.to_str().unwrap()) == sent,
+            "{lines:?}: {left:?}"
+        );
+    }
 }
 
 #[test]

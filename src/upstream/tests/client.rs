@@ -23,6 +23,7 @@ fn arm(connection: Connection, authority: &Authority) -> Armed<Connection> {
         placeholders: &Placeholders::new(&instance, []),
         pseudonym: "tokenward-1",
         guarded: true,
+        cookies: &[],
     };
     let (parts, ()) = http::Request::new(()).into_parts();
     let path = RequestPath::parse("/v1").unwrap();
@@ -44,6 +45,7 @@ fn arm(connection: Connection, authority: &Authority) -> Armed<Connection> {
         htu: &HtuProfile::default(),
         pseudonym: "tokenward-1",
         expects: false,
+        cookie: None,
     };
     let stamp = Stamp {
         nonce: None,
