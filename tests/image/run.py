@@ -20,6 +20,7 @@ import os
 import re
 import secrets
 import shutil
+import signal
 import subprocess
 import sys
 import tarfile
@@ -90,6 +91,10 @@ class Store:
 
     def __call__(self, *words):
         return call("buildah", *self.options, *words, env={**os.environ, "BUILDAH_ISOLATION": "chroot"})
+
+    def clear(self):
+        """Containers are mounted, and nothing mounted can be removed."""
+        subprocess.run([str(w) for w in ("buildah", *self.options, "rm", "--all")], capture_output=True)
 
     def commit(self, container, name):
         self("commit", "-q", "--format", "docker", container, name)
@@ -394,6 +399,8 @@ PLANTED = (plain, taken_out, encoded, variable)
 
 
 def judge(options, cache):
+    # Whoever stops it leaves no mount behind.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     begun, folder = time.monotonic(), Path(tempfile.mkdtemp(prefix="tokenward-image-", dir=options.work))
     folder.chmod(0o755)
     it = Judge(options, cache, folder)
@@ -413,7 +420,7 @@ def judge(options, cache):
             it.leaks(archive, given)
         it.init(context)
     finally:
-        it.buildah("rm", "--all")
+        it.buildah.clear()
         if options.keep:
             print(f"kept: {folder}")
         else:
