@@ -8,7 +8,7 @@ default:
     @just --list --unsorted
 
 # What CI runs
-check: test kills live netns demo fmt lint doc deny alerts corpus variants leaks conformance issuers differential fuzz deploy interop-quick world verifiers
+check: test kills live netns demo fmt lint doc deny alerts corpus variants leaks conformance issuers differential fuzz deploy judge-image interop-quick world verifiers
 
 # All tests
 test:
@@ -143,4 +143,13 @@ bench DIR="../shared/bench" *FLAGS:
 
 # The container image. FLAGS go to the builder: `just image x:1 --build-arg BUILDER_IMAGE=…`
 image TAG="tokenward:dev" *FLAGS:
-    {{ container }} build -t {{ TAG }} {{ FLAGS }} .
+    {{ container }} build -t {{ TAG }} --build-arg REVISION="$(git rev-parse HEAD)" {{ FLAGS }} .
+
+# The image of the init container that writes a pod's network rules
+image-init TAG="tokenward-init:dev" *FLAGS:
+    {{ container }} build -t {{ TAG }} --target init --build-arg REVISION="$(git rev-parse HEAD)" {{ FLAGS }} .
+
+# The image, built from a local base around the program, run as it is meant to, its SBOM and layers looked through. Needs root, buildah, mmdebstrap
+judge-image *FLAGS:
+    cargo build --locked --release
+    tests/image/run.py --bin target/release/tokenward {{ FLAGS }}

@@ -5,7 +5,9 @@ import ipaddress
 
 import yaml
 
-OWN_IMAGES = ("tokenward", "docker.io/library/busybox")
+# The one container that may be root, and have a capability: it writes the pod's rules and ends before anything else starts.
+INIT = "tokenward-init"
+OWN_IMAGES = ("tokenward", INIT, "docker.io/library/busybox")
 VOLUMES = {"configMap", "emptyDir", "secret", "persistentVolumeClaim"}
 OUTSIDE, METADATA, PRIVATE, API = "203.0.113.7", "169.254.169.254", "10.20.30.40", "10.96.0.1"
 
@@ -47,6 +49,8 @@ def hardened(docs):
         of_pod = spec.get("securityContext", {})
         for c in containers(spec):
             at, context = f"{where}/{c['name']}", {**of_pod, **c.get("securityContext", {})}
+            if named(c["image"]) == INIT:
+                continue  # `ruled` is about it
             wanted = {"runAsNonRoot": True, "allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True,
                       "seccompProfile": {"type": "RuntimeDefault"}, "capabilities": {"drop": ["ALL"]}}
             for key, value in wanted.items():
@@ -62,11 +66,46 @@ def hardened(docs):
                 yield f"{at}: memory without a limit"
 
 
+def ruled(docs):
+    """A pod whose rules are written by an init container: that it is the first, ends, and has no more than it needs; that the group which
+    the rules let out is tokenward's; that they lead to where tokenward listens. And no namespace admits more than its pods need."""
+    for name, namespace, _, spec in pods(docs):
+        where, start = f"{namespace}/{name}", spec.get("initContainers", [])
+        writers = [c for c in containers(spec) if named(c["image"]) == INIT]
+        level = next((d["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] for d in docs
+                      if d["kind"] == "Namespace" and d["metadata"]["name"] == namespace), None)
+        if level != ("privileged" if writers else "restricted"):
+            yield f"{where}: Pod Security of its namespace is {level}"
+        house = [c for c in containers(spec) if named(c["image"]) == "tokenward"]
+        listen = yaml.safe_load(config_of(docs, spec))["listen"] if house else {}
+        if bool(writers) != ("transparent" in listen):
+            yield f"{where}: rules without a listener, or a listener without rules"
+        if not writers:
+            continue
+        if writers != start[:1] or "restartPolicy" in writers[0]:
+            yield f"{where}: the rules are not written by the first init container alone, before anything else starts"
+        groups = {str(c["securityContext"]["runAsGroup"]) for c in house}
+        if writers[0].get("args") != ["netfilter", "apply", "--shape", "sidecar", "--exempt-gid", *groups] or "command" in writers[0] or "env" in writers[0]:
+            yield f"{where}: its init container does something else, or lets out another group than tokenward's"
+        wanted = {"runAsUser": 0, "runAsGroup": 0, "runAsNonRoot": False, "privileged": False, "allowPrivilegeEscalation": False,
+                  "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"], "add": ["NET_ADMIN"]}, "seccompProfile": {"type": "RuntimeDefault"}}
+        if writers[0].get("securityContext") != wanted or "memory" not in writers[0].get("resources", {}).get("limits", {}):
+            yield f"{where}: its init container has more, or less, than NET_ADMIN"
+        mounts = [m for c in house for m in c["volumeMounts"] if m["mountPath"] == "/etc/tokenward"]
+        if writers[0].get("volumeMounts") != mounts or not all(m.get("readOnly") for m in mounts):
+            yield f"{where}: its init container mounts more than the configuration"
+        at = [each if isinstance(each, dict) else {"address": each} for each in listen.get("transparent", [])]
+        hosts, ports = {each["address"].rpartition(":")[0] for each in at}, {each["address"].rpartition(":")[2] for each in at}
+        if hosts != {"127.0.0.1", "[::1]"} or len(ports) != 1:
+            yield f"{where}: not one port for redirected connections, at both families' loopback"
+
+
 def apart(docs):
     """A07: no agent has tokenward's user or group, or a file of it that is not public."""
     for name, namespace, _, spec in pods(docs):
         where = f"{namespace}/{name}"
         house = [c for c in containers(spec) if named(c["image"]) == "tokenward"]
+        # Whoever has the group that the rules let out goes around them; so has whoever may become it.
         helpers = [c for c in containers(spec) if ours(c)]
         agents = [c for c in containers(spec) if not ours(c)]
         users = {c["securityContext"]["runAsUser"] for c in helpers} | {65532}
@@ -88,7 +127,7 @@ def apart(docs):
                 if shared and not mount.get("readOnly"):
                     yield f"{at}: may write {mount['name']}"
         for c in helpers:
-            if c not in house and any(m["name"] in secret for m in c.get("volumeMounts", [])):
+            if c not in house and named(c["image"]) != INIT and any(m["name"] in secret for m in c.get("volumeMounts", [])):
                 yield f"{where}/{c['name']}: mounts what is tokenward's"
         if agents and house:
             first = [c["name"] for c in spec.get("initContainers", []) if c in house and c.get("restartPolicy") == "Always" and "startupProbe" in c]
@@ -121,6 +160,8 @@ def probed(docs):
                 yield f"{where}: ends after {spec.get('terminationGracePeriodSeconds', 30)} s, tokenward may need {seconds}"
             services = [d for d in docs if d["kind"] == "Service" and d["metadata"].get("namespace") == namespace]
             for service in services:
+                if service["spec"].get("clusterIP") == "None" and {p["targetPort"] for p in service["spec"]["ports"]} == {"health"}:
+                    continue  # for Prometheus, which policies let in
                 if {p["targetPort"] for p in service["spec"]["ports"]} != {"proxy"} or ports["proxy"] != service["spec"]["ports"][0]["port"]:
                     yield f"{where}: its Service shows another port than the proxy's"
 
@@ -152,6 +193,31 @@ def replicas(docs):
             yield f"{name}: several replicas, and each would have its own CA or all one store"
         if any("persistentVolumeClaim" in v for v in spec["template"]["spec"]["volumes"]):
             yield f"{name}: several replicas, one claim"
+
+
+def watched(docs):
+    """Where there are monitors, each tokenward is the target of one of them."""
+    monitors = [d for d in docs if d["kind"] in ("PodMonitor", "ServiceMonitor")]
+    for name, namespace, labels, spec in pods(docs) if monitors else ():
+        if not any(named(c["image"]) == "tokenward" for c in containers(spec)):
+            continue
+        behind = [d for d in docs if d["kind"] == "Service" and d["metadata"]["namespace"] == namespace
+                  and matches({"matchLabels": d["spec"]["selector"]}, labels)]
+        targets = []
+        for m in monitors:
+            ports = {e["port"] for e in m["spec"].get("podMetricsEndpoints", m["spec"].get("endpoints"))}
+            if namespace not in m["spec"]["namespaceSelector"]["matchNames"]:
+                continue
+            if m["kind"] == "PodMonitor":
+                targets += [p for p in ports if matches(m["spec"]["selector"], labels)]
+            else:
+                targets += [s for s in behind if matches(m["spec"]["selector"], s["metadata"].get("labels", {}))
+                            and ports & {p["name"] for p in s["spec"]["ports"] if p["targetPort"] == "health"}]
+        if len(targets) != 1:
+            yield f"{namespace}/{name}: is scraped {len(targets)} times"
+
+
+RULES = (hardened, ruled, apart, probed, replicas, watched)
 
 
 # The network
@@ -232,7 +298,7 @@ def network(docs, shape, dns, monitored):
             ("the agent to another pod", agent, other, 8080, "TCP", False),
             ("another pod to the agent", other, agent, 8080, "TCP", False),
             ("a stranger to the agent", stranger, agent, 9091, "TCP", False)]
-    if shape == "sidecar":
+    if shape in ("sidecar", "transparent"):
         # tokenward is in the agent's pod, so these are open to both. The page says so.
         ways += [("the pod to an API", agent, ip(OUTSIDE), 443, "TCP", True),
                  ("the pod to the cluster's resolver", agent, resolver, 53, "UDP", True),

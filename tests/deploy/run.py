@@ -6,7 +6,7 @@ tokenward.yaml by `tokenward check`. Then each shape of pods is played here with
     tests/deploy/run.py [--bin FILE] [--cache DIR] [--keep]
 
 Packages are installed once, into the cache [default: $TOKENWARD_CI_CACHE/deploy]. Needs Python 3.11 with venv, openssl, curl;
-uses kubectl, promtool, systemd-analyze where they are, and root for the plays. What could not be run is told and counted.
+uses kubectl, promtool, systemd-analyze, nft where they are, and root for the plays. What could not be run is told and counted.
 """
 
 import argparse
@@ -32,11 +32,13 @@ ALERTS = DEPLOY / "prometheus" / "alerts.yaml"
 # The oldest that knows native sidecars without a switch, one between, the newest whose schema there is.
 VERSIONS = ("1.29.0", "1.33.0", "1.37.0")
 # Overlay: its shape, whether agents may ask DNS, whether Prometheus comes.
-OVERLAYS = {"sidecar": ("sidecar", True, False), "sidecar-monitored": ("sidecar", True, True), "gateway": ("gateway", False, False),
+OVERLAYS = {"sidecar": ("sidecar", True, False), "sidecar-monitored": ("sidecar", True, True),
+            "sidecar-transparent": ("transparent", True, False), "gateway": ("gateway", False, False),
             "gateway-monitored": ("gateway", False, True), "gateway-dns": ("gateway", True, False), "gateway-replicas": ("gateway", False, False)}
-PLAYED = ("sidecar", "gateway", "gateway-replicas")
-# The sidecar with the secrets mounted into its agent: what a play must find out.
-CONTROL = "sidecar-open"
+PLAYED = ("sidecar", "sidecar-transparent", "gateway", "gateway-replicas")
+# The sidecar with the secrets mounted into its agent, and the one with rules, its agent in the group that they let out: what a play must find out.
+CONTROLS = {"sidecar-open": {f"the agent reads=/run/secrets/tokenward/..1/{f}" for f in ("client.pem", "coder-token", "store.key")},
+            "sidecar-around": {"missing: who=10001 10001 10001", "missing: around=503", "missing: elsewhere=7"}}
 # Labels that Prometheus adds itself.
 SCRAPED = {"job", "instance", "le", "__name__"}
 
@@ -101,16 +103,15 @@ class Judge:
         odd = copy.deepcopy(next(d for d in each.values() if d["kind"] == "Deployment"))
         odd["spec"]["template"]["spec"]["containers"][0]["comand"] = []
         self.note("the schemas see a key that does not exist", [] if wrong(odd, VERSIONS[-1]) else ["they do not"])
-        monitors = [d for d in each.values() if d["kind"] == "PodMonitor"]
-        self.note("pod monitors, by a list of keys: no package has their schema", [p for d in monitors for p in monitor(d)], f"{len(monitors)} objects")
+        monitors = [d for d in each.values() if d["kind"] in ("PodMonitor", "ServiceMonitor")]
+        self.note("monitors, by a list of keys: no package has their schema", [p for d in monitors for p in monitor(d)], f"{len(monitors)} objects")
 
     def manifests(self):
         for name, (shape, dns, monitored) in OVERLAYS.items():
             docs = self.docs.get(name)
             if docs is None:
                 continue
-            rules = (pods.hardened, pods.apart, pods.probed, pods.replicas)
-            self.note(f"{name}: users, files, probes, replicas", [p for rule in rules for p in rule(docs)])
+            self.note(f"{name}: users, files, probes, replicas", [p for rule in pods.RULES for p in rule(docs)])
             self.note(f"{name}: what the network lets through", pods.network(docs, shape, dns, monitored))
         if set(self.docs) >= set(PLAYED):
             sabotage.judge(self, self.docs)
@@ -163,7 +164,7 @@ class Judge:
         self.note("every alert names metrics and labels that exist",
                   [p for r in rules for p in unknown(known, r["alert"], r["expr"], r["annotations"].get("summary", ""))], f"{len(rules)} alerts")
         jobs = {j for r in rules for j in re.findall(r'job="([^"]*)"', r["expr"])}
-        self.note("alerts and pod monitor agree on the job's name", [] if jobs <= {"tokenward"} else sorted(jobs))
+        self.note("alerts and monitors agree on the job's name", [] if jobs <= {"tokenward"} else sorted(jobs))
         wrapped = subprocess.run(["sh", "-c", wrapping_line()], capture_output=True, text=True, cwd=ROOT, timeout=60)
         whole = yaml.safe_load(wrapped.stdout) if not wrapped.returncode else {}
         self.note("the line of docs/deploy/monitoring.md makes a PrometheusRule of them",
@@ -225,11 +226,15 @@ class Judge:
         if os.geteuid() or not shutil.which("setpriv"):
             return self.skip("plays of the pods", "they need root and setpriv")
         playable = [name for name in PLAYED if name in self.docs]
-        if "sidecar" in playable:
-            wrong = copy.deepcopy(self.docs["sidecar"])
-            sabotage.mount(wrong, "agent", "agent", name="secrets", mountPath="/run/secrets/tokenward", readOnly=True)
-            (self.folder / f"{CONTROL}.yaml").write_text(yaml.safe_dump_all(wrong))
-            playable.append(CONTROL)
+        if not shutil.which("nft") and "sidecar-transparent" in playable:
+            playable.remove("sidecar-transparent")
+            self.skip("the play of sidecar-transparent", "there is no nft")
+        for name, overlay, change in (("sidecar-open", "sidecar", sabotage.opened), ("sidecar-around", "sidecar-transparent", sabotage.exempt)):
+            if overlay in playable:
+                wrong = copy.deepcopy(self.docs[overlay])
+                change(wrong)
+                (self.folder / f"{name}.yaml").write_text(yaml.safe_dump_all(wrong))
+                playable.append(name)
 
         def one(name):
             folder = self.folder / f"play-{name}"
@@ -240,9 +245,8 @@ class Judge:
         with ThreadPoolExecutor(4) as pool:
             for name, done in zip(playable, pool.map(one, playable)):
                 problems = [done.stderr[-1500:]] if done.returncode else list(played(name, json.loads(done.stdout), metrics_of(ROOT / "README.md")))
-                if name == CONTROL:
-                    found = {f"the agent reads=/run/secrets/tokenward/..1/{f}" for f in ("client.pem", "coder-token", "store.key")}
-                    self.note("a play sees what an agent should not read", sorted(set(problems) ^ found))
+                if name in CONTROLS:
+                    self.note(f"{name}, played: what is wrong is seen", sorted(CONTROLS[name] - set(problems)))
                     continue
                 self.note(f"{name}, played: the agent works and has public files alone", problems)
         self.serves()
@@ -269,11 +273,11 @@ class Judge:
 
 
 def monitor(doc):
-    """Keys of a PodMonitor that are used here, as the operator's documentation names them."""
-    spec = doc["spec"]
-    yield from (f"spec.{key}" for key in set(spec) - {"namespaceSelector", "selector", "podMetricsEndpoints", "jobLabel"})
-    for endpoint in spec["podMetricsEndpoints"]:
-        yield from (f"podMetricsEndpoints.{key}" for key in set(endpoint) - {"port", "path", "interval", "scrapeTimeout", "scheme", "relabelings"})
+    """Keys of a PodMonitor or ServiceMonitor that are used here, as the operator's documentation names them."""
+    spec, key = doc["spec"], "podMetricsEndpoints" if doc["kind"] == "PodMonitor" else "endpoints"
+    yield from (f"spec.{other}" for other in set(spec) - {"namespaceSelector", "selector", key, "jobLabel"})
+    for endpoint in spec[key]:
+        yield from (f"{key}.{other}" for other in set(endpoint) - {"port", "path", "interval", "scrapeTimeout", "scheme", "relabelings"})
         if {"targetLabel": "job", "replacement": "tokenward"} not in endpoint.get("relabelings", []):
             yield "the job is not called tokenward"
 
@@ -375,7 +379,10 @@ def played(name, told, known):
         yield f"the agent said {told['error']!r}, tokenward ended with {told['code']}"
     yield from (f"{secret} was in the agent's output, the log or the audit lines" for secret in told["leaked"])
     requests = [(line["agent"], line.get("code")) for line in told["audit"] if line["event"] == "request"]
-    if requests != [("coder", "policy-denied"), ("coder", "as-unavailable"), ("coder", "destination-denied")]:
+    if told["redirected"]:
+        # 7: curl could not connect.
+        yield from (f"missing: {w}" for w in ("around=503", "elsewhere=7") if w not in lines)
+    if requests != [("coder", "policy-denied"), ("coder", "as-unavailable"), ("coder", "destination-denied")] + [("coder", "as-unavailable")] * told["redirected"]:
         yield f"the audit lines are {requests}"
     yield from (f"{metric} is in /metrics and not in README.md" for metric in told["metrics"] if metric.startswith("tokenward_") and metric not in known)
 

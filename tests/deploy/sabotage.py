@@ -31,6 +31,26 @@ def config(docs, old, new):
     doc["data"]["tokenward.yaml"] = doc["data"]["tokenward.yaml"].replace(old, new)
 
 
+def writer(docs):
+    return container(docs, "agent", "netfilter")
+
+
+def moved(docs, to):
+    """The container that writes the rules, at another place of the order."""
+    start = pod(docs, "agent")["initContainers"]
+    start.insert(to, start.pop(0))
+
+
+def opened(docs):
+    """The secrets are mounted into the agent."""
+    mount(docs, "agent", "agent", name="secrets", mountPath="/run/secrets/tokenward", readOnly=True)
+
+
+def exempt(docs):
+    """The agent has the group that the rules let out."""
+    container(docs, "agent", "agent")["securityContext"]["runAsGroup"] = 65532
+
+
 ANYWHERE = [{"to": [{"ipBlock": {"cidr": "0.0.0.0/0"}}]}]
 CHANGES = {
     "the agent has tokenward's user": ("sidecar", lambda d: container(d, "agent", "agent")["securityContext"].update(runAsUser=65532)),
@@ -55,12 +75,38 @@ CHANGES = {
     "nobody waits for the sidecar": ("sidecar", lambda d: container(d, "agent", "tokenward").pop("startupProbe")),
     "the health port moved": ("sidecar", lambda d: config(d, "0.0.0.0:9091", "0.0.0.0:9092")),
     "a drain that the pod does not wait for": ("gateway", lambda d: config(d, "timeout: 30s", "timeout: 90s")),
+    "rules after tokenward": ("sidecar-transparent", lambda d: moved(d, 1)),
+    "rules after everything": ("sidecar-transparent", lambda d: moved(d, 2)),
+    "no rules": ("sidecar-transparent", lambda d: pod(d, "agent")["initContainers"].pop(0)),
+    "the writer of the rules stays": ("sidecar-transparent", lambda d: writer(d).update(restartPolicy="Always")),
+    "its failure is passed over": ("sidecar-transparent", lambda d: writer(d).update(command=["sh", "-c", "tokenward netfilter apply || true"])),
+    "it has NET_RAW as well": ("sidecar-transparent", lambda d: writer(d)["securityContext"]["capabilities"]["add"].append("NET_RAW")),
+    "it keeps root's capabilities": ("sidecar-transparent", lambda d: writer(d)["securityContext"]["capabilities"].pop("drop")),
+    "it is privileged": ("sidecar-transparent", lambda d: writer(d)["securityContext"].update(privileged=True)),
+    "it may gain privileges": ("sidecar-transparent", lambda d: writer(d)["securityContext"].update(allowPrivilegeEscalation=True)),
+    "it mounts the secrets": ("sidecar-transparent", lambda d: mount(d, "agent", "netfilter", name="secrets", mountPath="/x", readOnly=True)),
+    "it lets the agent's group out": ("sidecar-transparent", lambda d: writer(d)["args"].__setitem__(-1, "10001")),
+    "it takes the rules away": ("sidecar-transparent", lambda d: writer(d)["args"].__setitem__(1, "remove")),
+    "a variable that it might heed": ("sidecar-transparent", lambda d: writer(d).update(env=[{"name": "PATH", "value": "/tmp"}])),
+    "a second writer beside the agent": ("sidecar-transparent", lambda d: pod(d, "agent")["containers"].append({**writer(d), "name": "again"})),
+    "the agent is in the group that the rules let out": ("sidecar-transparent", lambda d: container(d, "agent", "agent")["securityContext"].update(runAsGroup=65532)),
+    "the pod gives everybody that group": ("sidecar-transparent", lambda d: pod(d, "agent")["securityContext"].update(supplementalGroups=[65532])),
+    "NET_ADMIN for tokenward": ("sidecar-transparent", lambda d: container(d, "agent", "tokenward")["securityContext"]["capabilities"].update(add=["NET_ADMIN"])),
+    "SYS_PTRACE for the agent": ("sidecar-transparent", lambda d: container(d, "agent", "agent")["securityContext"]["capabilities"].update(add=["SYS_PTRACE"])),
+    "nothing listens for IPv6": ("sidecar-transparent", lambda d: config(d, ', {address: "[::1]:15001", agent: coder}', "")),
+    "two ports": ("sidecar-transparent", lambda d: config(d, "[::1]:15001", "[::1]:15002")),
+    "a listener that the network reaches": ("sidecar-transparent", lambda d: config(d, "address: 127.0.0.1:15001", "address: 0.0.0.0:15001")),
+    "nothing listens": ("sidecar-transparent", lambda d: config(d, "  transparent:", "  # transparent:")),
+    "a namespace that admits everything": ("sidecar", lambda d: one(d, "Namespace")["metadata"]["labels"].update({"pod-security.kubernetes.io/enforce": "privileged"})),
     "no policy for agents": ("gateway", lambda d: [d.remove(policy(d, n)) for n in ("deny-all", "to-the-gateway")]),
     "agents may go anywhere": ("gateway", lambda d: policy(d, "to-the-gateway")["spec"].update(egress=ANYWHERE)),
     "agents may go anywhere, by one more policy": ("gateway", lambda d: d.append(
         {"kind": "NetworkPolicy", "metadata": {"name": "x", "namespace": "agents"}, "spec": {"podSelector": {}, "policyTypes": ["Egress"], "egress": ANYWHERE}})),
     "agents may use every port of the gateway": ("gateway-monitored", lambda d: [policy(d, "to-the-gateway")["spec"]["egress"][0].pop("ports"),
                                                                                 policy(d, "gateway")["spec"]["ingress"][0].pop("ports")]),
+    "nobody scrapes the gateway": ("gateway-monitored", lambda d: one(d, "ServiceMonitor")["spec"]["selector"].update(matchLabels={"x": "y"})),
+    "its Service has no port for that": ("gateway-monitored", lambda d: [x for x in d if x["metadata"]["name"] == "tokenward-health"][0]["spec"]["ports"][0].update(name="x")),
+    "a sidecar is scraped twice": ("sidecar-monitored", lambda d: d.append(copy.deepcopy(one(d, "PodMonitor")))),
     "agents may ask DNS": ("gateway", lambda d: policy(d, "to-the-gateway")["spec"]["egress"].append(policy(d, "gateway")["spec"]["egress"][0])),
     "everybody may call the gateway": ("gateway", lambda d: policy(d, "gateway")["spec"]["ingress"][0].pop("from")),
     "the gateway may ask for metadata": ("gateway", lambda d: policy(d, "gateway")["spec"]["egress"].extend(ANYWHERE)),
@@ -76,13 +122,12 @@ CHANGES = {
 
 def judge(it, rendered):
     missed = []
-    shapes = {"sidecar": ("sidecar", True, False), "gateway": ("gateway", False, False), "gateway-replicas": ("gateway", False, False),
+    shapes = {"sidecar-monitored": ("sidecar", True, True), "sidecar-transparent": ("transparent", True, False), "sidecar": ("sidecar", True, False), "gateway": ("gateway", False, False), "gateway-replicas": ("gateway", False, False),
               "gateway-monitored": ("gateway", False, True)}
     for what, (overlay, change) in CHANGES.items():
         docs = copy.deepcopy(rendered[overlay])
         change(docs)
-        rules = (pods.hardened, pods.apart, pods.probed, pods.replicas)
-        if not [p for rule in rules for p in rule(docs)] and not list(pods.network(docs, *shapes[overlay])):
+        if not [p for rule in pods.RULES for p in rule(docs)] and not list(pods.network(docs, *shapes[overlay])):
             missed.append(f"not found: {what} ({overlay})")
     it.note("every deliberately broken manifest is found out", missed, f"{len(CHANGES)} changes")
 

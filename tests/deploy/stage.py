@@ -20,9 +20,11 @@ import urllib.request
 from pathlib import Path
 
 import yaml
-from pods import containers, named, pods
+from pods import INIT, containers, named, pods
 
 HOST, DENIED = "api.items.example", "api.evil.example"
+# Where an agent without a proxy finds the API: in this network, so that it would get there if the rules let it.
+NEAR = "198.18.0.9"
 
 
 def sh(*command, **more):
@@ -104,9 +106,10 @@ class Pod:
             if mount.get("readOnly"):
                 lines.append(f"mount -o remount,bind,ro {mount['mountPath']}")
         groups = ["--groups", str(self.group)] if self.group else ["--clear-groups"]
-        path = "/run/bin:/usr/bin:/bin" if named(container["image"]) == "tokenward" else "/usr/bin:/bin"
+        path = "/run/bin:/usr/bin:/bin" if named(container["image"]) in ("tokenward", INIT) else "/usr/bin:/bin"
+        keep = "".join(f",+{c.lower()}" for c in context["capabilities"].get("add", []))
         lines.append(shlex.join(["exec", "setpriv", "--reuid", str(context["runAsUser"]), "--regid", str(context["runAsGroup"]), *groups,
-                                 "--no-new-privs", "--bounding-set=-all", "--inh-caps=-all", "env", "-i", f"PATH={path}", "HOME=/nonexistent",
+                                 "--no-new-privs", f"--bounding-set=-all{keep}", "--inh-caps=-all", "env", "-i", f"PATH={path}", "HOME=/nonexistent",
                                  *arguments]))
         return ["unshare", "--mount", "--fork", "--kill-child", "sh", "-c", "\n".join(lines)]
 
@@ -147,6 +150,11 @@ for f in $(find /run /var/lib /var/log /etc/tokenward -type f 2>/dev/null); do
 done
 for d in /run/tokenward /run/agent; do if (: > "$d/x") 2>/dev/null; then say writes "$d"; fi; done
 """
+# Without a proxy: to the API, and to somebody else who would answer.
+AROUND = r"""
+say around "$(curl -sS --noproxy '*' -o /tmp/body -w '%{http_code}' --max-time 20 https://HOST/v1/items/2 2>&1 | head -1)"
+code=0; curl -sS --noproxy '*' --max-time 5 http://NEAR:9091/ >/dev/null 2>&1 || code=$?; say elsewhere $code
+"""
 
 
 def play(path, binary, folder):
@@ -160,6 +168,15 @@ def play(path, binary, folder):
     made = {name: Pod(name, spec, docs, folder, binary, secret) for name, _, _, spec in pods(docs)}
     house = made.get("tokenward", made["agent"])
     out = folder / "audit"
+    script = AGENT
+    if redirected := any(c["name"] == "netfilter" for c in containers(house.spec)):
+        script += AROUND
+        sh("ip", "address", "add", f"{NEAR}/32", "dev", "lo")
+        with (house.folder / "etc" / "hosts").open("a") as hosts:
+            hosts.write(f"{NEAR} {HOST}\n")
+        done = house.run("netfilter", ["tokenward", *house.container("netfilter")["args"]])
+        if done.returncode:
+            raise AssertionError(f"the container `netfilter`: {done.stderr}")
     process = house.start("tokenward", ["tokenward", *house.container("tokenward")["args"]], out)
     try:
         until_ready(process, folder / "log")
@@ -170,7 +187,7 @@ def play(path, binary, folder):
         else:
             hand_over(house, made["agent"], secret)
         agent = made["agent"].container("agent")
-        script = AGENT.replace("HOST", HOST).replace("DENIED", DENIED)
+        script = script.replace("HOST", HOST).replace("DENIED", DENIED).replace("NEAR", NEAR)
         done = made["agent"].run("agent", [*agent["command"], "sh", "-c", script])
         metrics = urllib.request.urlopen("http://127.0.0.1:9091/metrics", timeout=5).read().decode()
     finally:
@@ -181,7 +198,7 @@ def play(path, binary, folder):
         code = process.wait(60)
     text = (out.read_bytes() + (folder / "log").read_bytes()).decode()
     leaked = [f.name for d in secret.values() for f in d.iterdir() if f.suffix in ("", ".key") and f.read_text().strip() in done.stdout + text]
-    print(json.dumps({"agent": done.stdout.splitlines(), "error": done.stderr[-500:], "code": code, "leaked": leaked,
+    print(json.dumps({"agent": done.stdout.splitlines(), "error": done.stderr[-500:], "code": code, "leaked": leaked, "redirected": redirected,
                       "audit": [json.loads(line) for line in out.read_text().splitlines()],
                       "metrics": sorted(set(re.findall(r"^# TYPE (\S+)", metrics, re.M)))}))
 
