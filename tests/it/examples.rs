@@ -49,11 +49,12 @@ fn blocks(page: &str, text: &str) -> Vec<Example> {
     found
 }
 
-/// Manifests, and files for Prometheus, have such a word at their top level; configurations never do.
+/// Manifests, patches of them, and files for Prometheus, have such a word at their top level; configurations never do.
 fn is_manifest(text: &str) -> bool {
     let other = [
         "apiVersion:",
         "apiVersion ",
+        "- op:",
         "version:",
         "groups:",
         "rule_files:",
