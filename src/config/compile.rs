@@ -85,10 +85,7 @@ pub(super) fn compile(
     let audit = audit_settings(raw.audit, it);
     let issuers = issuers::compile(raw.issuers.unwrap_or_default(), it);
     let (tunnel, tunnel_lines) = tunnels(raw.tunnel.as_ref(), it);
-    if raw.services.is_none() && tunnel_lines.is_empty() {
-        let remedy = "name at least one service";
-        it.findings.error("services", "missing", remedy);
-    }
+    check_destinations(raw.services.is_some() || !tunnel_lines.is_empty(), it);
     let services = services::compile(raw.services.unwrap_or_default(), issuers, it);
     let mut agents = agents::compile(raw.agents, &transparent::owners(&listen), &services, it);
     agents.agents.cluster = kubernetes::cluster(raw.kubernetes, &agents.agents, it);
@@ -103,8 +100,6 @@ pub(super) fn compile(
     rules::check(&policy, &services, &agents, &tunnel_lines, it);
     authority::check(&ca, &policy, &services.origins, it);
     let parent = parent::compile(raw.parent_proxy, it);
-    let limits = limits(raw.limits, it);
-    let drain = drain(raw.drain, it);
     let runtime_dir = runtime_dir(raw.runtime_dir.as_deref(), it);
     Plan {
         listen,
@@ -121,14 +116,22 @@ pub(super) fn compile(
         services: services.exchange,
         tokens: services.tokens,
         parent,
-        limits,
-        drain,
+        limits: limits(raw.limits, it),
+        drain: drain(raw.drain, it),
         secret_variables: context.variables.into_iter().collect(),
         watched: context.watched,
         secret_files: context.files.into_iter().collect(),
         questions: Vec::new(),
         answers: Answers::default(),
         warnings: Vec::new(),
+    }
+}
+
+/// A file that leads nowhere is a mistake.
+fn check_destinations(any: bool, it: &mut Context<'_>) {
+    if !any {
+        let remedy = "name at least one service";
+        it.findings.error("services", "missing", remedy);
     }
 }
 

@@ -55,6 +55,7 @@ pub(super) async fn follow(
         };
         permit = permit.redirected(authority);
         let bare = Bare {
+            guard: None,
             head: used.head.redirected(path, query),
             body: Kept::Empty,
             upgrade: None,

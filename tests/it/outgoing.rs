@@ -107,10 +107,16 @@ async fn a_placeholder_on_its_way_to_somewhere_else_is_refused_and_told() {
     );
     // Its own host at the wrong port is a mistake and nothing else.
     let items = house.variable("coder", "ITEMS_TOKEN");
-    let here = format!("http://{API}:8080/v1/items");
-    let field = format!("authorization: Bearer {items}\r\n");
-    let lost = absolute(&house, "coder", &here, &field).await;
-    assert_eq!(lost, (403, "destination-denied".into()));
+    let coder = STANDARD.encode(format!("coder:{}", agent_token("coder")));
+    let connect = format!(
+        "CONNECT {API}:8443 HTTP/1.1\r\nhost: {API}:8443\r\nproxy-authorization: Basic {coder}\r\n\
+         authorization: Bearer {items}\r\nconnection: close\r\n\r\n"
+    );
+    let lost = speak(house.proxy(), connect.as_bytes()).await;
+    assert_eq!(
+        (lost.status(), lost.code().as_str()),
+        (403, "destination-denied")
+    );
     let mismatch = (403, "placeholder-mismatch".to_owned());
     for fields in [
         format!("authorization: Bearer {own}\r\n"),
