@@ -88,11 +88,8 @@ pub(super) fn compile(
             let usual = watch::compile(&key, usual, it);
             agents.agents.watches.insert(name.clone(), usual);
         }
-        match raw.placeholder_misuse {
-            Some(RawMisuse::Revoke) => {
-                agents.quarantined.insert(name.clone());
-            }
-            None | Some(RawMisuse::Deny) => {}
+        if matches!(raw.placeholder_misuse, Some(RawMisuse::Revoke)) {
+            agents.quarantined.insert(name.clone());
         }
         let wanted = raw
             .services
