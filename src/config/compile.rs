@@ -66,14 +66,7 @@ pub(super) fn compile(
     reading: SecretReading,
     findings: &mut Findings,
 ) -> Plan {
-    let mut context = Context {
-        findings,
-        references,
-        reading,
-        variables: BTreeSet::new(),
-        watched: Vec::new(),
-        files: BTreeSet::new(),
-    };
+    let mut context = Context::new(findings, references, reading);
     let it = &mut context;
     let store = store(raw.store, it);
     let (listen, health, admin) =
@@ -143,6 +136,19 @@ fn runtime_dir(raw: Option<&str>, it: &mut Context<'_>) -> PathBuf {
             std::path::absolute(&dir).unwrap_or(dir)
         }
         None => it.references.environment.runtime_dir(),
+    }
+}
+
+impl<'a> Context<'a> {
+    fn new(findings: &'a mut Findings, references: References<'a>, reading: SecretReading) -> Self {
+        Self {
+            findings,
+            references,
+            reading,
+            variables: BTreeSet::new(),
+            watched: Vec::new(),
+            files: BTreeSet::new(),
+        }
     }
 }
 

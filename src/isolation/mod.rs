@@ -14,7 +14,7 @@
 //! listener of its port or is refused at once, and the listener's socket tells which address was meant. No packet filter
 //! and no program of the system takes part.
 //!
-//! Where the system allows no namespaces, there is a [`fence`], which is weaker.
+//! Where the system allows no namespaces, there is a [`fence()`], which is weaker.
 //!
 //! It knows nothing of the proxy, of its configuration or of requests. Invariants: the command starts only after everything
 //! else has succeeded; descriptors that the command did not ask for do not reach it; whoever dies takes those inside along.
