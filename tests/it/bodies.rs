@@ -248,10 +248,13 @@ async fn a_body_that_breaks_off_is_not_a_whole_one() {
             .agent()
             .call(API, 443, h2, Call::get("/v1/items"))
             .await;
-        assert!(
-            matches!(ended, Err(CallerError::Body)),
-            "{h2} {alpn:?}: {ended:?}"
-        );
+        // Over HTTP/1.1 the connection may end before the head of the answer has gone.
+        let torn = match &ended {
+            Err(CallerError::Body) => true,
+            Err(CallerError::Http(_)) => !h2,
+            _ => false,
+        };
+        assert!(torn, "{h2} {alpn:?}: {ended:?}");
         assert_eq!(
             house.at_api().len(),
             1,

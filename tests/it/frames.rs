@@ -87,7 +87,10 @@ async fn a_body_of_another_length_than_announced_is_never_a_whole_request() {
         drop(tls);
     }
     let lines = house.lines(4).await;
-    for line in &lines[1..] {
+    // The line of the GET is written when nobody holds its answer any more, which may be after these.
+    let posted = || lines.iter().filter(|line| line["method"] == "POST");
+    assert_eq!(posted().count(), 3, "{lines:?}");
+    for line in posted() {
         // Which of the two is told first, the body's end or the stream's, is not ours to choose.
         let told = line["code"] == "bad-request" || line["decision"] == "abandoned";
         assert!(told, "{line}");
