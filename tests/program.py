@@ -1,9 +1,13 @@
-"""The real program under a script: how it is called, started, watched and stopped. For tests/kills, tests/leaks and tests/live."""
+"""The real program under a script: how it is called, started, watched and stopped, for tests/kills, tests/leaks and tests/live; and what
+judges need of Python."""
 
+import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -11,6 +15,37 @@ from pathlib import Path
 
 class Wrong(Exception):
     pass
+
+
+def interpreter(folder, wanted):
+    """An interpreter with the packages of a requirements.txt, made in this folder once for each such file."""
+    home, stamp = folder / "python", folder / "requirements.txt"
+    if not stamp.exists() or stamp.read_text() != wanted.read_text():
+        shutil.rmtree(home, ignore_errors=True)
+        subprocess.run([sys.executable, "-m", "venv", home], check=True)
+        subprocess.run([home / "bin" / "pip", "install", "-q", "--disable-pip-version-check", "-r", wanted], check=True)
+        shutil.copy(wanted, stamp)
+    return home / "bin" / "python"
+
+
+def apart(become, act):
+    """What `act` returns, in a process of its own that `become` has made somebody else's."""
+    told, tell = os.pipe()
+    child = os.fork()
+    if not child:
+        try:
+            become()
+            os.write(tell, json.dumps(act()).encode())
+        except Exception as error:
+            print(f"in a process apart: {error!r}", file=sys.stderr, flush=True)
+        finally:
+            os._exit(0)
+    os.close(tell)
+    text = b""
+    while more := os.read(told, 65536):
+        text += more
+    os.waitpid(child, 0)
+    return json.loads(text)
 
 
 def free_port():

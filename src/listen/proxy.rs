@@ -267,6 +267,21 @@ impl Doors {
         Err(haste.refusal())
     }
 
+    /// Whether this agent may send a request in clear to a host. A placeholder that goes astray with it is noticed.
+    pub(super) fn admitted(
+        &self,
+        agent: &Agent,
+        authority: &Authority,
+        request: &Request<Incoming>,
+    ) -> Result<Admission, Refusal> {
+        let admitted = self.exchange.admits(agent, authority);
+        admitted.map_err(|refusal| {
+            let said = (request.headers(), request.uri().query());
+            self.exchange
+                .goes_nowhere((agent.name(), authority), said, refusal)
+        })
+    }
+
     /// `GET http://host/path`: the caller is named with each request.
     async fn absolute(
         &self,
@@ -288,13 +303,7 @@ impl Doors {
             self.usual(&caller, true)?;
             let agent = caller.agent;
             let authority = authority?;
-            let admitted = self.exchange.admits(&agent, &authority);
-            let admitted = admitted.map_err(|refusal| {
-                let said = (request.headers(), request.uri().query());
-                let whose = (agent.name(), &authority);
-                self.exchange.goes_nowhere(whose, said, refusal)
-            });
-            match admitted? {
+            match self.admitted(&agent, &authority, &request)? {
                 Admission::Intercept(_) => Arrival::new(agent, authority, Door::Absolute, request),
                 // A blind host is reached through its own TLS only; in clear there is nothing to pass through.
                 Admission::Tunnel => Err(Code::TlsRequired.into()),

@@ -426,7 +426,7 @@ impl Doors {
             self.usual(caller, true)?;
             let agent = caller.agent.clone();
             let authority = authority?;
-            match self.exchange.admits(&agent, &authority)? {
+            match self.admitted(&agent, &authority, &request)? {
                 Admission::Intercept(_) => Arrival::new(agent, authority, door, request),
                 // A blind host is reached through its own TLS only; in clear there is nothing to pass through.
                 Admission::Tunnel => Err(Code::TlsRequired.into()),

@@ -25,6 +25,9 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
+sys.path.insert(0, str(HERE.parent))
+from program import interpreter  # noqa: E402
+
 DEPLOY = ROOT / "deploy"
 KUBERNETES = DEPLOY / "kubernetes"
 DASHBOARD = KUBERNETES / "components" / "monitoring" / "tokenward.json"
@@ -415,7 +418,7 @@ def main():
     base = Path(os.environ.get("TOKENWARD_CI_CACHE") or Path.home() / ".cache" / "tokenward-ci")
     cache = (options.cache or base / "deploy").resolve()
     cache.mkdir(parents=True, exist_ok=True)
-    wanted = tools.python(cache)
+    wanted = interpreter(cache, HERE / "requirements.txt")
     if Path(sys.executable) != wanted:
         os.execv(wanted, [str(wanted), *sys.argv])
     default = ROOT / "target" / "release" / "tokenward"

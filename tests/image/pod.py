@@ -9,16 +9,14 @@ the business of tests/netns.
 # The interpreter may lie where the agent's user cannot read: what it would ask for later is brought now.
 import encodings.idna  # noqa: F401
 import json
-import os
 import socket
 import ssl
 import sys
 import threading
-import traceback
 from pathlib import Path
 
 import box
-from box import HOST_API, KEYS, Box, call
+from box import HOST_API, KEYS, Box, apart, call
 
 NET_ADMIN, AGENT = 12, 10001
 OUTSIDE = {"v4": "198.18.0.9", "v6": "fd00::9"}
@@ -27,22 +25,7 @@ ELSEWHERE = 2222
 
 def as_agent(act):
     """What `act` returns, in a process that has the agent's user and nothing of ours."""
-    told, tell = os.pipe()
-    child = os.fork()
-    if not child:
-        try:
-            box.become(AGENT)
-            os.write(tell, json.dumps(act()).encode())
-        except Exception:
-            traceback.print_exc()
-        finally:
-            os._exit(0)
-    os.close(tell)
-    text = b""
-    while more := os.read(told, 65536):
-        text += more
-    os.waitpid(child, 0)
-    return json.loads(text)
+    return apart(lambda: box.become(AGENT), act)
 
 
 def tried(act):

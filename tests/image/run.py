@@ -31,6 +31,9 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
+sys.path.insert(0, str(HERE.parent))
+from program import interpreter  # noqa: E402
+
 WANTED = HERE / "requirements.txt"
 USER, LIMIT, WEEK = 65532, 40_000_000, 7 * 86400
 BOM = "usr/share/doc/tokenward/tokenward.cdx.json"
@@ -44,17 +47,6 @@ def call(*words, **more):
     if done.returncode:
         raise SystemExit(f"{' '.join(map(str, words))} ended with {done.returncode}:\n{done.stdout[-1500:]}{done.stderr[-1500:]}")
     return done.stdout.strip()
-
-
-def python(cache):
-    """The interpreter with the packages of requirements.txt."""
-    home, stamp = cache / "python", cache / "requirements.txt"
-    if not stamp.exists() or stamp.read_text() != WANTED.read_text():
-        shutil.rmtree(home, ignore_errors=True)
-        call(sys.executable, "-m", "venv", home)
-        call(home / "bin" / "pip", "install", "-q", "--disable-pip-version-check", "-r", WANTED)
-        shutil.copy(WANTED, stamp)
-    return home / "bin" / "python"
 
 
 def debian(cache):
@@ -442,7 +434,7 @@ def main():
     base = Path(os.environ.get("TOKENWARD_CI_CACHE") or Path.home() / ".cache" / "tokenward-ci")
     cache = (options.cache or base / "image").resolve()
     cache.mkdir(parents=True, exist_ok=True)
-    wanted = python(cache)
+    wanted = interpreter(cache, WANTED)
     if Path(sys.executable) != wanted:
         os.execv(wanted, [str(wanted), *sys.argv])
     sys.exit(0 if judge(options, cache) else 1)

@@ -70,6 +70,33 @@ async fn what_nobody_redirected_is_refused() {
     assert_eq!(doors.collect::<Vec<_>>(), ["transparent"; 4]);
 }
 
+/// A placeholder that goes astray is noticed here as at the other doors.
+#[tokio::test]
+async fn a_placeholder_on_its_way_to_somewhere_else_is_refused() {
+    let house = Setup::usual().start().await;
+    let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = socket.local_addr().unwrap();
+    let mode = RedirectMode::Everywhere;
+    house.running.serve_redirected(socket, mode, None).unwrap();
+    let own = house.variable("default", "ITEMS_TOKEN");
+    let evil = format!("evil.test:{}", address.port());
+    for (field, code) in [
+        ("x-note: nothing of ours".to_owned(), "destination-denied"),
+        (
+            format!("authorization: Bearer {own}"),
+            "placeholder-mismatch",
+        ),
+    ] {
+        let head =
+            format!("GET / HTTP/1.1\r\nhost: {evil}\r\n{field}\r\nconnection: close\r\n\r\n");
+        let answer = speak(address, head.as_bytes()).await;
+        assert_eq!((answer.status(), answer.code()), (403, code.to_owned()));
+    }
+    let written = house.end().await;
+    assert_eq!(written.of("placeholder.misused").len(), 1);
+    assert!(!written.text.contains(&own));
+}
+
 #[tokio::test]
 async fn rules_are_printed_without_privilege() {
     let rehearsal = Rehearsal::start(Options::default()).await.unwrap();
