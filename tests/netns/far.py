@@ -23,6 +23,15 @@ def serve(family, port, context):
         threading.Thread(target=answer, args=(connection, port, context), daemon=True).start()
 
 
+def reset():
+    """Whoever connects is sent a reset at once."""
+    listener = socket.create_server(("::", 7001), family=socket.AF_INET6, dualstack_ipv6=True)
+    while True:
+        connection, _ = listener.accept()
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        connection.close()
+
+
 def answer(connection, port, context):
     try:
         to = connection.getsockname()[0]
@@ -79,6 +88,7 @@ def main(certificate, key):
     for family in (socket.AF_INET, socket.AF_INET6):
         for port, tls in ((443, context), (80, None), (8080, None), (8443, context)):
             threading.Thread(target=serve, args=(family, port, tls), daemon=True).start()
+    threading.Thread(target=reset, daemon=True).start()
     witness()
 
 

@@ -19,7 +19,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from stage import BLIND, EVIL4, EVIL6, GID, HOST, PLAIN, RESOLVER, V4, V6, Stage, call
+from stage import BLIND, EVIL4, EVIL6, GID, HOST, PLAIN, RESOLVER, UID, V4, V6, Stage, call
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from program import Wrong  # noqa: E402
@@ -133,6 +133,20 @@ def nothing_leaves(stage):
             must(word.startswith("not permitted"), name, word)
 
 
+def after_reset(stage):
+    """The far side resets a connection of tokenward's group. The agent takes its port, and with it the connection's mark."""
+    dial = ("import socket, sys\nto = (sys.argv[1], 7001)\nio = socket.socket(socket.AF_INET6 if ':' in to[0] else socket.AF_INET)\n"
+            "io.settimeout(2)\nio.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)\nio.bind(('', int(sys.argv[2])))\n"
+            "print(io.getsockname()[1], flush=True)\nio.connect(to)\nio.recv(1)\n")
+    for address in (V4, V6):
+        own = stage.inside(stage.pod, sys.executable, "-c", dial, address, 0, uid=UID, gid=GID, check=False)
+        must("ConnectionResetError" in own.stderr, "no reset to begin with", own.stderr[-300:])
+        port = int(own.stdout)
+        done, packets = stage.arrived(lambda: stage.agent(sys.executable, "-c", dial, address, port))
+        must("ConnectionRefusedError" in done.stderr, "the agent by a port that was reset", done.stdout, done.stderr[-300:])
+        must(not packets, "the agent by a port that was reset", packets[:3])
+
+
 def capabilities(stage, expected):
     status = Path(f"/proc/{stage.proxy.pid}/status").read_text()
     held = dict(line.split(":\t") for line in status.splitlines() if line.startswith("Cap"))
@@ -182,6 +196,7 @@ def sidecar(binary, more=()):
         stage.start()
         refused(stage)
         nothing_leaves(stage)
+        after_reset(stage)
         allowed(stage)
         nothing_leaves(stage) if stage.stop() == 0 else must(False, "the end")
         stage.start()

@@ -176,7 +176,7 @@ fn filters(ground: &Ground, family: Family) -> Vec<String> {
             rules.push(format!("-p tcp {own} -j CONNMARK --set-mark {MARK:#x}"));
             rules.push(format!("{own} -j ACCEPT"));
             rules.push(format!(
-                "-p tcp -m connmark --mark {MARK:#x} -m conntrack --ctstate ESTABLISHED -j ACCEPT"
+                "-p tcp ! --syn -m connmark --mark {MARK:#x} -m conntrack --ctstate ESTABLISHED -j ACCEPT"
             ));
             rules.push(format!("-d {} -j ACCEPT", loopback(family)));
             if family == Family::V6 {

@@ -59,7 +59,8 @@ fn sidecar(ground: &Ground, gid: u32) -> String {
     it.push_str(
         "  }\n  chain filter_out {\n    type filter hook output priority 0; policy accept;\n",
     );
-    // Packets of a socket that its process has closed belong to nobody: their connection is known by its mark.
+    // Packets of a socket that its process has closed belong to nobody: their connection is known by its mark. What would
+    // begin a connection is never among them. After a reset by the far side conntrack takes it for a part of the old one.
     line(
         it,
         format_args!("    meta skgid {gid} meta l4proto tcp ct mark set {MARK:#x} accept"),
@@ -67,7 +68,9 @@ fn sidecar(ground: &Ground, gid: u32) -> String {
     line(it, format_args!("    meta skgid {gid} accept"));
     line(
         it,
-        format_args!("    meta l4proto tcp ct mark {MARK:#x} ct state established accept"),
+        format_args!(
+            "    tcp flags & (syn | ack) != syn ct mark {MARK:#x} ct state established accept"
+        ),
     );
     it.push_str("    ip daddr 127.0.0.0/8 accept\n    ip6 daddr ::1 accept\n");
     // Neighbours: without them IPv6 has no way at all, and they do not leave the link.

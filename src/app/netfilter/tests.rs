@@ -45,6 +45,7 @@ fn a_sidecar_leads_both_families_and_rejects_the_rest() {
          meta nfproto ipv6 tcp dport { 80, 443, 8443 } redirect to :15002\n  }",
         "ip daddr { 10.0.0.10 } meta l4proto { tcp, udp } th dport 53 accept",
         "ip6 daddr { fd00::a } meta l4proto { tcp, udp } th dport 53 accept",
+        "meta skgid 1337 accept\n    tcp flags & (syn | ack) != syn ct mark 0x7477 ct state established accept",
         "counter reject with tcp reset\n    counter reject\n  }\n}\n",
     ] {
         assert!(text.contains(expected), "{expected}\n in\n{text}");
