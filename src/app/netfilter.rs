@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
 pub use host::{NetfilterError, Seen, apply, remove, resolvers};
-pub use legacy::{Family, Jumps};
+pub use legacy::Family;
 
 use crate::config::Plan;
 use crate::listen::{RedirectMode, TransparentSettings};
@@ -161,10 +161,10 @@ impl Ground {
         nft::text(self)
     }
 
-    /// Text for `iptables-restore --noflush`, or `ip6tables-restore`.
+    /// Text for `iptables-restore --noflush`, or `ip6tables-restore`, where `saved` (what `…-save` shows, or nothing) stands.
     #[must_use]
-    pub fn legacy(&self, family: Family, jumps: Jumps) -> String {
-        legacy::text(self, family, jumps)
+    pub fn legacy(&self, family: Family, saved: &str) -> String {
+        legacy::text(self, family, saved)
     }
 
     fn listener(&self, family: Family) -> Option<SocketAddr> {

@@ -7,7 +7,7 @@ use serde_json::json;
 use super::args::{Args, NetfilterVerb, NetfilterWish, RulesFormat, RulesShape};
 use super::serve::plan_without_secrets;
 use super::{Failure, out};
-use crate::app::netfilter::{self, Family, Ground, Jumps, Shape};
+use crate::app::netfilter::{self, Family, Ground, Shape};
 
 pub(super) fn netfilter(args: &Args, verb: &NetfilterVerb) -> Result<ExitCode, Failure> {
     match verb {
@@ -26,7 +26,7 @@ fn print(args: &Args, wish: &NetfilterWish) -> Result<ExitCode, Failure> {
     let texts = match wish.format {
         RulesFormat::Nft => vec![("nft", ground.nft())],
         RulesFormat::Iptables => [Family::V4, Family::V6]
-            .map(|family| (family.program(), ground.legacy(family, Jumps::ALL)))
+            .map(|family| (family.program(), ground.legacy(family, "")))
             .to_vec(),
     };
     if args.json {

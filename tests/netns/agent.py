@@ -34,6 +34,17 @@ def udp(address, port):
         return "" if io.recv(1) else ""
 
 
+def bound(kind, address, port):
+    """By the way out that the agent chooses itself, wherever the address is. It takes no privilege."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family, kind) as io:
+        io.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"out0")
+        io.settimeout(0.5)
+        io.connect((address, port))
+        io.send(b"data")
+        return "" if io.recv(1) else "closed without an answer"
+
+
 def raw(family, kind, proto):
     with socket.socket(family, kind, proto):
         return "a raw socket was made"
@@ -51,6 +62,10 @@ for name, address in (("v4", V4), ("v6", V6)):
         attempt(f"tcp {port} {name}", lambda: tcp(address, port))
     for port in (443, 53, 123, 9999):
         attempt(f"udp {port} {name}", lambda: udp(address, port))
+for name, address, own in (("v4", V4, "127.0.0.9"), ("v6", V6, "::1")):
+    attempt(f"bound tcp 443 {name}", lambda: bound(socket.SOCK_STREAM, address, 443))
+    for kind, word in ((socket.SOCK_DGRAM, "udp"), (socket.SOCK_STREAM, "tcp")):
+        attempt(f"bound {word} loopback {name}", lambda: bound(kind, own, 9999))
 attempt("ping", lambda: ping(V4))
 attempt("raw ip", lambda: raw(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP))
 attempt("raw ip6", lambda: raw(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_ICMPV6))

@@ -267,6 +267,7 @@ def verbs(binary):
         for program in ("iptables-save", "ip6tables-save"):
             saved = stage.inside(stage.gw, program).stdout
             must(saved.count("-j TOKENWARD_OUT") == 1 and saved.count("-j TOKENWARD_NAT") == 1, program, saved)
+            must(saved.count("-j TOKENWARD_LO") == 1, program, saved)
         stage.tokenward("netfilter", "remove", "--format", "iptables")
         for program in ("iptables-save", "ip6tables-save"):
             must("TOKENWARD" not in stage.inside(stage.gw, program).stdout, program, "has something left")
@@ -278,7 +279,7 @@ def faults(binary):
     """Rules that are broken on purpose: the judge must notice."""
     for name, spoil in (
         ("rules without IPv6", lambda text: text.replace("table inet", "table ip").replace("meta nfproto ipv4 ", "")),
-        ("rules without their filter", lambda text: text[:text.index("  chain filter_out")] + "}\n"),
+        ("rules without their filter", lambda text: text[:text.index("  chain filter_out")] + text[text.index("  chain loopback_out"):]),
     ):
         stage = Stage(binary, "sidecar")
         try:

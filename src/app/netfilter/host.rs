@@ -11,7 +11,7 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::process::Command;
 use tokio::time::timeout;
 
-use super::legacy::{self, Family, Jumps};
+use super::legacy::{self, Family};
 use super::{Ground, MARK, TABLE, nft};
 
 /// Where programs are looked for, in this order. `PATH` may be anybody's.
@@ -116,21 +116,16 @@ pub(super) fn covered(listing: &str, ground: &Ground) -> Result<Vec<&'static str
 }
 
 async fn apply_legacy(ground: &Ground) -> Result<Seen, NetfilterError> {
-    let (filter, lead) = legacy::chains(ground);
     // IPv6 first: should it fail, IPv4 is still as it was.
     for family in [Family::V6, Family::V4] {
         let saved = save(family).await?;
-        let jumps = Jumps {
-            filter: !legacy::is_told(&saved, filter.1, filter.2),
-            lead: !legacy::is_told(&saved, lead.1, lead.2),
-        };
-        let text = ground.legacy(family, jumps);
+        let text = ground.legacy(family, &saved);
         run(restore(family), &["--noflush", "-w", "5"], &text).await?;
     }
     let mut families = Vec::new();
     for (family, name) in [(Family::V4, "IPv4"), (Family::V6, "IPv6")] {
         let saved = save(family).await?;
-        for (_, hook, chain) in [filter, lead] {
+        for ((_, hook, chain), _) in legacy::chains(ground, family) {
             if !legacy::is_told(&saved, hook, chain) {
                 return Err(NetfilterError::Uncovered(name));
             }

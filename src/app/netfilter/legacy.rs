@@ -31,53 +31,44 @@ impl Family {
     }
 }
 
-/// Which of the system's chains still have to be told of ours.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Jumps {
-    /// That of the table `filter`.
-    pub filter: bool,
-    /// That of the table `nat`, or `mangle` with TPROXY.
-    pub lead: bool,
-}
-
-impl Jumps {
-    /// None has been told.
-    pub const ALL: Self = Self {
-        filter: true,
-        lead: true,
-    };
-}
-
 /// A chain of ours: its table, the chain of the system that leads to it, its name.
 pub(super) type Chain = (&'static str, &'static str, &'static str);
 
 /// Every chain that we make, whatever the shape.
-pub(super) const CHAINS: [Chain; 5] = [
+pub(super) const CHAINS: [Chain; 6] = [
     ("filter", "OUTPUT", "TOKENWARD_OUT"),
     ("filter", "FORWARD", "TOKENWARD_FWD"),
+    ("mangle", "POSTROUTING", "TOKENWARD_LO"),
+    ("mangle", "PREROUTING", "TOKENWARD_TPROXY"),
     ("nat", "OUTPUT", "TOKENWARD_NAT"),
     ("nat", "PREROUTING", "TOKENWARD_PRE"),
-    ("mangle", "PREROUTING", "TOKENWARD_TPROXY"),
 ];
 
-/// The chains of this shape: what filters, and what leads to the listener.
-pub(super) fn chains(ground: &Ground) -> (Chain, Chain) {
+/// The chains of this shape, with what they say. What keeps things in comes first: each table is a transaction of its own.
+pub(super) fn chains(ground: &Ground, family: Family) -> Vec<(Chain, Vec<String>)> {
+    let [out, forward, lo, tproxy, nat, pre] = CHAINS;
+    let leads = leads(ground, family);
     match (&ground.shape, ground.tproxy) {
-        (Shape::Sidecar { .. }, _) => (CHAINS[0], CHAINS[2]),
-        (Shape::Gateway { .. }, false) => (CHAINS[1], CHAINS[3]),
-        (Shape::Gateway { .. }, true) => (CHAINS[1], CHAINS[4]),
+        (Shape::Sidecar { .. }, _) => vec![
+            (out, filters(ground, family)),
+            (lo, vec![stays(family)]),
+            (nat, leads),
+        ],
+        (Shape::Gateway { .. }, false) => vec![(forward, filters(ground, family)), (pre, leads)],
+        (Shape::Gateway { .. }, true) => vec![(forward, filters(ground, family)), (tproxy, leads)],
     }
 }
 
-pub(super) fn text(ground: &Ground, family: Family, jumps: Jumps) -> String {
+/// `saved` is what `…-save` shows: a chain of the system that leads to ours there is not told again.
+pub(super) fn text(ground: &Ground, family: Family, saved: &str) -> String {
     let mut out = format!(
         "# Made by `tokenward netfilter`; for `{}-restore --noflush`.\n",
         family.program()
     );
-    let (filter, lead) = chains(ground);
-    // What keeps things in comes first: each table is a transaction of its own.
-    table(&mut out, filter, jumps.filter, &filters(ground, family));
-    table(&mut out, lead, jumps.lead, &leads(ground, family));
+    for (chain, rules) in chains(ground, family) {
+        let told = is_told(saved, chain.1, chain.2);
+        table(&mut out, chain, !told, &rules);
+    }
     out
 }
 
@@ -123,6 +114,11 @@ fn loopback(family: Family) -> &'static str {
         Family::V4 => "127.0.0.0/8",
         Family::V6 => "::1/128",
     }
+}
+
+/// What is sent to loopback leaves by no other device, whatever its socket is bound to (see `nft.rs`).
+fn stays(family: Family) -> String {
+    format!("! -o lo -d {} -j DROP", loopback(family))
 }
 
 /// The rules that lead to the listener.

@@ -78,7 +78,10 @@ fn sidecar(ground: &Ground, gid: u32) -> String {
         "    ip6 hoplimit 255 icmpv6 type { nd-router-solicit, nd-neighbor-solicit, nd-neighbor-advert } accept\n",
     );
     rest(it, ground, "");
-    it.push_str("  }\n");
+    it.push_str("  }\n  chain loopback_out {\n    type filter hook postrouting priority 0; policy accept;\n");
+    // Above, loopback is an address. A socket that is bound to another device sends there all the same, also what was just
+    // redirected, and only here the device is known by which it leaves.
+    it.push_str("    oifname != \"lo\" ip daddr 127.0.0.0/8 drop\n    oifname != \"lo\" ip6 daddr ::1 drop\n  }\n");
     out
 }
 
