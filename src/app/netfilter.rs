@@ -14,7 +14,7 @@ use std::net::{IpAddr, SocketAddr};
 pub use host::{NetfilterError, Seen, apply, remove, resolvers};
 pub use legacy::Family;
 
-use crate::config::Plan;
+use crate::config::{Plan, ProxyAt};
 use crate::listen::{RedirectMode, TransparentSettings};
 use crate::vocab::Authority;
 
@@ -50,6 +50,8 @@ pub struct Ground {
     v6: Option<SocketAddr>,
     ports: BTreeSet<u16>,
     resolvers: BTreeSet<IpAddr>,
+    /// Where `listen.proxy` can be reached from elsewhere.
+    proxies: BTreeSet<SocketAddr>,
 }
 
 /// Why there are no rules for this configuration.
@@ -92,7 +94,14 @@ impl Ground {
         let services = plan.policy.services.iter().map(|service| service.port);
         let blind = plan.policy.tunnel.iter().map(Authority::port);
         let ports = services.chain(blind);
-        Self::from_parts(&plan.listen.transparent, ports, shape, tproxy, resolvers)
+        let mut ground =
+            Self::from_parts(&plan.listen.transparent, ports, shape, tproxy, resolvers)?;
+        let proxies = plan.listen.proxy.iter().filter_map(|proxy| match proxy.at {
+            ProxyAt::Tcp(address) => Some(address),
+            ProxyAt::Unix { .. } => None,
+        });
+        ground.proxies = proxies.filter(|at| !at.ip().is_loopback()).collect();
+        Ok(ground)
     }
 
     fn from_parts(
@@ -136,6 +145,7 @@ impl Ground {
                 .into_iter()
                 .filter(|ip| !ip.is_loopback())
                 .collect(),
+            proxies: BTreeSet::new(),
         })
     }
 
@@ -172,6 +182,20 @@ impl Ground {
             Family::V4 => self.v4,
             Family::V6 => self.v6,
         }
+    }
+
+    /// The address, where it is not every one, and the port of each proxy listener that this family reaches.
+    fn doors(&self, family: Family) -> impl Iterator<Item = (Option<IpAddr>, u16)> {
+        let of = move |at: &&SocketAddr| {
+            // Such a listener may take both.
+            let every = at.is_ipv6() && at.ip().is_unspecified();
+            every || at.is_ipv6() == (family == Family::V6)
+        };
+        let named = |at: &SocketAddr| (!at.ip().is_unspecified()).then(|| at.ip());
+        self.proxies
+            .iter()
+            .filter(of)
+            .map(move |at| (named(at), at.port()))
     }
 
     fn resolvers(&self, family: Family) -> impl Iterator<Item = &IpAddr> {

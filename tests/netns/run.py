@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Can an agent get around the proxy? Asked in network namespaces, of the very rules that `tokenward netfilter` makes.
 
-tests/netns/run.py --bin target/release/tokenward [--only sidecar|legacy|gateway|tproxy|verbs|faults]
+tests/netns/run.py --bin target/release/tokenward [--only sidecar|legacy|gateway|tproxy|gateway-legacy|tproxy-legacy|verbs|faults]
 
 An agent tries every way out that it has, and a witness at the far side counts packets. What is allowed must work all the
 same, over IPv4 and IPv6, with the credential attached and to the address that we resolve. Two planted faults (rules
@@ -147,6 +147,63 @@ def after_reset(stage):
         must(not packets, "the agent by a port that was reset", packets[:3])
 
 
+# What a gateway may have open besides: the owner's way in, a resolver, and both answer.
+SERVICES = """import socket, threading
+tcp = socket.create_server(("::", 2222), family=socket.AF_INET6, dualstack_ipv6=True)
+udp = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+udp.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+udp.bind(("::", 53))
+def answer():
+    while True:
+        udp.sendto(b"answer", udp.recvfrom(512)[1])
+threading.Thread(target=answer, daemon=True).start()
+print("ready", flush=True)
+while True:
+    tcp.accept()[0].close()
+"""
+KNOCK = """import json, socket, sys
+out = {}
+for address in sys.argv[1:]:
+    for kind, port in (("tcp", 2222), ("udp", 53), ("tcp", 15001), ("tcp", 8081)):
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        with socket.socket(family, socket.SOCK_STREAM if kind == "tcp" else socket.SOCK_DGRAM) as io:
+            io.settimeout(2)
+            try:
+                io.connect((address, port))
+                kind == "udp" and (io.send(b"question"), io.recv(9))
+                out[f"{kind} {port} {address}"] = "open"
+            except OSError as error:
+                out[f"{kind} {port} {address}"] = type(error).__name__
+print(json.dumps(out))
+"""
+
+
+def knock(stage, expected):
+    """What an agent finds open of the gateway itself."""
+    def serving(name):
+        return subprocess.Popen(["ip", "netns", "exec", name, sys.executable, "-c", SERVICES], stdout=subprocess.PIPE, text=True)
+    services = [serving(stage.gw), serving(stage.pod)]
+    try:
+        must(all(each.stdout.readline() == "ready\n" for each in services), "the services did not start")
+        # Neighbours have to be found anew: that goes on.
+        for name in (stage.pod, stage.gw):
+            call("ip", "-n", name, "neigh", "flush", "all")
+        done = stage.agent(sys.executable, "-c", KNOCK, "10.66.0.1", "fd66::1")
+        must(done.returncode == 0, "the agent", done.stderr[-300:])
+        found = json.loads(done.stdout)
+        for door, word in found.items():
+            wanted = "open" if " ".join(door.split()[:2]) in expected else "ConnectionRefusedError"
+            must(word == wanted, door, word, "instead of", wanted)
+        # The gateway's own questions to the agents' side are answered.
+        done = stage.inside(stage.gw, sys.executable, "-c", KNOCK, "10.66.0.2", "fd66::2")
+        found = json.loads(done.stdout)
+        must(all(found[f"udp 53 {address}"] == "open" for address in ("10.66.0.2", "fd66::2")), "answers to the gateway", found)
+    finally:
+        for each in services:
+            each.kill()
+            each.wait(10)
+
+
 def capabilities(stage, expected):
     status = Path(f"/proc/{stage.proxy.pid}/status").read_text()
     held = dict(line.split(":\t") for line in status.splitlines() if line.startswith("Cap"))
@@ -205,14 +262,16 @@ def sidecar(binary, more=()):
         stage.close()
 
 
-def gateway(binary, shape):
+def gateway(binary, shape, more=()):
     stage = Stage(binary, shape)
     capability, held = ("net_admin", 1 << 12) if shape == "tproxy" else (None, 0)
     try:
         stage.begin_far()
-        apply(stage)
+        knock(stage, {"tcp 2222", "udp 53"})
+        apply(stage, *more)
         ends(stage, capability)
         stage.start(capability)
+        knock(stage, {"tcp 8081"})
         capabilities(stage, held)
         refused(stage)
         nothing_leaves(stage)
@@ -224,7 +283,7 @@ def gateway(binary, shape):
                 must(False, "tproxy without a capability")
             except Wrong as wrong:
                 must("CAP_NET_ADMIN" in str(wrong), "said", wrong)
-            stage.tokenward("netfilter", "remove", "--tproxy")
+            stage.tokenward("netfilter", "remove", "--tproxy", *more)
             left = stage.inside(stage.gw, "ip", "rule", "show").stdout + stage.inside(stage.gw, "nft", "list", "ruleset").stdout
             must("7477" not in left and "tokenward" not in left, "left behind", left)
     finally:
@@ -304,6 +363,8 @@ PARTS = {
     "legacy": lambda binary: sidecar(binary, ("--format", "iptables")),
     "gateway": lambda binary: gateway(binary, "gateway"),
     "tproxy": lambda binary: gateway(binary, "tproxy"),
+    "gateway-legacy": lambda binary: gateway(binary, "gateway", ("--format", "iptables")),
+    "tproxy-legacy": lambda binary: gateway(binary, "tproxy", ("--format", "iptables")),
     "faults": faults,
 }
 

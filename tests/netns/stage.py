@@ -101,14 +101,14 @@ class Stage:
         (self.dir / "api.token").write_text(TOKEN)
         (self.dir / "agent.py").write_bytes((HERE / "agent.py").read_bytes())
         if self.shape == "sidecar":
-            listen, agents = '["127.0.0.1:15001", "[::1]:15001"]', ""
+            listen, agents, doors = '["127.0.0.1:15001", "[::1]:15001"]', "", '"127.0.0.1:8080"'
         else:
             mode, places = ("redirect", ("0.0.0.0", "[::]")) if self.shape == "gateway" else ("tproxy", ("127.0.0.1", "[::1]"))
             rows = [(f"{place}:15001", mode) for place in places]
             listen = "[" + ", ".join(f'{{address: "{at}", mode: {mode}, agent: coder}}' for at, mode in rows) + "]"
-            agents = "agents: {coder: {}}"
+            agents, doors = "agents: {coder: {}}", '[{address: "[::]:8081", plaintext: true}]'
         (self.dir / "tokenward.yaml").write_text(f"""
-listen: {{proxy: "127.0.0.1:8080", transparent: {listen}}}
+listen: {{proxy: {doors}, transparent: {listen}}}
 health: 127.0.0.1:9091
 runtime_dir: {self.dir}/run
 audit: {{file: {self.dir}/state/audit.jsonl}}

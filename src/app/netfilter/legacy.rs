@@ -35,9 +35,10 @@ impl Family {
 pub(super) type Chain = (&'static str, &'static str, &'static str);
 
 /// Every chain that we make, whatever the shape.
-pub(super) const CHAINS: [Chain; 6] = [
+pub(super) const CHAINS: [Chain; 7] = [
     ("filter", "OUTPUT", "TOKENWARD_OUT"),
     ("filter", "FORWARD", "TOKENWARD_FWD"),
+    ("filter", "INPUT", "TOKENWARD_IN"),
     ("mangle", "POSTROUTING", "TOKENWARD_LO"),
     ("mangle", "PREROUTING", "TOKENWARD_TPROXY"),
     ("nat", "OUTPUT", "TOKENWARD_NAT"),
@@ -46,7 +47,7 @@ pub(super) const CHAINS: [Chain; 6] = [
 
 /// The chains of this shape, with what they say. What keeps things in comes first: each table is a transaction of its own.
 pub(super) fn chains(ground: &Ground, family: Family) -> Vec<(Chain, Vec<String>)> {
-    let [out, forward, lo, tproxy, nat, pre] = CHAINS;
+    let [out, forward, inside, lo, tproxy, nat, pre] = CHAINS;
     let leads = leads(ground, family);
     match (&ground.shape, ground.tproxy) {
         (Shape::Sidecar { .. }, _) => vec![
@@ -54,8 +55,11 @@ pub(super) fn chains(ground: &Ground, family: Family) -> Vec<(Chain, Vec<String>
             (lo, vec![stays(family)]),
             (nat, leads),
         ],
-        (Shape::Gateway { .. }, false) => vec![(forward, filters(ground, family)), (pre, leads)],
-        (Shape::Gateway { .. }, true) => vec![(forward, filters(ground, family)), (tproxy, leads)],
+        (Shape::Gateway { interface }, by_tproxy) => vec![
+            (forward, filters(ground, family)),
+            (inside, inward(ground, family, interface)),
+            (if by_tproxy { tproxy } else { pre }, leads),
+        ],
     }
 }
 
@@ -162,10 +166,6 @@ fn leads(ground: &Ground, family: Family) -> Vec<String> {
 /// The rules that let nothing else out.
 fn filters(ground: &Ground, family: Family) -> Vec<String> {
     let mut rules = Vec::new();
-    let (icmp, reject) = match family {
-        Family::V4 => ("icmp", "icmp-port-unreachable"),
-        Family::V6 => ("ipv6-icmp", "icmp6-port-unreachable"),
-    };
     let from = match &ground.shape {
         Shape::Sidecar { gid } => {
             let own = format!("-m owner --gid-owner {gid}");
@@ -175,20 +175,60 @@ fn filters(ground: &Ground, family: Family) -> Vec<String> {
                 "-p tcp ! --syn -m connmark --mark {MARK:#x} -m conntrack --ctstate ESTABLISHED -j ACCEPT"
             ));
             rules.push(format!("-d {} -j ACCEPT", loopback(family)));
-            if family == Family::V6 {
-                for kind in [
-                    "router-solicitation",
-                    "neighbour-solicitation",
-                    "neighbour-advertisement",
-                ] {
-                    rules.push(format!(
-                        "-p ipv6-icmp -m hl --hl-eq 255 -m icmp6 --icmpv6-type {kind} -j ACCEPT"
-                    ));
-                }
-            }
+            rules.extend(neighbours(family, ""));
             String::new()
         }
         Shape::Gateway { interface } => format!("-i {interface} "),
+    };
+    rules.extend(rest(ground, family, &from));
+    rules
+}
+
+/// What of the gateway itself agents may reach (see `nft.rs`).
+fn inward(ground: &Ground, family: Family, interface: &str) -> Vec<String> {
+    let from = format!("-i {interface} ");
+    let mut rules = vec![format!("{from}-m conntrack --ctdir REPLY -j ACCEPT")];
+    rules.extend(neighbours(family, &from));
+    match ground.listener(family) {
+        Some(_) if ground.tproxy => {
+            rules.push(format!("{from}-p tcp -m mark --mark {MARK:#x} -j ACCEPT"));
+        }
+        Some(listener) => rules.push(format!(
+            "{from}-p tcp --dport {} -m conntrack --ctstate DNAT -j ACCEPT",
+            listener.port()
+        )),
+        None => {}
+    }
+    for (ip, port) in ground.doors(family) {
+        let to = ip.map_or_else(String::new, |ip| format!("-d {ip} "));
+        rules.push(format!("{from}{to}-p tcp --dport {port} -j ACCEPT"));
+    }
+    rules.extend(rest(ground, family, &from));
+    rules
+}
+
+/// Without them IPv6 has no way at all.
+fn neighbours(family: Family, from: &str) -> Vec<String> {
+    let kinds: &[&str] = match family {
+        Family::V4 => &[],
+        Family::V6 => &[
+            "router-solicitation",
+            "neighbour-solicitation",
+            "neighbour-advertisement",
+        ],
+    };
+    let rule = |kind| {
+        format!("{from}-p ipv6-icmp -m hl --hl-eq 255 -m icmp6 --icmpv6-type {kind} -j ACCEPT")
+    };
+    kinds.iter().map(rule).collect()
+}
+
+/// What was not led to tokenward, from what others began down to what is rejected.
+fn rest(ground: &Ground, family: Family, from: &str) -> Vec<String> {
+    let mut rules = Vec::new();
+    let (icmp, reject) = match family {
+        Family::V4 => ("icmp", "icmp-port-unreachable"),
+        Family::V6 => ("ipv6-icmp", "icmp6-port-unreachable"),
     };
     rules.push(format!("{from}-p tcp -m conntrack --ctdir REPLY -j ACCEPT"));
     rules.push(format!(

@@ -6,6 +6,9 @@ use std::net::IpAddr;
 use super::legacy::Family;
 use super::{Ground, MARK, Shape, TABLE};
 
+/// Without it IPv6 has no way at all. It does not leave the link.
+const NEIGHBOURS: &str = "ip6 hoplimit 255 icmpv6 type { nd-router-solicit, nd-neighbor-solicit, nd-neighbor-advert } accept";
+
 pub(super) fn text(ground: &Ground) -> String {
     let mut out = String::from("# Made by `tokenward netfilter`; for `nft -f -`.\n");
     if ground.tproxy {
@@ -73,10 +76,7 @@ fn sidecar(ground: &Ground, gid: u32) -> String {
         ),
     );
     it.push_str("    ip daddr 127.0.0.0/8 accept\n    ip6 daddr ::1 accept\n");
-    // Neighbours: without them IPv6 has no way at all, and they do not leave the link.
-    it.push_str(
-        "    ip6 hoplimit 255 icmpv6 type { nd-router-solicit, nd-neighbor-solicit, nd-neighbor-advert } accept\n",
-    );
+    line(it, format_args!("    {NEIGHBOURS}"));
     rest(it, ground, "");
     it.push_str("  }\n  chain loopback_out {\n    type filter hook postrouting priority 0; policy accept;\n");
     // Above, loopback is an address. A socket that is bound to another device sends there all the same, also what was just
@@ -124,8 +124,48 @@ fn gateway(ground: &Ground, interface: &str) -> String {
         "  }\n  chain filter_forward {\n    type filter hook forward priority 0; policy accept;\n",
     );
     rest(it, ground, &from);
+    it.push_str(
+        "  }\n  chain filter_in {\n    type filter hook input priority 0; policy accept;\n",
+    );
+    inward(it, ground, &from);
+    rest(it, ground, &from);
     it.push_str("  }\n");
     out
+}
+
+/// What of the gateway itself agents may reach: what was led to tokenward, and the listeners of `listen.proxy`.
+fn inward(out: &mut String, ground: &Ground, from: &str) {
+    // Answers to what the gateway asked, such as its resolver where that is on the agents' side.
+    line(out, format_args!("    {from}ct direction reply accept"));
+    line(out, format_args!("    {from}{NEIGHBOURS}"));
+    if ground.tproxy {
+        line(
+            out,
+            format_args!("    {from}meta l4proto tcp meta mark {MARK:#x} accept"),
+        );
+    } else {
+        for family in [Family::V4, Family::V6] {
+            if let Some(listener) = ground.listener(family) {
+                let (nfproto, port) = (family.nfproto(), listener.port());
+                line(
+                    out,
+                    format_args!(
+                        "    {from}meta nfproto {nfproto} tcp dport {port} ct status dnat accept"
+                    ),
+                );
+            }
+        }
+    }
+    for family in [Family::V4, Family::V6] {
+        for (ip, port) in ground.doors(family) {
+            let to = match (ip, family) {
+                (Some(ip), Family::V4) => format!("ip daddr {ip}"),
+                (Some(ip), Family::V6) => format!("ip6 daddr {ip}"),
+                (None, _) => format!("meta nfproto {}", family.nfproto()),
+            };
+            line(out, format_args!("    {from}{to} tcp dport {port} accept"));
+        }
+    }
 }
 
 fn listener_of(family: Family, ip: IpAddr, port: u16) -> String {

@@ -83,6 +83,39 @@ fn a_gateway_looks_at_one_interface() {
 }
 
 #[test]
+fn of_a_gateway_itself_only_its_listeners_are_open() {
+    let listeners = &["redirect@0.0.0.0:15001", "redirect@[::]:15002"];
+    let mut it = ground(gateway("twa1"), false, listeners).unwrap();
+    let proxies = ["0.0.0.0:81", "[::]:82", "10.0.0.1:83", "[fd00::1]:84"];
+    it.proxies = proxies.map(|at| at.parse().unwrap()).into();
+    let nft = it.nft();
+    let inward = &nft[nft.find("chain filter_in").unwrap()..];
+    for (open, times) in [
+        ("meta nfproto ipv4 tcp dport 15001 ct status dnat accept", 1),
+        ("meta nfproto ipv6 tcp dport 15002 ct status dnat accept", 1),
+        ("meta nfproto ipv4 tcp dport 81 accept", 1),
+        ("tcp dport 82 accept", 2),
+        ("ip daddr 10.0.0.1 tcp dport 83 accept", 1),
+        ("ip6 daddr fd00::1 tcp dport 84 accept", 1),
+        (" tcp dport ", 7),
+    ] {
+        assert_eq!(inward.matches(open).count(), times, "{open}\n{inward}");
+    }
+    assert!(inward.ends_with("\"twa1\" counter reject\n  }\n}\n"));
+    let legacy = it.legacy(Family::V6, "");
+    for open in [
+        "-i twa1 -p tcp --dport 15002 -m conntrack --ctstate DNAT -j ACCEPT",
+        "-i twa1 -p tcp --dport 82 -j ACCEPT",
+        "-i twa1 -d fd00::1 -p tcp --dport 84 -j ACCEPT",
+        "-i twa1 -j REJECT --reject-with icmp6-port-unreachable",
+    ] {
+        let rule = format!("-A TOKENWARD_IN {open}\n");
+        assert!(legacy.contains(&rule), "{rule}\n{legacy}");
+    }
+    assert!(!legacy.contains("--dport 81 ") && !legacy.contains("--dport 83 "));
+}
+
+#[test]
 fn what_does_not_fit_is_refused_with_a_remedy() {
     let refused = |shape, tproxy, listeners: &[&str]| {
         let refused = ground(shape, tproxy, listeners).err();
