@@ -15,7 +15,7 @@ use tower::Service as _;
 use super::bare::{Bare, Crossing};
 use super::body::Progress;
 use super::chance::random;
-use super::cookies::Visit;
+use super::cookies::{Epoch, Jars, Visit};
 use super::held::Gate;
 use super::interim::Cleaning;
 use super::kept::Wait;
@@ -80,7 +80,8 @@ pub(super) async fn run(
     let mut spent = Spent::default();
     let now = exchange.clock.now();
     let mut raised = exchange.step_ups.remembered(crossing.permit, now);
-    let mut lease = lend(exchange, raised.as_ref().unwrap_or(crossing.permit), line).await?;
+    let permit = raised.as_ref().unwrap_or(crossing.permit);
+    let mut lent = lend(exchange, crossing, permit, line).await?;
     let mut sent = Sent::default();
     let mut demanded = None;
     let rounds = if broken(Variant::NonceUncapped) {
@@ -94,7 +95,7 @@ pub(super) async fn run(
             exchange,
             crossing,
             &mut bare,
-            &lease,
+            &lent,
             demanded.take(),
             line,
             &mut sent,
@@ -104,7 +105,7 @@ pub(super) async fn run(
             exchange,
             crossing,
             bare: &bare,
-            lease: &lease,
+            lease: &lent.lease,
             sent_nonce,
         };
         match round.judge(outcome, &mut spent)? {
@@ -112,18 +113,19 @@ pub(super) async fn run(
                 if reply.response.version() != Version::HTTP_2 {
                     bare.body.forgo();
                 }
-                return Ok((*reply, sent.used(bare, lease)));
+                return Ok((*reply, sent.used(bare, lent.lease)));
             }
             Next::AgainWithoutWaiting => bare.may_wait = false,
             Next::FreshLease => {
                 last = Code::UpstreamRejectedCredential;
-                sent.replaced(&lease);
-                lease = lend(exchange, raised.as_ref().unwrap_or(crossing.permit), line).await?;
+                sent.replaced(&lent.lease);
+                let permit = raised.as_ref().unwrap_or(crossing.permit);
+                lent = lend(exchange, crossing, permit, line).await?;
             }
             Next::MoreScope(permit, asked) => {
-                sent.replaced(&lease);
+                sent.replaced(&lent.lease);
                 last = Code::ScopeDenied;
-                lease = stepped_up(exchange, (crossing.permit, &permit), &asked, line).await?;
+                lent = stepped_up(exchange, crossing, &permit, &asked, line).await?;
                 raised = Some(*permit);
             }
             Next::FreshNonce(nonce) => {
@@ -140,10 +142,12 @@ pub(super) async fn run(
 /// A lease with more scope. What the issuer did not give is not asked for again soon.
 async fn stepped_up(
     exchange: &Exchange,
-    (before, permit): (&Permit, &Permit),
+    crossing: &Crossing<'_>,
+    permit: &Permit,
     asked: &ScopeSet,
     line: &mut Line,
-) -> Result<Lease, Refusal> {
+) -> Result<Lent, Refusal> {
+    let before = crossing.permit;
     let rule = (before.agent(), before.service(), before.rule());
     exchange.event(Event::ScopeRequested {
         agent: rule.0.clone(),
@@ -151,10 +155,10 @@ async fn stepped_up(
         rule: rule.2.clone(),
         scopes: asked.clone(),
     });
-    let lease = lend(exchange, permit, line).await;
-    let granted = lease
+    let lent = lend(exchange, crossing, permit, line).await;
+    let granted = lent
         .as_ref()
-        .is_ok_and(|lease| asked.is_within(&lease.facts().scopes));
+        .is_ok_and(|lent| asked.is_within(&lent.lease.facts().scopes));
     if !granted {
         exchange.step_ups.forget(before);
         exchange.event(Event::ScopeEscalated {
@@ -164,19 +168,32 @@ async fn stepped_up(
             scopes: asked.clone(),
             reason: Useless::NotGranted.as_str(),
         });
-        lease?;
+        lent?;
         return Err(Code::ScopeDenied.into());
     }
-    let lease = lease?;
+    let lent = lent?;
+    let facts = lent.lease.facts();
     exchange.event(Event::ScopeGranted {
-        grant: lease.facts().grant.clone(),
-        token_id: lease.facts().id,
-        scopes: lease.facts().scopes.clone(),
+        grant: facts.grant.clone(),
+        token_id: facts.id,
+        scopes: facts.scopes.clone(),
     });
-    Ok(lease)
+    Ok(lent)
 }
 
-async fn lend(exchange: &Exchange, permit: &Permit, line: &mut Line) -> Result<Lease, Refusal> {
+/// A lease, and the epoch of the cookie jars from before it was asked for; none where the service keeps no cookies.
+struct Lent {
+    lease: Lease,
+    epoch: Option<Epoch>,
+}
+
+async fn lend(
+    exchange: &Exchange,
+    crossing: &Crossing<'_>,
+    permit: &Permit,
+    line: &mut Line,
+) -> Result<Lent, Refusal> {
+    let epoch = crossing.service.jars.as_deref().map(Jars::epoch);
     let waiting = Stopwatch::start();
     let lease = exchange.source.lease(permit).await;
     let lease = if broken(Variant::PassThrough) && !permit.credentialed() {
@@ -187,7 +204,7 @@ async fn lend(exchange: &Exchange, permit: &Permit, line: &mut Line) -> Result<L
     line.waited(waiting.elapsed());
     let lease = lease?;
     line.leased(&lease);
-    Ok(lease)
+    Ok(Lent { lease, epoch })
 }
 
 type Attempt = (Option<Nonce>, Result<Reply, SendError>);
@@ -197,7 +214,7 @@ async fn attempt(
     exchange: &Exchange,
     crossing: &Crossing<'_>,
     bare: &mut Bare,
-    lease: &Lease,
+    Lent { lease, epoch }: &Lent,
     demanded: Option<Nonce>,
     line: &mut Line,
     sent: &mut Sent,
@@ -217,9 +234,9 @@ async fn attempt(
         return Err(ended(lease, line).into());
     }
     let (body, gate) = bare.take_body(&cancel, &progress, wait)?;
-    let visit = service.jars.as_deref().map(|jars| {
+    let visit = service.jars.as_deref().zip(*epoch).map(|(jars, epoch)| {
         let path = bare.head.path();
-        Visit::new(jars, permit, path, lease, &exchange.clock)
+        Visit::new(jars, permit, path, (lease, epoch), &exchange.clock)
     });
     let wire = Wire {
         cookie: visit.as_ref().and_then(Visit::cookie),

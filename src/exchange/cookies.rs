@@ -52,10 +52,16 @@ pub(super) struct Jars {
     shelf: Shelf,
     /// How many there are: a request whose service has none looks at nothing else.
     filled: AtomicUsize,
-    /// Counts how often jars were emptied: an answer to a request from before that puts nothing in.
+    /// Counts how often jars were emptied: a request that was lent its credential before that takes nothing out, and its
+    /// answer puts nothing in.
     epoch: AtomicU64,
     all: Mutex<HashMap<AgentName, Owned>>,
 }
+
+/// How often jars had been emptied at one moment: read before a lease is asked for, it tells an attempt whether what it was
+/// lent is from before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Epoch(u64);
 
 /// A jar, and what opened its sessions.
 struct Owned {
@@ -94,10 +100,15 @@ impl Jars {
         }
     }
 
+    /// To be read before a lease is asked for: what is lent then is no older.
+    pub(super) fn epoch(&self) -> Epoch {
+        Epoch(self.epoch.load(Ordering::Acquire))
+    }
+
     /// Empties the jars of these agents, and keeps what is still under way from filling them again.
     pub(super) fn empty(&self, whose: impl Fn(&AgentName) -> bool) {
         let mut all = self.all();
-        self.epoch.fetch_add(1, Ordering::Relaxed);
+        self.epoch.fetch_add(1, Ordering::Release);
         all.retain(|agent, _| !whose(agent));
         self.count(&all);
     }
@@ -126,24 +137,25 @@ pub(super) struct Visit<'a> {
     path: &'a RequestPath,
     lease: &'a Lease,
     clock: &'a Clock,
-    epoch: u64,
+    epoch: Epoch,
 }
 
 impl<'a> Visit<'a> {
+    /// With a lease, and the epoch that was read before it was asked for.
     pub(super) fn new(
         jars: &'a Jars,
         permit: &'a Permit,
         path: &'a RequestPath,
-        lease: &'a Lease,
+        (lease, epoch): (&'a Lease, Epoch),
         clock: &'a Clock,
     ) -> Self {
         Self {
-            epoch: jars.epoch.load(Ordering::Relaxed),
             jars,
             permit,
             path,
             lease,
             clock,
+            epoch,
         }
     }
 
@@ -161,6 +173,10 @@ impl<'a> Visit<'a> {
             return None;
         }
         let mut all = self.jars.all();
+        if self.jars.epoch() != self.epoch {
+            // What is there now was opened by another credential than this one.
+            return None;
+        }
         let owned = all.get_mut(self.permit.agent())?;
         if owned.mark == Mark::of(self.lease) {
             return owned.jar.field(self.place());
@@ -181,7 +197,7 @@ impl<'a> Visit<'a> {
             .filter_map(|line| Cookie::read(line.as_bytes(), place))
             .collect();
         let mut all = self.jars.all();
-        if given.is_empty() || self.jars.epoch.load(Ordering::Relaxed) != self.epoch {
+        if given.is_empty() || self.jars.epoch() != self.epoch {
             return;
         }
         let agent = self.permit.agent();
