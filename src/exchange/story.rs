@@ -488,7 +488,8 @@ impl Exchange {
         }
         let guard = Outgoing::new(&(self.lent)(), &self.alarm, permit, line.id());
         let (path, query) = (arrival.path.wire(), arrival.query.as_deref());
-        guard.head(path, query, &arrival.parts.headers, line)?;
+        let host = arrival.authority.host();
+        guard.head(host, path, query, &arrival.parts.headers, line)?;
         Ok(Some(guard))
     }
 
