@@ -15,7 +15,7 @@ use tower::Service as _;
 use super::bare::{Bare, Crossing};
 use super::body::Progress;
 use super::chance::random;
-use super::cookies::{Epoch, Jars, Visit};
+use super::cookies::{Jars, Loan, Visit};
 use super::held::Gate;
 use super::interim::Cleaning;
 use super::kept::Wait;
@@ -80,8 +80,7 @@ pub(super) async fn run(
     let mut spent = Spent::default();
     let now = exchange.clock.now();
     let mut raised = exchange.step_ups.remembered(crossing.permit, now);
-    let permit = raised.as_ref().unwrap_or(crossing.permit);
-    let mut lent = lend(exchange, crossing, permit, line).await?;
+    let mut loan = lend(exchange, crossing, raised.as_ref(), line).await?;
     let mut sent = Sent::default();
     let mut demanded = None;
     let rounds = if broken(Variant::NonceUncapped) {
@@ -95,7 +94,7 @@ pub(super) async fn run(
             exchange,
             crossing,
             &mut bare,
-            &lent,
+            &loan,
             demanded.take(),
             line,
             &mut sent,
@@ -105,7 +104,7 @@ pub(super) async fn run(
             exchange,
             crossing,
             bare: &bare,
-            lease: &lent.lease,
+            lease: &loan.lease,
             sent_nonce,
         };
         match round.judge(outcome, &mut spent)? {
@@ -113,19 +112,18 @@ pub(super) async fn run(
                 if reply.response.version() != Version::HTTP_2 {
                     bare.body.forgo();
                 }
-                return Ok((*reply, sent.used(bare, lent.lease)));
+                return Ok((*reply, sent.used(bare, loan.lease)));
             }
             Next::AgainWithoutWaiting => bare.may_wait = false,
             Next::FreshLease => {
                 last = Code::UpstreamRejectedCredential;
-                sent.replaced(&lent.lease);
-                let permit = raised.as_ref().unwrap_or(crossing.permit);
-                lent = lend(exchange, crossing, permit, line).await?;
+                sent.replaced(&loan.lease);
+                loan = lend(exchange, crossing, raised.as_ref(), line).await?;
             }
             Next::MoreScope(permit, asked) => {
-                sent.replaced(&lent.lease);
+                sent.replaced(&loan.lease);
                 last = Code::ScopeDenied;
-                lent = stepped_up(exchange, crossing, &permit, &asked, line).await?;
+                loan = stepped_up(exchange, crossing, &permit, &asked, line).await?;
                 raised = Some(*permit);
             }
             Next::FreshNonce(nonce) => {
@@ -146,7 +144,7 @@ async fn stepped_up(
     permit: &Permit,
     asked: &ScopeSet,
     line: &mut Line,
-) -> Result<Lent, Refusal> {
+) -> Result<Loan, Refusal> {
     let before = crossing.permit;
     let rule = (before.agent(), before.service(), before.rule());
     exchange.event(Event::ScopeRequested {
@@ -155,10 +153,10 @@ async fn stepped_up(
         rule: rule.2.clone(),
         scopes: asked.clone(),
     });
-    let lent = lend(exchange, crossing, permit, line).await;
-    let granted = lent
+    let loan = lend(exchange, crossing, Some(permit), line).await;
+    let granted = loan
         .as_ref()
-        .is_ok_and(|lent| asked.is_within(&lent.lease.facts().scopes));
+        .is_ok_and(|loan| asked.is_within(&loan.lease.facts().scopes));
     if !granted {
         exchange.step_ups.forget(before);
         exchange.event(Event::ScopeEscalated {
@@ -168,31 +166,27 @@ async fn stepped_up(
             scopes: asked.clone(),
             reason: Useless::NotGranted.as_str(),
         });
-        lent?;
+        loan?;
         return Err(Code::ScopeDenied.into());
     }
-    let lent = lent?;
-    let facts = lent.lease.facts();
+    let loan = loan?;
+    let facts = loan.lease.facts();
     exchange.event(Event::ScopeGranted {
         grant: facts.grant.clone(),
         token_id: facts.id,
         scopes: facts.scopes.clone(),
     });
-    Ok(lent)
+    Ok(loan)
 }
 
-/// A lease, and the epoch of the cookie jars from before it was asked for; none where the service keeps no cookies.
-struct Lent {
-    lease: Lease,
-    epoch: Option<Epoch>,
-}
-
+/// Asks for a lease, with more scope than the crossing's where it was `raised`.
 async fn lend(
     exchange: &Exchange,
     crossing: &Crossing<'_>,
-    permit: &Permit,
+    raised: Option<&Permit>,
     line: &mut Line,
-) -> Result<Lent, Refusal> {
+) -> Result<Loan, Refusal> {
+    let permit = raised.unwrap_or(crossing.permit);
     let epoch = crossing.service.jars.as_deref().map(Jars::epoch);
     let waiting = Stopwatch::start();
     let lease = exchange.source.lease(permit).await;
@@ -204,7 +198,7 @@ async fn lend(
     line.waited(waiting.elapsed());
     let lease = lease?;
     line.leased(&lease);
-    Ok(Lent { lease, epoch })
+    Ok(Loan { lease, epoch })
 }
 
 type Attempt = (Option<Nonce>, Result<Reply, SendError>);
@@ -214,13 +208,13 @@ async fn attempt(
     exchange: &Exchange,
     crossing: &Crossing<'_>,
     bare: &mut Bare,
-    Lent { lease, epoch }: &Lent,
+    loan: &Loan,
     demanded: Option<Nonce>,
     line: &mut Line,
     sent: &mut Sent,
 ) -> Result<Attempt, Refusal> {
     let Crossing { permit, service } = crossing;
-    let settings = &service.settings;
+    let (lease, settings) = (&loan.lease, &service.settings);
     let connection = connect(exchange, crossing, needed(bare), lease, line).await?;
     let progress = line.progress();
     // The nonce of a challenge answers that challenge: of one that is good once, another request may have had the use.
@@ -234,9 +228,9 @@ async fn attempt(
         return Err(ended(lease, line).into());
     }
     let (body, gate) = bare.take_body(&cancel, &progress, wait)?;
-    let visit = service.jars.as_deref().zip(*epoch).map(|(jars, epoch)| {
+    let visit = service.jars.as_deref().map(|jars| {
         let path = bare.head.path();
-        Visit::new(jars, permit, path, (lease, epoch), &exchange.clock)
+        Visit::new(jars, permit, path, loan, &exchange.clock)
     });
     let wire = Wire {
         cookie: visit.as_ref().and_then(Visit::cookie),

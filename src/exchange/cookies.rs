@@ -63,6 +63,12 @@ pub(super) struct Jars {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Epoch(u64);
 
+/// A lease, and the epoch from before it was asked for; none where the service keeps no cookies.
+pub(super) struct Loan {
+    pub(super) lease: Lease,
+    pub(super) epoch: Option<Epoch>,
+}
+
 /// A jar, and what opened its sessions.
 struct Owned {
     jar: Jar,
@@ -135,27 +141,24 @@ pub(super) struct Visit<'a> {
     jars: &'a Jars,
     permit: &'a Permit,
     path: &'a RequestPath,
-    lease: &'a Lease,
+    loan: &'a Loan,
     clock: &'a Clock,
-    epoch: Epoch,
 }
 
 impl<'a> Visit<'a> {
-    /// With a lease, and the epoch that was read before it was asked for.
     pub(super) fn new(
         jars: &'a Jars,
         permit: &'a Permit,
         path: &'a RequestPath,
-        (lease, epoch): (&'a Lease, Epoch),
+        loan: &'a Loan,
         clock: &'a Clock,
     ) -> Self {
         Self {
             jars,
             permit,
             path,
-            lease,
+            loan,
             clock,
-            epoch,
         }
     }
 
@@ -167,18 +170,23 @@ impl<'a> Visit<'a> {
         }
     }
 
+    /// Whether jars were emptied since its lease was asked for. To be asked with the jars locked.
+    fn is_late(&self) -> bool {
+        self.loan.epoch != Some(self.jars.epoch())
+    }
+
     /// What the request has to carry; most often nothing, which is one atomic load.
     pub(super) fn cookie(&self) -> Option<HeaderValue> {
         if self.jars.filled.load(Ordering::Relaxed) == 0 {
             return None;
         }
         let mut all = self.jars.all();
-        if self.jars.epoch() != self.epoch {
+        if self.is_late() {
             // What is there now was opened by another credential than this one.
             return None;
         }
         let owned = all.get_mut(self.permit.agent())?;
-        if owned.mark == Mark::of(self.lease) {
+        if owned.mark == Mark::of(&self.loan.lease) {
             return owned.jar.field(self.place());
         }
         all.remove(self.permit.agent());
@@ -191,13 +199,13 @@ impl<'a> Visit<'a> {
         if !headers.contains_key(header::SET_COOKIE) {
             return;
         }
-        let (place, mark) = (self.place(), Mark::of(self.lease));
+        let (place, mark) = (self.place(), Mark::of(&self.loan.lease));
         let lines = headers.get_all(header::SET_COOKIE).iter();
         let given: Vec<Cookie> = lines
             .filter_map(|line| Cookie::read(line.as_bytes(), place))
             .collect();
         let mut all = self.jars.all();
-        if given.is_empty() || self.jars.epoch() != self.epoch {
+        if given.is_empty() || self.is_late() {
             return;
         }
         let agent = self.permit.agent();
@@ -225,12 +233,14 @@ impl<'a> Visit<'a> {
     }
 }
 
-/// Of an answer's `Set-Cookie` fields, those with one of these names.
+/// Of an answer's `Set-Cookie` fields, those with one of these names, and nothing that some reader could take for another
+/// one.
 pub(super) fn passing(headers: &HeaderMap, names: &[Box<str>]) -> Vec<HeaderValue> {
     let lines = headers.get_all(header::SET_COOKIE).iter();
     let named = |line: &&HeaderValue| {
         let name = given::name_of(line.as_bytes());
-        name.is_some_and(|name| names.iter().any(|known| known.as_bytes() == name))
+        let known = name.is_some_and(|name| names.iter().any(|known| known.as_bytes() == name));
+        known && given::is_one(line.as_bytes())
     };
     lines.filter(named).cloned().collect()
 }
