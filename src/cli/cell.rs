@@ -25,8 +25,12 @@ const PORTS: [u16; 2] = [80, 443];
 /// Says whether a program may type into its controlling terminal (tty_ioctl(4), `TIOCSTI`); absent on kernels that let it.
 const TYPING: &str = "/proc/sys/dev/tty/legacy_tiocsti";
 
-/// What a cell for this agent is to be like. `plan` is the file's own, before `run` makes it private.
-pub(super) fn outline(plan: &Plan, services: &[ServiceName], private: &Path) -> Outline {
+/// What a cell for this agent is to be like. `plan` is that of `file`, before `run` makes it private.
+pub(super) fn outline(
+    (plan, file): (&Plan, &Path),
+    services: &[ServiceName],
+    private: &Path,
+) -> Outline {
     let own = |service: &&crate::policy::ServiceSettings| services.contains(&service.name);
     let of_services = plan.policy.services.iter().filter(own).map(|s| s.port);
     let tunnels = plan.policy.tunnel.iter().map(|tunnel| tunnel.port());
@@ -39,7 +43,14 @@ pub(super) fn outline(plan: &Plan, services: &[ServiceName], private: &Path) -> 
     ports.remove(&53);
     let here = std::env::current_dir().ok();
     let kept = here.into_iter().chain([private.to_owned()]);
+    let home = config::environment().home();
+    let searched = home
+        .iter()
+        .flat_map(|home| [home.clone(), home.join(".ssh"), home.join(".gnupg")]);
     Outline {
+        // It says what the command may do: next time as well.
+        fixed: vec![absolute(file.to_owned()).into()],
+        searched: searched.map(OsString::from).collect(),
         ports: ports.into_iter().collect(),
         hidden: hidden(plan).into_iter().map(OsString::from).collect(),
         kept: kept.map(OsString::from).collect(),
@@ -69,10 +80,11 @@ fn hidden(plan: &Plan) -> BTreeSet<PathBuf> {
     if let SinkSettings::File(path) = &plan.audit.sink {
         hidden.insert(path.clone());
     }
-    hidden
-        .into_iter()
-        .map(|path| std::path::absolute(&path).unwrap_or(path))
-        .collect()
+    hidden.into_iter().map(absolute).collect()
+}
+
+fn absolute(path: PathBuf) -> PathBuf {
+    std::path::absolute(&path).unwrap_or(path)
 }
 
 /// A file that is replaced with each write, and what stands beside it: its folder, where that is for it alone.

@@ -42,8 +42,9 @@ pub(super) fn run(args: &Args, wish: &RunWish) -> ExitCode {
 
 fn attempt(args: &Args, wish: &RunWish) -> Result<u8, Failure> {
     close_process();
-    let mut plan =
-        config::load_asking(&config_path(args)?, &mut terminal::ask).map_err(Failure::of)?;
+    let file = config_path(args)?;
+    let before = fs::read(&file).ok();
+    let mut plan = config::load_asking(&file, &mut terminal::ask).map_err(Failure::of)?;
     let agent = env::chosen(&plan, wish.agent.as_deref())?;
     known_by_token(&plan, &agent)?;
     if out::person_reads() && !wish.isolate {
@@ -56,7 +57,7 @@ fn attempt(args: &Args, wish: &RunWish) -> Result<u8, Failure> {
     // Of the file's own plan: what is made private is no longer where the file says.
     let outline = wish
         .isolate
-        .then(|| cell::outline(&plan, &services, &private.0));
+        .then(|| cell::outline((&plan, &file), &services, &private.0));
     make_private(&mut plan, &private.0)?;
     let removed = Removed::of(&plan);
     // Before there is a second thread, and on the one that lives to the end: the cell ends with it.
@@ -64,7 +65,7 @@ fn attempt(args: &Args, wish: &RunWish) -> Result<u8, Failure> {
         None => (Walls::Nothing, None),
         Some(outline) => cell::build(outline, &agent, wish.isolation)?,
     };
-    data_runtime()?.block_on(async {
+    let code = data_runtime()?.block_on(async {
         let running = app::start_with(plan, Clock::system(), inlets)
             .await
             .map_err(Failure::of)?;
@@ -77,7 +78,15 @@ fn attempt(args: &Args, wish: &RunWish) -> Result<u8, Failure> {
         let code = play(&running, &task, walls).await;
         stop(running).await;
         code
-    })
+    });
+    // What the command could not write it may have moved away, with the folder around it.
+    if fs::read(&file).ok() != before {
+        out::say(&format!(
+            "tokenward: WARNING: {} is not what it was when the command started; read it before you use it again",
+            file.display()
+        ));
+    }
+    code
 }
 
 /// The proxy of a command listens on TCP in clear, where only a token can say who calls.

@@ -10,7 +10,9 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{
+    DirBuilderExt as _, FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _,
+};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::CWD;
@@ -33,6 +35,10 @@ const RESOLVER_TEXT: &[u8] =
     b"# In here every name is answered by tokenward.\nnameserver 127.0.0.1\n";
 /// Most covers. Each is a mount, and each is looked at several times a second.
 const COVERS_MAX: usize = 2048;
+/// Where sockets are usual, in folders of their own or without.
+const USUAL: [&str; 2] = ["/tmp", "/var/tmp"];
+/// Most folders of those that are looked into.
+const FOLDERS_MAX: usize = 1024;
 /// Where programs of some distributions are.
 const PROGRAMS: [&str; 2] = ["/run/current-system", "/run/opengl-driver"];
 
@@ -118,22 +124,68 @@ impl Covers {
     }
 }
 
-/// Every unix socket with a path in the network of the calling process, but for what is under `/run`.
-pub(super) fn listening_sockets() -> io::Result<BTreeSet<PathBuf>> {
-    Ok(paths_of_sockets(&fs::read_to_string(
-        "/proc/self/net/unix",
-    )?))
+/// Every unix socket with a path that can be found in the network and the files of the calling process, but for what is under
+/// `/run` and not kept: those that the kernel lists, and whatever socket stands beside one of them or in a folder where they
+/// are usual. The kernel knows the name under which one was bound, which is not always the one by which it is found: some
+/// programs bind by a passing name, or by one from the folder they are in.
+pub(super) fn sockets(kept: &[PathBuf], searched: &[PathBuf]) -> io::Result<BTreeSet<PathBuf>> {
+    let list = fs::read_to_string("/proc/self/net/unix")?;
+    let mut found = paths_of_sockets(&list, kept);
+    let mut folders: BTreeSet<PathBuf> = found
+        .iter()
+        .filter_map(|p| p.parent())
+        .map(Path::to_owned)
+        .collect();
+    folders.extend(searched.iter().cloned());
+    folders.extend(kept.iter().filter(|path| is_under_run(path)).cloned());
+    for place in USUAL {
+        let entries = fs::read_dir(place).into_iter().flatten().flatten();
+        let inside = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+        folders.extend(inside.map(|entry| entry.path()).take(FOLDERS_MAX));
+        folders.insert(place.into());
+    }
+    for folder in &folders {
+        let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+        let sockets = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_socket()));
+        found.extend(sockets.map(|entry| entry.path()));
+    }
+    Ok(found)
 }
 
 /// The eighth column of the kernel's list; names that begin with `@` are no files, and end with the network.
-fn paths_of_sockets(list: &str) -> BTreeSet<PathBuf> {
+fn paths_of_sockets(list: &str, kept: &[PathBuf]) -> BTreeSet<PathBuf> {
     let path = |line: &str| {
         let at = line.find(" /")?;
-        Some(PathBuf::from(&line[at + 1..]))
+        let path = Path::new(&line[at + 1..]);
+        // The same folder by its older name.
+        let below = path.strip_prefix("/var/run");
+        Some(below.map_or_else(|_| path.to_owned(), |below| Path::new(RUN).join(below)))
     };
     let mut paths: BTreeSet<PathBuf> = list.lines().skip(1).filter_map(path).collect();
-    paths.retain(|path| !path.starts_with(RUN) && !path.starts_with("/var/run"));
+    paths.retain(|path| !is_under_run(path) || kept.iter().any(|kept| path.starts_with(kept)));
     paths
+}
+
+fn is_under_run(path: &Path) -> bool {
+    path.starts_with(RUN) || path.starts_with("/var/run")
+}
+
+/// Makes files that the command may not change read-only, in the mount namespace of the calling process.
+pub(super) fn fix(files: &[PathBuf]) -> Result<(), CellError> {
+    for path in files {
+        // What is hidden, or not there, cannot be written either.
+        let Ok(real) = fs::canonicalize(path) else {
+            continue;
+        };
+        let flags = MountFlags::BIND
+            | MountFlags::RDONLY
+            | MountFlags::NOSUID
+            | MountFlags::NODEV
+            | MountFlags::NOEXEC;
+        let fixed = mount_bind(&real, &real).and_then(|()| mount_remount(&real, flags, c""));
+        fixed.step(&format!("making {} read-only", path.display()))?;
+    }
+    Ok(())
 }
 
 fn cover_run(kept: &[PathBuf], uid: u32) -> Result<(), CellError> {
@@ -233,7 +285,34 @@ mod tests {
             0000000000000000: 00000002 00000000 00010000 0001 01 14324 /run/user/1000/bus\n\
             0000000000000000: 00000002 00000000 00010000 0001 01 14325 /var/run/docker.sock\n\
             0000000000000000: 00000002 00000000 00010000 0001 01 14326 relative\n";
-        let found: Vec<_> = paths_of_sockets(list).into_iter().collect();
+        let found: Vec<_> = paths_of_sockets(list, &[]).into_iter().collect();
         assert_eq!(found, [PathBuf::from("/tmp/ssh-a b/agent.1")]);
+        // What stays although it is under /run has its sockets covered.
+        let kept = [PathBuf::from("/run/user/1000"), "/run/docker.sock".into()];
+        let found: Vec<_> = paths_of_sockets(list, &kept).into_iter().collect();
+        let expected = [
+            "/run/docker.sock",
+            "/run/user/1000/bus",
+            "/tmp/ssh-a b/agent.1",
+        ];
+        assert_eq!(found, expected.map(PathBuf::from));
+    }
+
+    #[test]
+    fn sockets_are_found_beside_others_and_where_they_are_usual() {
+        let dir = tempfile::TempDir::new_in("/tmp").unwrap();
+        let root = fs::canonicalize(dir.path()).unwrap();
+        let bound = std::os::unix::net::UnixListener::bind(root.join("passing")).unwrap();
+        fs::rename(root.join("passing"), root.join("master")).unwrap();
+        fs::create_dir(root.join("deep")).unwrap();
+        let other = std::os::unix::net::UnixListener::bind(root.join("deep/other")).unwrap();
+        fs::rename(root.join("deep/other"), root.join("deep/there")).unwrap();
+        fs::write(root.join("file"), "").unwrap();
+        let found = sockets(&[], &[]).unwrap();
+        assert!(found.contains(&root.join("master")) && !found.contains(&root.join("file")));
+        assert!(found.contains(&root.join("deep/there")));
+        drop((bound, other));
+        let found = sockets(&[], &[root.join("deep")]).unwrap();
+        assert!(found.contains(&root.join("deep/there")));
     }
 }

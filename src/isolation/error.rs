@@ -39,6 +39,7 @@ impl CellError {
             Errno::NOSPC,
             Errno::NOSYS,
             Errno::PERM,
+            Errno::ROFS,
             Errno::USERS,
         ];
         let code = error.raw_os_error();

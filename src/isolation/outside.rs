@@ -33,8 +33,12 @@ pub struct Outline {
     pub ports: Vec<u16>,
     /// Files and folders that are covered; what is not there is covered when it comes.
     pub hidden: Vec<OsString>,
+    /// Files that the command may read and not change.
+    pub fixed: Vec<OsString>,
     /// Folders that stay although they lie under `/run`.
     pub kept: Vec<OsString>,
+    /// Folders whose unix sockets are covered, whatever the kernel calls them.
+    pub searched: Vec<OsString>,
 }
 
 /// What is to be run in a cell.

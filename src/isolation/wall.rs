@@ -1,6 +1,6 @@
 //! The wall: makes the cell's namespaces, network, sockets and covers, starts the first process inside and waits for it.
 
-use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
@@ -25,6 +25,8 @@ use super::{Side, VERB, privileges, routes};
 
 /// What the command's exit code cannot be told apart from: we ourselves failed.
 pub(super) const FAILED: u8 = 125;
+/// How many mount namespaces there may be below the cell's user namespace; the cell's own counts.
+const MOUNT_NAMESPACES: &str = "/proc/sys/user/max_mnt_namespaces";
 /// How often the covers are looked at.
 const MENDING: Duration = Duration::from_millis(200);
 
@@ -96,8 +98,11 @@ fn stand() -> io::Result<u8> {
 fn build(outline: &Outline) -> Result<(Covers, Vec<(Purpose, OwnedFd)>), CellError> {
     privileges::bind_to_parent().step("binding the cell to this process")?;
     // As long as this is the system's network.
-    let mut hidden = covers::listening_sockets().step("listing the sockets of this machine")?;
-    hidden.extend(outline.hidden.iter().map(PathBuf::from));
+    let paths = |all: &[OsString]| -> Vec<PathBuf> { all.iter().map(PathBuf::from).collect() };
+    let (kept, searched) = (paths(&outline.kept), paths(&outline.searched));
+    let mut hidden =
+        covers::sockets(&kept, &searched).step("listing the sockets of this machine")?;
+    hidden.extend(paths(&outline.hidden));
     let (uid, gid) = (geteuid().as_raw(), getegid().as_raw());
     leave()?;
     let map = |file: &str, text: &str| {
@@ -111,9 +116,10 @@ fn build(outline: &Outline) -> Result<(Covers, Vec<(Purpose, OwnedFd)>), CellErr
     privileges::close_to_others().step("closing the wall")?;
     let with_v6 = routes::lay().building("laying the routes")?;
     let sockets = sockets::make(&outline.ports, with_v6).building("making the sockets")?;
-    let kept: Vec<PathBuf> = outline.kept.iter().map(PathBuf::from).collect();
-    let hidden: BTreeSet<PathBuf> = hidden;
     let covers = Covers::lay(hidden, &kept, uid)?;
+    covers::fix(&paths(&outline.fixed))?;
+    // A cover hangs on a place in the tree of mounts. Whoever had a tree of its own could carry a hidden folder to where none is.
+    fs::write(MOUNT_NAMESPACES, "0").building("forbidding mounts inside")?;
     privileges::lend().step("lending capabilities")?;
     privileges::bind_to_parent().step("binding the cell to this process")?;
     Ok((covers, sockets))

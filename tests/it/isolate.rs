@@ -350,18 +350,25 @@ async fn what_belongs_to_the_proxy_is_not_there() {
     })
     .await;
     let outside = std::os::unix::net::UnixListener::bind(ground.path("bus")).unwrap();
+    // The kernel goes on to call it by the name under which it was bound.
+    let renamed = std::os::unix::net::UnixListener::bind(ground.path("passing")).unwrap();
+    fs::rename(ground.path("passing"), ground.path("master")).unwrap();
     give_away(ground.folder.path());
     let script = "\
         for f in api.key bearer.key svc-pkjwt.pem ca/ca.key ca/instance.key run/agents/default/env state/tokenward/audit.jsonl; do\n\
           cat $f >/dev/null 2>&1 && echo read $f\n\
         done\n\
         cat tokenward.yaml >/dev/null && echo the configuration is no secret\n\
-        for s in sockets/admin.sock bus; do\n\
+        for s in sockets/admin.sock bus master; do\n\
           python3 -c 'import socket,sys; socket.socket(socket.AF_UNIX).connect(sys.argv[1])' $s 2>/dev/null && echo connected $s\n\
         done\n\
         umount api.key 2>/dev/null && echo uncovered\n\
         unshare -Urm umount api.key 2>/dev/null && echo uncovered\n\
         unshare -Urm sh -c 'mount -t tmpfs none ca && umount ca && umount ca && cat ca/ca.key' 2>/dev/null && echo uncovered\n\
+        unshare -Urm true 2>/dev/null && echo mounts of its own\n\
+        unshare -Urm sh -c 'mkdir x b; mount --bind x b; mv state x/; cat b/state/tokenward/audit.jsonl' 2>/dev/null && echo carried away\n\
+        echo 9 > /proc/sys/user/max_mnt_namespaces 2>/dev/null && echo allowed again\n\
+        (echo '# more' >> tokenward.yaml; mv tokenward.yaml other.yaml || rm -f tokenward.yaml) 2>/dev/null && echo another configuration\n\
         unshare -Urn ip link set lo down 2>/dev/null; ip link set lo down 2>/dev/null && echo link down\n\
         nft flush ruleset 2>/dev/null && echo flushed\n\
         nsenter -t 1 -U -n -m true 2>/dev/null && echo entered\n\
@@ -376,7 +383,20 @@ async fn what_belongs_to_the_proxy_is_not_there() {
         err(&done)
     );
     assert!(ground.path("api.key").exists());
-    drop((outside, serving));
+    assert!(!err(&done).contains("WARNING"), "{}", err(&done));
+    drop((outside, renamed, serving));
+}
+
+/// Without a cell the command may write the file that says what it may do, so that is told.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_configuration_that_the_command_has_changed_is_told() {
+    let ground = Ground::new().await;
+    let more = "echo '# more' >> tokenward.yaml; exit 3";
+    let mut command = ground.user(program());
+    let done = run(command.args(["run", "--", "sh", "-c", more])).await;
+    assert_eq!(code(&done), 3);
+    let told = "tokenward.yaml is not what it was when the command started";
+    assert!(err(&done).contains(told), "{}", err(&done));
 }
 
 /// The store is made by the proxy itself, after the cell, and replaced with each write.

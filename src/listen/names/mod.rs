@@ -14,11 +14,10 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::Semaphore;
 
+pub(super) use message::answer;
+
 use super::accept::Doors;
 use crate::vocab::AgentName;
-
-#[cfg(feature = "fuzzing")]
-pub(super) use message::answer;
 
 /// Largest query. One question with all extensions in use is smaller.
 const QUERY_MAX: usize = 4096;
@@ -130,6 +129,6 @@ impl Doors {
 
     fn answer_name(&self, query: &[u8], agent: &AgentName) -> Option<Vec<u8>> {
         let plan = self.exchange.plan();
-        message::answer(query, |host| plan.snapshot().has_host(agent, host))
+        answer(query, |host| plan.snapshot().has_host(agent, host))
     }
 }
