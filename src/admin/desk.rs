@@ -11,6 +11,7 @@ use http::{HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, Either, Full, Limited};
 use hyper::body::Incoming;
 use serde_json::{Value, json};
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::answer::{json_answer, refuse, sealed};
 use super::guard::Objection;
@@ -77,8 +78,12 @@ impl Desk {
         }
     }
 
-    /// Answers one request.
-    pub(super) async fn answer(&self, request: Request<Incoming>) -> Response<Said> {
+    /// Answers one request. `place`: its connection's.
+    pub(super) async fn answer(
+        self: &Arc<Self>,
+        request: Request<Incoming>,
+        place: &Arc<OwnedSemaphorePermit>,
+    ) -> Response<Said> {
         if came_from_an_agent(&request) {
             let what = "not by way of the proxy";
             return refuse(StatusCode::FORBIDDEN, "forbidden", what).map(Either::Left);
@@ -100,15 +105,40 @@ impl Desk {
         if act == Act::Follow {
             return self.follow(query);
         }
-        self.act(act, named, query, body).await.map(Either::Left)
+        let about = (named, query);
+        self.act(act, about, body, place).await.map(Either::Left)
+    }
+
+    /// Does what has several steps, to its end: an operator who does not wait for the answer must not leave it half done.
+    /// It keeps its connection's place until then, so there are no more of them than connections.
+    async fn carry_out(
+        self: &Arc<Self>,
+        act: Act,
+        wish: Wish,
+        place: &Arc<OwnedSemaphorePermit>,
+    ) -> Response<Full<Bytes>> {
+        let (desk, place) = (Arc::clone(self), Arc::clone(place));
+        let done = tokio::spawn(async move {
+            let answer = match act {
+                Act::Rotate => desk.rotate(&wish).await,
+                Act::Revoke => revoke::revoke(&desk.door, &desk.facts, &wish).await,
+                _ => revoke::reload(&desk.door, &desk.facts).await,
+            };
+            drop(place);
+            answer
+        });
+        done.await.unwrap_or_else(|_| {
+            let what = "this went wrong inside; `status` says how things stand";
+            refuse(StatusCode::INTERNAL_SERVER_ERROR, "internal", what)
+        })
     }
 
     async fn act(
-        &self,
+        self: &Arc<Self>,
         act: Act,
-        named: &str,
-        query: &str,
+        (named, query): (&str, &str),
         body: Incoming,
+        place: &Arc<OwnedSemaphorePermit>,
     ) -> Response<Full<Bytes>> {
         match act {
             // What goes on is no document, and was answered before.
@@ -130,16 +160,8 @@ impl Desk {
                 None => no_such_login(),
             },
             Act::Logins => json_answer(StatusCode::OK, &self.logins.list()),
-            Act::Rotate => match self.read(body).await {
-                Ok(wish) => self.rotate(&wish).await,
-                Err(refusal) => refusal,
-            },
-            Act::Reload => match self.read(body).await {
-                Ok(_) => revoke::reload(&self.door, &self.facts).await,
-                Err(refusal) => refusal,
-            },
-            Act::Revoke => match self.read(body).await {
-                Ok(wish) => revoke::revoke(&self.door, &self.facts, &wish).await,
+            Act::Rotate | Act::Reload | Act::Revoke => match self.read(body).await {
+                Ok(wish) => self.carry_out(act, wish, place).await,
                 Err(refusal) => refusal,
             },
             Act::Status => json_answer(StatusCode::OK, &self.status()),
@@ -257,12 +279,9 @@ impl Desk {
     }
 
     async fn rotate(&self, wish: &Wish) -> Response<Full<Bytes>> {
-        let done = self.door.rotate(wish.service.as_ref(), wish.agent.as_ref());
+        let (service, agent) = (wish.service.as_ref(), wish.agent.as_ref());
+        let done = self.door.rotate(service, agent, &*self.facts.renewed);
         let done = done.await;
-        let renewed = done.grants.iter().map(|rotated| &rotated.grant);
-        renewed
-            .chain(&done.restored)
-            .for_each(|grant| (self.facts.renewed)(grant));
         let all: Value = done.grants.iter().map(show_rotated).collect();
         let restored: Value = done
             .restored

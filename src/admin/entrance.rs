@@ -132,11 +132,12 @@ impl Host {
     where
         I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let service = service_fn(move |request| {
-            let host = self.clone();
+        let place = Arc::new(place);
+        let service = service_fn(|request| {
+            let (host, place) = (self.clone(), Arc::clone(&place));
             async move {
                 Ok::<_, Infallible>(match host.guard.admits(&request, local) {
-                    Ok(()) => host.desk.answer(request).await,
+                    Ok(()) => host.desk.answer(request, &place).await,
                     Err(objection) => host.desk.object(objection),
                 })
             }

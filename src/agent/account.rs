@@ -30,6 +30,14 @@ pub struct Cluster {
     pub keys: ClusterKeys,
 }
 
+impl Cluster {
+    /// Whether every token that the one before took by its issuer and its keys would be taken still.
+    #[must_use]
+    pub fn takes_all_of(&self, before: &Self) -> bool {
+        self.issuer == before.issuer && self.keys.have_all_of(&before.keys)
+    }
+}
+
 /// A service account that is an agent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServiceAccount {

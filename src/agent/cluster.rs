@@ -51,11 +51,34 @@ pub enum KeysError {
 #[derive(Clone, Default)]
 pub struct ClusterKeys(BTreeMap<String, Key>);
 
+impl ClusterKeys {
+    /// Whether every key of the others is here, and the same.
+    #[must_use]
+    pub fn have_all_of(&self, others: &Self) -> bool {
+        let mut others = others.0.iter();
+        others.all(|(name, key)| self.0.get(name).is_some_and(|own| own.is(key)))
+    }
+}
+
 #[derive(Clone)]
 struct Key {
     /// The one algorithm that it is for, where the set says so.
     alg: Option<String>,
     material: Material,
+}
+
+impl Key {
+    /// Whether both verify the same signatures.
+    fn is(&self, other: &Self) -> bool {
+        let same = match (&self.material, &other.material) {
+            (Material::Curve(curve, _, point), Material::Curve(other, _, with)) => {
+                curve == other && point == with
+            }
+            (Material::Rsa(one), Material::Rsa(other)) => one.n == other.n && one.e == other.e,
+            _ => false,
+        };
+        same && self.alg == other.alg
+    }
 }
 
 #[derive(Clone)]

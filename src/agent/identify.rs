@@ -46,7 +46,7 @@ pub struct AgentCredential {
 }
 
 /// How an agent is known.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub enum KnownBy {
     /// The client certificate of its connection.
     Certificate(CertificateName),
@@ -221,6 +221,28 @@ impl Agents {
     #[must_use]
     pub fn watches(&self) -> &BTreeMap<AgentName, WatchSettings> {
         &self.settings.watches
+    }
+
+    /// The agents whose proof counts no more where `next` take these ones' place: those that are gone or known by something
+    /// else, and service accounts where their cluster has another issuer, or a key of it is gone.
+    #[must_use]
+    pub fn withdrawn_in(&self, next: &Self) -> Vec<AgentName> {
+        if self.settings.agents.is_empty() {
+            let named = !next.settings.agents.is_empty();
+            return named.then(AgentName::fallback).into_iter().collect();
+        }
+        let cluster = match (&self.settings.cluster, &next.settings.cluster) {
+            (Some(before), Some(after)) => after.takes_all_of(before),
+            (before, _) => before.is_none(),
+        };
+        let counts = |agent: &&AgentCredential| {
+            let mut all = next.settings.agents.iter();
+            let same = all.any(|new| new.name == agent.name && new.known_by == agent.known_by);
+            same && (cluster || !matches!(agent.known_by, KnownBy::ServiceAccount(_)))
+        };
+        let all = self.settings.agents.iter();
+        let gone = all.filter(|agent| !counts(agent));
+        gone.map(|agent| agent.name.clone()).collect()
     }
 
     /// Names the caller of a redirected connection, which has no credential of its own: by the agent whose listener it

@@ -26,5 +26,6 @@ pub use placeholder::{
 pub use slot::Slot;
 pub use source::{BoxFuture, Feedback, Source, Unavailable};
 pub use strip::{
-    BareHead, Bench, Intent, Seen, StripError, Stripped, TokenKind, strays, strip, strip_trailers,
+    BareHead, Bench, Intent, Seen, StripError, Stripped, TokenKind, is_one_cookies_value, strays,
+    strip, strip_trailers,
 };

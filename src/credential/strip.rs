@@ -605,12 +605,25 @@ fn clean_codings(headers: &mut HeaderMap, guarded: bool) {
     }
 }
 
-/// Of a `Cookie` field, the cookies with one of these names.
+/// Whether this is the value of one cookie for every reader (RFC 6265 §4.1.1, `cookie-value`). Some readers take what
+/// stands behind a blank or a comma for another cookie.
+#[must_use]
+pub fn is_one_cookies_value(value: &[u8]) -> bool {
+    let bare = value.strip_prefix(b"\"");
+    let bare = bare.and_then(|rest| rest.strip_suffix(b"\""));
+    bare.unwrap_or(value)
+        .iter()
+        .all(|b| matches!(b, 0x21 | 0x23..=0x2b | 0x2d..=0x3a | 0x3c..=0x5b | 0x5d..=0x7e))
+}
+
+/// Of a `Cookie` field, the cookies with one of these names, and nothing that some reader could take for another one.
 fn passing_cookies(value: &HeaderValue, names: &[Box<str>]) -> Option<HeaderValue> {
     let named = |pair: &&[u8]| {
         let equals = pair.iter().position(|b| *b == b'=');
-        let name = equals.and_then(|at| pair.get(..at));
-        name.is_some_and(|name| names.iter().any(|known| known.as_bytes() == name))
+        let parts = equals.and_then(|at| Some((pair.get(..at)?, pair.get(at + 1..)?)));
+        parts.is_some_and(|(name, value)| {
+            names.iter().any(|known| known.as_bytes() == name) && is_one_cookies_value(value)
+        })
     };
     let pairs = value.as_bytes().split(|b| *b == b';');
     let pairs: Vec<&[u8]> = pairs.map(<[u8]>::trim_ascii).filter(named).collect();

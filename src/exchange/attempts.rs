@@ -15,7 +15,7 @@ use tower::Service as _;
 use super::bare::{Bare, Crossing};
 use super::body::Progress;
 use super::chance::random;
-use super::cookies::Visit;
+use super::cookies::{Jars, Loan, Visit};
 use super::held::Gate;
 use super::interim::Cleaning;
 use super::kept::Wait;
@@ -80,7 +80,7 @@ pub(super) async fn run(
     let mut spent = Spent::default();
     let now = exchange.clock.now();
     let mut raised = exchange.step_ups.remembered(crossing.permit, now);
-    let mut lease = lend(exchange, raised.as_ref().unwrap_or(crossing.permit), line).await?;
+    let mut loan = lend(exchange, crossing, raised.as_ref(), line).await?;
     let mut sent = Sent::default();
     let mut demanded = None;
     let rounds = if broken(Variant::NonceUncapped) {
@@ -94,7 +94,7 @@ pub(super) async fn run(
             exchange,
             crossing,
             &mut bare,
-            &lease,
+            &loan,
             demanded.take(),
             line,
             &mut sent,
@@ -104,7 +104,7 @@ pub(super) async fn run(
             exchange,
             crossing,
             bare: &bare,
-            lease: &lease,
+            lease: &loan.lease,
             sent_nonce,
         };
         match round.judge(outcome, &mut spent)? {
@@ -112,18 +112,18 @@ pub(super) async fn run(
                 if reply.response.version() != Version::HTTP_2 {
                     bare.body.forgo();
                 }
-                return Ok((*reply, sent.used(bare, lease)));
+                return Ok((*reply, sent.used(bare, loan.lease)));
             }
             Next::AgainWithoutWaiting => bare.may_wait = false,
             Next::FreshLease => {
                 last = Code::UpstreamRejectedCredential;
-                sent.replaced(&lease);
-                lease = lend(exchange, raised.as_ref().unwrap_or(crossing.permit), line).await?;
+                sent.replaced(&loan.lease);
+                loan = lend(exchange, crossing, raised.as_ref(), line).await?;
             }
             Next::MoreScope(permit, asked) => {
-                sent.replaced(&lease);
+                sent.replaced(&loan.lease);
                 last = Code::ScopeDenied;
-                lease = stepped_up(exchange, (crossing.permit, &permit), &asked, line).await?;
+                loan = stepped_up(exchange, crossing, &permit, &asked, line).await?;
                 raised = Some(*permit);
             }
             Next::FreshNonce(nonce) => {
@@ -140,10 +140,12 @@ pub(super) async fn run(
 /// A lease with more scope. What the issuer did not give is not asked for again soon.
 async fn stepped_up(
     exchange: &Exchange,
-    (before, permit): (&Permit, &Permit),
+    crossing: &Crossing<'_>,
+    permit: &Permit,
     asked: &ScopeSet,
     line: &mut Line,
-) -> Result<Lease, Refusal> {
+) -> Result<Loan, Refusal> {
+    let before = crossing.permit;
     let rule = (before.agent(), before.service(), before.rule());
     exchange.event(Event::ScopeRequested {
         agent: rule.0.clone(),
@@ -151,10 +153,10 @@ async fn stepped_up(
         rule: rule.2.clone(),
         scopes: asked.clone(),
     });
-    let lease = lend(exchange, permit, line).await;
-    let granted = lease
+    let loan = lend(exchange, crossing, Some(permit), line).await;
+    let granted = loan
         .as_ref()
-        .is_ok_and(|lease| asked.is_within(&lease.facts().scopes));
+        .is_ok_and(|loan| asked.is_within(&loan.lease.facts().scopes));
     if !granted {
         exchange.step_ups.forget(before);
         exchange.event(Event::ScopeEscalated {
@@ -164,19 +166,28 @@ async fn stepped_up(
             scopes: asked.clone(),
             reason: Useless::NotGranted.as_str(),
         });
-        lease?;
+        loan?;
         return Err(Code::ScopeDenied.into());
     }
-    let lease = lease?;
+    let loan = loan?;
+    let facts = loan.lease.facts();
     exchange.event(Event::ScopeGranted {
-        grant: lease.facts().grant.clone(),
-        token_id: lease.facts().id,
-        scopes: lease.facts().scopes.clone(),
+        grant: facts.grant.clone(),
+        token_id: facts.id,
+        scopes: facts.scopes.clone(),
     });
-    Ok(lease)
+    Ok(loan)
 }
 
-async fn lend(exchange: &Exchange, permit: &Permit, line: &mut Line) -> Result<Lease, Refusal> {
+/// Asks for a lease, with more scope than the crossing's where it was `raised`.
+async fn lend(
+    exchange: &Exchange,
+    crossing: &Crossing<'_>,
+    raised: Option<&Permit>,
+    line: &mut Line,
+) -> Result<Loan, Refusal> {
+    let permit = raised.unwrap_or(crossing.permit);
+    let epoch = crossing.service.jars.as_deref().map(Jars::epoch);
     let waiting = Stopwatch::start();
     let lease = exchange.source.lease(permit).await;
     let lease = if broken(Variant::PassThrough) && !permit.credentialed() {
@@ -187,7 +198,7 @@ async fn lend(exchange: &Exchange, permit: &Permit, line: &mut Line) -> Result<L
     line.waited(waiting.elapsed());
     let lease = lease?;
     line.leased(&lease);
-    Ok(lease)
+    Ok(Loan { lease, epoch })
 }
 
 type Attempt = (Option<Nonce>, Result<Reply, SendError>);
@@ -197,13 +208,13 @@ async fn attempt(
     exchange: &Exchange,
     crossing: &Crossing<'_>,
     bare: &mut Bare,
-    lease: &Lease,
+    loan: &Loan,
     demanded: Option<Nonce>,
     line: &mut Line,
     sent: &mut Sent,
 ) -> Result<Attempt, Refusal> {
     let Crossing { permit, service } = crossing;
-    let settings = &service.settings;
+    let (lease, settings) = (&loan.lease, &service.settings);
     let connection = connect(exchange, crossing, needed(bare), lease, line).await?;
     let progress = line.progress();
     // The nonce of a challenge answers that challenge: of one that is good once, another request may have had the use.
@@ -219,7 +230,7 @@ async fn attempt(
     let (body, gate) = bare.take_body(&cancel, &progress, wait)?;
     let visit = service.jars.as_deref().map(|jars| {
         let path = bare.head.path();
-        Visit::new(jars, permit, path, lease, &exchange.clock)
+        Visit::new(jars, permit, path, loan, &exchange.clock)
     });
     let wire = Wire {
         cookie: visit.as_ref().and_then(Visit::cookie),

@@ -52,9 +52,21 @@ pub(super) struct Jars {
     shelf: Shelf,
     /// How many there are: a request whose service has none looks at nothing else.
     filled: AtomicUsize,
-    /// Counts how often jars were emptied: an answer to a request from before that puts nothing in.
+    /// Counts how often jars were emptied: a request that was lent its credential before that takes nothing out, and its
+    /// answer puts nothing in.
     epoch: AtomicU64,
     all: Mutex<HashMap<AgentName, Owned>>,
+}
+
+/// How often jars had been emptied at one moment: read before a lease is asked for, it tells an attempt whether what it was
+/// lent is from before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Epoch(u64);
+
+/// A lease, and the epoch from before it was asked for; none where the service keeps no cookies.
+pub(super) struct Loan {
+    pub(super) lease: Lease,
+    pub(super) epoch: Option<Epoch>,
 }
 
 /// A jar, and what opened its sessions.
@@ -94,10 +106,15 @@ impl Jars {
         }
     }
 
+    /// To be read before a lease is asked for: what is lent then is no older.
+    pub(super) fn epoch(&self) -> Epoch {
+        Epoch(self.epoch.load(Ordering::Acquire))
+    }
+
     /// Empties the jars of these agents, and keeps what is still under way from filling them again.
     pub(super) fn empty(&self, whose: impl Fn(&AgentName) -> bool) {
         let mut all = self.all();
-        self.epoch.fetch_add(1, Ordering::Relaxed);
+        self.epoch.fetch_add(1, Ordering::Release);
         all.retain(|agent, _| !whose(agent));
         self.count(&all);
     }
@@ -124,9 +141,8 @@ pub(super) struct Visit<'a> {
     jars: &'a Jars,
     permit: &'a Permit,
     path: &'a RequestPath,
-    lease: &'a Lease,
+    loan: &'a Loan,
     clock: &'a Clock,
-    epoch: u64,
 }
 
 impl<'a> Visit<'a> {
@@ -134,15 +150,14 @@ impl<'a> Visit<'a> {
         jars: &'a Jars,
         permit: &'a Permit,
         path: &'a RequestPath,
-        lease: &'a Lease,
+        loan: &'a Loan,
         clock: &'a Clock,
     ) -> Self {
         Self {
-            epoch: jars.epoch.load(Ordering::Relaxed),
             jars,
             permit,
             path,
-            lease,
+            loan,
             clock,
         }
     }
@@ -155,14 +170,23 @@ impl<'a> Visit<'a> {
         }
     }
 
+    /// Whether jars were emptied since its lease was asked for. To be asked with the jars locked.
+    fn is_late(&self) -> bool {
+        self.loan.epoch != Some(self.jars.epoch())
+    }
+
     /// What the request has to carry; most often nothing, which is one atomic load.
     pub(super) fn cookie(&self) -> Option<HeaderValue> {
         if self.jars.filled.load(Ordering::Relaxed) == 0 {
             return None;
         }
         let mut all = self.jars.all();
+        if self.is_late() {
+            // What is there now was opened by another credential than this one.
+            return None;
+        }
         let owned = all.get_mut(self.permit.agent())?;
-        if owned.mark == Mark::of(self.lease) {
+        if owned.mark == Mark::of(&self.loan.lease) {
             return owned.jar.field(self.place());
         }
         all.remove(self.permit.agent());
@@ -175,13 +199,13 @@ impl<'a> Visit<'a> {
         if !headers.contains_key(header::SET_COOKIE) {
             return;
         }
-        let (place, mark) = (self.place(), Mark::of(self.lease));
+        let (place, mark) = (self.place(), Mark::of(&self.loan.lease));
         let lines = headers.get_all(header::SET_COOKIE).iter();
         let given: Vec<Cookie> = lines
             .filter_map(|line| Cookie::read(line.as_bytes(), place))
             .collect();
         let mut all = self.jars.all();
-        if given.is_empty() || self.jars.epoch.load(Ordering::Relaxed) != self.epoch {
+        if given.is_empty() || self.is_late() {
             return;
         }
         let agent = self.permit.agent();
@@ -209,12 +233,14 @@ impl<'a> Visit<'a> {
     }
 }
 
-/// Of an answer's `Set-Cookie` fields, those with one of these names.
+/// Of an answer's `Set-Cookie` fields, those with one of these names, and nothing that some reader could take for another
+/// one.
 pub(super) fn passing(headers: &HeaderMap, names: &[Box<str>]) -> Vec<HeaderValue> {
     let lines = headers.get_all(header::SET_COOKIE).iter();
     let named = |line: &&HeaderValue| {
         let name = given::name_of(line.as_bytes());
-        name.is_some_and(|name| names.iter().any(|known| known.as_bytes() == name))
+        let known = name.is_some_and(|name| names.iter().any(|known| known.as_bytes() == name));
+        known && given::is_one(line.as_bytes())
     };
     lines.filter(named).cloned().collect()
 }

@@ -117,6 +117,13 @@ impl Live {
         all.map(|subject| subject.end(Code::ServiceRevoked)).count()
     }
 
+    /// Ends at once everything of these agents, blind tunnels too: nobody knows any more that it is theirs.
+    pub(super) fn leave(&self, agents: &[AgentName]) {
+        let all: Vec<Arc<Subject>> = self.table().all.values().cloned().collect();
+        let theirs = all.iter().filter(|subject| agents.contains(&subject.agent));
+        theirs.for_each(|subject| subject.end(Code::ConfigChanged));
+    }
+
     fn table(&self) -> MutexGuard<'_, Table> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -22,7 +22,7 @@ use crate::audit::Event;
 use crate::credential::{BodyError, Lease, OutBody};
 use crate::policy::Permit;
 use crate::reflect::{Sought, Stream, Watched};
-use crate::vocab::{Code, RequestId};
+use crate::vocab::{Code, Host, RequestId};
 
 /// Gives everything that could be lent at this moment: every token in use, every static credential.
 pub type Lent = Arc<dyn Fn() -> Vec<Lease> + Send + Sync>;
@@ -86,6 +86,7 @@ impl Outgoing {
     /// `secret-in-request`.
     pub(super) fn head(
         &self,
+        host: &Host,
         path: &str,
         query: Option<&str>,
         fields: &HeaderMap,
@@ -93,6 +94,16 @@ impl Outgoing {
     ) -> Result<(), Refusal> {
         if let Some(shown) = self.watched.without(path.as_bytes()) {
             line.shows_path(String::from_utf8_lossy(&shown).into_owned());
+        }
+        // Below a wildcard an agent may think up names. They have no capitals, and a long text has dots between its parts.
+        let host = host.to_string();
+        let joined = host.replace('.', "");
+        if [host, joined]
+            .iter()
+            .any(|text| self.watched.is_in_name(text.as_bytes()))
+        {
+            line.shows_host("redacted");
+            return Err(self.refuse("host"));
         }
         self.look("path", path.as_bytes())?;
         self.look("query", query.unwrap_or_default().as_bytes())?;

@@ -97,6 +97,11 @@ impl Line {
         self.record.facts().path = path;
     }
 
+    /// The name of the host held what no line may hold; this word stands for all of it.
+    pub(super) fn shows_host(&mut self, word: &str) {
+        word.clone_into(&mut self.record.facts().host);
+    }
+
     pub(super) fn door(&mut self) -> &'static str {
         self.record.facts().listener
     }

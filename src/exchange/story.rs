@@ -172,6 +172,11 @@ impl Exchange {
         many
     }
 
+    /// Ends at once everything that these agents have under way: what they were known by counts no more.
+    pub fn leave(&self, agents: &[AgentName]) {
+        self.live.leave(agents);
+    }
+
     /// Forgets the sessions that APIs have opened for those of whom `who` says yes: they log in anew, with other credentials.
     pub fn forget_sessions(&self, who: impl Fn(&ServiceName, &AgentName) -> bool) {
         self.plan.load().empty_jars(who);
@@ -488,7 +493,8 @@ impl Exchange {
         }
         let guard = Outgoing::new(&(self.lent)(), &self.alarm, permit, line.id());
         let (path, query) = (arrival.path.wire(), arrival.query.as_deref());
-        guard.head(path, query, &arrival.parts.headers, line)?;
+        let host = arrival.authority.host();
+        guard.head(host, path, query, &arrival.parts.headers, line)?;
         Ok(Some(guard))
     }
 

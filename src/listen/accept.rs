@@ -17,10 +17,10 @@ use super::crowd::Crowd;
 use super::hello;
 use super::intercept::HANDSHAKE_TIMEOUT;
 use super::listener::{Link, Listener, Peer};
-use super::quota::{Guest, Quotas, Strangers};
+use super::quota::{Guest, Quota, Quotas, Strangers};
 use super::stall::Stall;
 use super::tls::Interception;
-use crate::agent::{Agents, Connection};
+use crate::agent::{Agent, Agents, Connection, Unauthenticated};
 use crate::audit::Event;
 use crate::ca::{CaError, Leaves};
 use crate::exchange::{Door, Ending, Exchange};
@@ -34,6 +34,9 @@ const REST_MOST: Duration = Duration::from_millis(500);
 const SILENCE: Duration = Duration::from_secs(1);
 /// How long a connection waits for the place of one that was closed for it.
 const PLACE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Most times that a caller is named anew because a reload came in between.
+const NAMING_MAX: usize = 3;
 
 /// How long it may take to cut what did not end in time.
 const CUT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -134,10 +137,40 @@ impl Doors {
         }))
     }
 
-    /// Replaces who may call; open tunnels stay with the agent that opened them.
+    /// Replaces who may call. Open tunnels stay with the agent that opened them, while what it is known by is the same;
+    /// where it is not, they end.
     pub fn replace_agents(&self, agents: Agents) {
         self.quotas.watch(agents.watches());
-        self.agents.store(Arc::new(agents));
+        let agents = Arc::new(agents);
+        // Stored first: whoever is named by those of before finds that they were replaced, or its proof withdrawn.
+        let before = self.agents.swap(agents.clone());
+        let withdrawn = before.withdrawn_in(&agents);
+        if !withdrawn.is_empty() {
+            self.quotas.withdraw(&withdrawn);
+            self.exchange.leave(&withdrawn);
+        }
+    }
+
+    /// Names a caller, with what ends when its proof is withdrawn. Where who may call was replaced meanwhile it is named
+    /// anew; where that goes on and on, what it opens is over at once.
+    pub(super) fn named(
+        &self,
+        name: impl Fn(&Agents) -> Result<Agent, Unauthenticated>,
+    ) -> Result<(Agent, Arc<Quota>, CancellationToken), Unauthenticated> {
+        for _ in 0..NAMING_MAX {
+            let agents = self.agents.load_full();
+            let agent = name(&agents)?;
+            let quota = self.quotas.of(agent.name());
+            let proof = quota.proof();
+            if Arc::ptr_eq(&agents, &self.agents.load()) {
+                return Ok((agent, quota, proof));
+            }
+        }
+        let agent = name(&self.agents.load())?;
+        let quota = self.quotas.of(agent.name());
+        let over = CancellationToken::new();
+        over.cancel();
+        Ok((agent, quota, over))
     }
 
     /// Accepts connections of one listener until the drain begins, on a task of its own that the drain waits for.

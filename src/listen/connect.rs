@@ -12,7 +12,7 @@ use hyper_util::rt::TokioIo;
 use super::accept::Doors;
 use super::proxy::{Caller, ends};
 use super::quota::Guest;
-use crate::exchange::{AgentBody, Door, Refusal};
+use crate::exchange::{AgentBody, Door, Line, Refusal};
 use crate::policy::Admission;
 use crate::vocab::variant::{Variant, broken};
 use crate::vocab::{Authority, Code, Scheme};
@@ -61,8 +61,8 @@ impl Doors {
                 });
                 Response::new(AgentBody::empty())
             }
-            Ok((_, authority, Admission::Tunnel)) => {
-                self.blind(&request, named.as_ref(), authority, upgrade, guest)
+            Ok((caller, authority, Admission::Tunnel)) => {
+                self.blind(&request, &caller, authority, upgrade, guest)
                     .await
             }
             Err(refusal) => match self.exchange.open(&request) {
@@ -110,7 +110,7 @@ impl Doors {
     async fn blind(
         &self,
         request: &Request<Incoming>,
-        agent: Option<&crate::vocab::AgentName>,
+        caller: &Caller,
         authority: Authority,
         upgrade: OnUpgrade,
         guest: Arc<Guest>,
@@ -119,10 +119,9 @@ impl Doors {
             Ok(line) => line,
             Err(answer) => return *answer,
         };
-        line.at(Door::Connect, agent, Some(&authority));
-        if let Some(agent) = agent
-            && let Err(refusal) = self.exchange.enter_blind(agent, &authority, &mut line)
-        {
+        let agent = caller.agent.name();
+        line.at(Door::Connect, Some(agent), Some(&authority));
+        if let Err(refusal) = self.enter_blind(caller, &authority, &mut line) {
             return self.exchange.refuse(line, &refusal);
         }
         match self.exchange.dial_blind(&authority).await {
@@ -137,6 +136,26 @@ impl Doors {
                 Response::new(AgentBody::empty())
             }
             Err(refusal) => self.exchange.refuse(line, &refusal),
+        }
+    }
+}
+
+impl Doors {
+    /// Takes a blind tunnel's place among what is under way, where the end of its agent's proof finds it.
+    pub(super) fn enter_blind(
+        &self,
+        caller: &Caller,
+        authority: &Authority,
+        line: &mut Line,
+    ) -> Result<(), Refusal> {
+        self.exchange
+            .enter_blind(caller.agent.name(), authority, line)?;
+        // Withdrawn a moment before, it was not found there.
+        let over = caller.proof.is_cancelled();
+        if over {
+            Err(Code::ConfigChanged.into())
+        } else {
+            Ok(())
         }
     }
 }

@@ -86,6 +86,8 @@ impl Doors {
         let ride = crate::exchange::Ride::default();
         let withdrawals = Withdrawals::new(self.withdrawals(), self.clock.clone());
         let door = caller.door;
+        // Of the tunnel's own: asked with each step, it is no place where all tunnels of an agent meet.
+        let proof = caller.proof.child_token();
         let tunnel = Arc::new((caller, authority, withdrawals.clone()));
         let whose = tunnel.clone();
         let service = service_fn(move |request: Request<Incoming>| {
@@ -100,11 +102,18 @@ impl Doors {
                 Ok::<_, Infallible>(answer)
             }
         });
-        if h2 {
-            Box::pin(self.serve_http2(stream, service, withdrawals)).await;
-        } else {
-            let whose = Whose::Tunnel(door, Arc::new((whose.0.agent.clone(), whose.1.clone())));
-            Box::pin(watched(self.serve_http1(stream, service, whose))).await;
+        let whose = Arc::new((whose.0.agent.clone(), whose.1.clone()));
+        let agent = whose.clone();
+        let served = async {
+            if h2 {
+                Box::pin(self.serve_http2(stream, service, withdrawals)).await;
+            } else {
+                let whose = Whose::Tunnel(door, whose);
+                Box::pin(watched(self.serve_http1(stream, service, whose))).await;
+            }
+        };
+        if proof.run_until_cancelled(served).await.is_none() {
+            tracing::info!(agent = %agent.0, "a tunnel ends: what its agent was known by counts no more");
         }
     }
 

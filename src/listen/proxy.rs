@@ -13,6 +13,7 @@ use hyper::server::conn::http1;
 use hyper::service::{Service, service_fn};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_util::sync::CancellationToken;
 
 use super::accept::Doors;
 use super::linger::{Linger, Wanted};
@@ -52,6 +53,8 @@ impl Whose {
 pub(super) struct Caller {
     pub(super) agent: Agent,
     pub(super) quota: Arc<Quota>,
+    /// Is cancelled when what named it counts no more: what it has opened ends.
+    pub(super) proof: CancellationToken,
     /// From where; none at a unix socket.
     pub(super) from: Option<IpAddr>,
     /// Which way it came in.
@@ -213,16 +216,15 @@ impl Doors {
     ) -> Result<Caller, Refusal> {
         let headers = request.headers();
         let wall = self.clock.wall();
-        let named = self.agents.load().identify(shown, headers, wall);
+        let named = self.named(|agents| agents.identify(shown, headers, wall));
         let now = self.clock.now();
-        let agent = match named {
-            Ok(agent) => agent,
+        let (agent, quota, proof) = match named {
+            Ok(named) => named,
             Err(why) => {
                 let tried = headers.contains_key(PROXY_AUTHORIZATION);
                 return Err(self.stranger(why, tried, guest, now).await);
             }
         };
-        let quota = self.quotas.of(agent.name());
         if let Err(refusal) = guest.claim(agent.name(), &quota) {
             self.metrics.security_event("agent.connections");
             return Err(refusal);
@@ -236,6 +238,7 @@ impl Doors {
         Ok(Caller {
             agent,
             quota,
+            proof,
             from: guest.address,
             door,
         })

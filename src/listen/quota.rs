@@ -6,9 +6,10 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use arc_swap::ArcSwapOption;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use quick_cache::sync::Cache;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
 
 use super::accept::Limits;
 use super::bucket::{Bucket, Rate};
@@ -42,6 +43,7 @@ pub(super) struct Quota {
     pub(super) mints: Bucket,
     /// Looks whether what it does is usual, where the configuration says what is.
     pub(super) watch: ArcSwapOption<Watch>,
+    proof: ArcSwap<CancellationToken>,
 }
 
 impl Quota {
@@ -56,7 +58,13 @@ impl Quota {
             tunnels: Paced::new(rate(limits.requests_per_second)),
             mints: Bucket::new(rate(limits.certificates_per_second)),
             watch: ArcSwapOption::new(watch),
+            proof: ArcSwap::default(),
         }
+    }
+
+    /// Is cancelled when what the agent is known by now counts no more.
+    pub(super) fn proof(&self) -> CancellationToken {
+        CancellationToken::clone(&self.proof.load())
     }
 
     /// Counts a request.
@@ -101,6 +109,14 @@ impl Quotas {
         }
         for (agent, quota) in quotas.iter() {
             quota.watch.store(watches.get(agent).cloned());
+        }
+    }
+
+    /// Ends what these agents have opened by a proof that counts no more.
+    pub(super) fn withdraw(&self, agents: &[AgentName]) {
+        let quotas = self.of.lock().unwrap_or_else(PoisonError::into_inner);
+        for quota in agents.iter().filter_map(|agent| quotas.get(agent)) {
+            quota.proof.swap(Arc::default()).cancel();
         }
     }
 

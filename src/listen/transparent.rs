@@ -240,9 +240,9 @@ impl Doors {
 
     /// Whose connection it is, counted among that agent's.
     async fn placed(&self, course: Course, way: &Way, guest: &Guest) -> Result<Caller, Refusal> {
-        let agent = self.agents.load().placed(way.agent.as_ref(), course.local);
-        let agent = match agent {
-            Ok(agent) => agent,
+        let named = self.named(|agents| agents.placed(way.agent.as_ref(), course.local));
+        let (agent, quota, proof) = match named {
+            Ok(named) => named,
             Err(why) => {
                 let counted = self.strangers.failed(guest.source, false, self.clock.now());
                 if let Err(haste) = counted {
@@ -252,7 +252,6 @@ impl Doors {
                 return Err(Refusal::unknown(why));
             }
         };
-        let quota = self.quotas.of(agent.name());
         if let Err(refusal) = guest.claim(agent.name(), &quota) {
             self.metrics.security_event("agent.connections");
             return Err(refusal);
@@ -260,6 +259,7 @@ impl Doors {
         Ok(Caller {
             agent,
             quota,
+            proof,
             from: guest.address,
             door: Door::Transparent,
         })
@@ -362,7 +362,7 @@ impl Doors {
         let Some(mut line) = line else {
             return alert(&mut io, Code::AuditUnavailable).await;
         };
-        let entered = self.exchange.enter_blind(agent, authority, &mut line);
+        let entered = self.enter_blind(caller, authority, &mut line);
         let dialled = match entered {
             Ok(()) => self.exchange.dial_blind(authority).await,
             Err(refusal) => Err(refusal),
@@ -390,13 +390,23 @@ impl Doors {
         port: u16,
     ) {
         let agent = caller.as_ref().ok().map(|caller| caller.agent.clone());
+        let proof = caller
+            .as_ref()
+            .ok()
+            .map(|caller| caller.proof.child_token());
+        let proof = proof.unwrap_or_default();
         let caller = Arc::new(caller);
         let doors = self.clone();
         let service = service_fn(move |request| {
             let (doors, caller) = (doors.clone(), caller.clone());
             async move { Ok::<_, Infallible>(doors.in_clear(request, &caller, port).await) }
         });
-        watched(self.serve_http1(io, service, Whose::Placed(agent))).await;
+        let served = self.serve_http1(io, service, Whose::Placed(agent));
+        let served = proof.run_until_cancelled(watched(served)).await;
+        tracing::debug!(
+            withdrawn = served.is_none(),
+            "a redirected connection has ended"
+        );
     }
 
     /// One request in clear: its `Host` names the destination.

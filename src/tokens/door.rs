@@ -381,12 +381,15 @@ impl Door {
     }
 
     /// New tokens, and new keys where there can be some, for every grant that fits. The tokens in use serve until then.
+    /// `done` is told of each as soon as it has them, or the time for it is over. Whoever stops waiting stops the rest.
     pub async fn rotate(
         &self,
         service: Option<&ServiceName>,
         agent: Option<&AgentName>,
+        done: &(dyn Fn(&GrantId) + Send + Sync),
     ) -> Rotation {
         let restored = self.bring_back(service, agent).await;
+        restored.iter().for_each(done);
         let clients = self.shelf.catalogue.load().clients();
         let clients = clients
             .into_iter()
@@ -406,6 +409,7 @@ impl Door {
             owners.retain(|owner| agent.is_none_or(|wanted| wanted == owner));
             for owner in owners {
                 let outcome = self.rotate_one(&client, edition, &name, &owner).await;
+                done(&outcome.grant);
                 all.push(outcome);
             }
         }

@@ -6,12 +6,12 @@ use std::net::SocketAddr;
 use http::StatusCode;
 use serde_json::{Value, json};
 use tokenward::config::{self, SecretReading};
-use tokenward::rehearsal::Call;
+use tokenward::rehearsal::{Call, Caller, Session};
 use tokio::net::{TcpSocket, TcpStream};
 
 use crate::kit::{
-    API, CLUSTER, Cluster, House, Served, Setup, Svc, agent_token, ask, connect, eventually, get,
-    reasons, refused, speak,
+    API, CLUSTER, Cluster, House, PATIENCE, Served, Setup, Svc, WebSocket, agent_token, ask,
+    connect, eventually, get, reasons, refused, speak,
 };
 
 /// `coder` is agents/coder, `other` agents/other in its pod `other-0`; `writer` has a proxy token.
@@ -249,5 +249,95 @@ async fn run_has_no_token_for_such_an_agent() {
     ] {
         assert!(told.contains(line), "{told}");
     }
+    house.end().await;
+}
+
+/// The house's own file read again, with a line of it changed.
+async fn reload(house: &House, from: &str, to: &str) {
+    let file = house.folder.path().join("tokenward.yaml");
+    let text = fs::read_to_string(&file).unwrap();
+    assert!(text.contains(from), "{text}");
+    fs::write(&file, text.replace(from, to)).unwrap();
+    let plan = config::load(&file, SecretReading::Resolve).unwrap();
+    house.running.reload(plan).await.unwrap();
+}
+
+/// Tunnels of an agent, in both protocols, that have carried a request.
+async fn opened(caller: &Caller) -> Vec<Session> {
+    let mut all = Vec::new();
+    for h2 in [true, false] {
+        let mut session = caller.open(API, 443, h2).await.unwrap();
+        let answer = session.send(Call::get("/v1/items")).await.unwrap();
+        assert_eq!(answer.status, 200);
+        all.push(session);
+    }
+    all
+}
+
+/// How many of them carry another request.
+async fn carrying(sessions: &mut [Session]) -> usize {
+    let mut good = 0;
+    for session in sessions {
+        let answer = session.send(Call::get("/v1/items")).await;
+        good += usize::from(answer.is_ok_and(|answer| answer.status == 200));
+    }
+    good
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_agent_has_open_ends_with_its_proof() {
+    let cluster = Cluster::with_key("k1");
+    let house = setup(cluster.jwks()).start().await;
+    let writer = house.named("writer");
+    let coder = house
+        .agent()
+        .named("coder", &cluster.token("agents", "coder"));
+    let mut of_writer = opened(&writer).await;
+    let mut of_coder = opened(&coder).await;
+    let head = format!(
+        "CONNECT {API}:443 HTTP/1.1\r\nhost: {API}:443\r\n{}\r\n",
+        bearer(&agent_token("writer"))
+    );
+    let tunnel = house.tunnel_by(&head).await;
+    let tls = house.handshake(tunnel, API, "http/1.1").await.unwrap();
+    let socket = WebSocket::open(tls, API, "").await;
+    let mut socket = socket.map_err(|answer| answer.text()).unwrap();
+    socket.say("hello").await;
+    socket.hear().await.unwrap();
+
+    // What has nothing to do with it ends nothing, and neither does one more key of the cluster.
+    let both: Value = {
+        let read = |text: String| serde_json::from_str::<Value>(&text).unwrap();
+        let (mut all, next) = (read(cluster.jwks()), read(Cluster::with_key("k2").jwks()));
+        let keys = all["keys"].as_array_mut().unwrap();
+        keys.extend(next["keys"].as_array().unwrap().iter().cloned());
+        all
+    };
+    fs::write(house.folder.path().join("jwks.json"), both.to_string()).unwrap();
+    let drain = "drain: {timeout: 5s}\n";
+    let more = format!("{drain}tunnel: [\"x.test:443\"]\n");
+    reload(&house, drain, &more).await;
+    assert_eq!(carrying(&mut of_writer).await, 2);
+    assert_eq!(carrying(&mut of_coder).await, 2);
+    socket.say("still").await;
+    socket.hear().await.unwrap();
+
+    let another = "another-token-0123456789abcdef";
+    fs::write(house.folder.path().join("writer.token"), another).unwrap();
+    reload(&house, drain, drain).await;
+    assert_eq!(carrying(&mut of_writer).await, 0);
+    assert_eq!(carrying(&mut of_coder).await, 2, "the other agent goes on");
+    let ended = async { while socket.hear().await.is_ok() {} };
+    let ended = tokio::time::timeout(PATIENCE, ended).await;
+    assert!(ended.is_ok(), "the WebSocket goes on");
+    assert!(writer.open(API, 443, true).await.is_err());
+    opened(&house.agent().named("writer", another)).await;
+
+    // The key that signed its token is gone.
+    let next = Cluster::with_key("k2").jwks();
+    fs::write(house.folder.path().join("jwks.json"), next).unwrap();
+    reload(&house, drain, drain).await;
+    assert_eq!(carrying(&mut of_coder).await, 0);
+    assert!(coder.open(API, 443, true).await.is_err());
     house.end().await;
 }

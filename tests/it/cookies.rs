@@ -1,18 +1,23 @@
 //! Cookies of a service with a credential, over real sockets: kept with us and sent again, dropped, or passed by name.
 
 use std::fs;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use serde_json::json;
 use tempfile::TempDir;
 use tokenward::config::{self, SecretReading};
-use tokenward::rehearsal::{Call, Rehearsal};
+use tokenward::rehearsal::{Call, Rehearsal, Service, SiteSettings};
 use tokio::io::AsyncWriteExt as _;
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream, UnixStream};
+use tokio::sync::Notify;
 use tokio_rustls::server::TlsStream;
 
 use super::kit::{
-    API, Credential, House, Origin, Raw, Setup, Svc, WebSocket, agent_token, ask, read_head,
+    API, Credential, House, Origin, PATIENCE, Raw, Setup, Svc, WebSocket, agent_token, ask,
+    eventually, read_head,
 };
 use super::revoke::post;
 
@@ -78,8 +83,56 @@ async fn serve(mut stream: TlsStream<TcpStream>, seen: Seen) {
     stream.shutdown().await.ok();
 }
 
+/// A way to an API on which the next connection can be held.
+#[derive(Clone, Default)]
+struct Gate(Arc<GateState>);
+
+#[derive(Default)]
+struct GateState {
+    holds: AtomicBool,
+    arrived: Notify,
+    go: Notify,
+}
+
+impl Gate {
+    /// Listens in front of this address.
+    async fn before(self, there: SocketAddr) -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let here = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            while let Ok((mut near, _)) = listener.accept().await {
+                let gate = self.0.clone();
+                tokio::spawn(async move {
+                    if gate.holds.swap(false, Ordering::SeqCst) {
+                        gate.arrived.notify_one();
+                        gate.go.notified().await;
+                    }
+                    let mut far = TcpStream::connect(there).await.unwrap();
+                    // How it ends is the two ends' concern.
+                    tokio::io::copy_bidirectional(&mut near, &mut far)
+                        .await
+                        .ok();
+                });
+            }
+        });
+        here
+    }
+
+    /// Holds the next connection. It has come when `arrived` says so.
+    fn hold(&self) -> &GateState {
+        self.0.holds.store(true, Ordering::SeqCst);
+        &self.0
+    }
+}
+
 /// Two agents in front of the shop, and one more line for the service.
 async fn house(credential: Credential, line: &str) -> (House, Seen) {
+    let (house, seen, _) = gated(credential, line).await;
+    (house, seen)
+}
+
+async fn gated(credential: Credential, line: &str) -> (House, Seen, Gate) {
+    let gate = Gate::default();
     let seen = Seen::default();
     let rehearsal = Rehearsal::start(tokenward::rehearsal::Options::default())
         .await
@@ -89,7 +142,8 @@ async fn house(credential: Credential, line: &str) -> (House, Seen) {
         Credential::Oauth { .. } => API,
         _ => HOST,
     };
-    let origin = shop(host, &seen).await;
+    let mut origin = shop(host, &seen).await;
+    origin.address = gate.clone().before(origin.address).await;
     let service = Svc {
         name: "shop",
         host: host.into(),
@@ -100,7 +154,7 @@ async fn house(credential: Credential, line: &str) -> (House, Seen) {
     };
     let mut setup = Setup::of([service]).line("admin: {listen: 'unix:admin/a.sock'}");
     setup.agents = vec![("coder", "shop"), ("writer", "shop")];
-    (setup.start_in(folder, rehearsal).await, seen)
+    (setup.start_in(folder, rehearsal).await, seen, gate)
 }
 
 /// One request; the `Set-Cookie` fields that the agent got.
@@ -197,6 +251,74 @@ async fn the_answer_to_a_challenge_carries_what_the_challenge_set() {
     );
     get(&house, "coder", "/x").await;
     assert_eq!(seen.last(), "");
+    house.end().await;
+}
+
+fn bearer() -> Credential {
+    Credential::oauth("svc-bearer", super::kit::Auth::Basic, "bearer")
+}
+
+/// A token that is bound to no key looks like the one before it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_lent_before_a_rotation_neither_has_a_session_nor_leaves_one() {
+    let (house, seen, gate) = gated(bearer(), "max_stream_age: 60s").await;
+    let rotate = async || {
+        let (status, report) = post(house.folder.path(), "/v1/rotate", &json!({})).await;
+        let renewed = &report["grants"][0]["renewed"];
+        assert_eq!((status, renewed), (200, &json!(true)), "{report}");
+    };
+    get(&house, "coder", "/set").await;
+    get(&house, "coder", "/x").await;
+    assert_eq!(seen.last(), KEPT);
+    // It has its token, and waits for its connection meanwhile.
+    let held = gate.hold();
+    tokio::join!(get(&house, "coder", "/set"), async {
+        held.arrived.notified().await;
+        rotate().await;
+        held.go.notify_one();
+    });
+    get(&house, "coder", "/x").await;
+    assert_eq!(seen.last(), "", "the session is the old token's");
+
+    let held = gate.hold();
+    tokio::join!(get(&house, "coder", "/late"), async {
+        held.arrived.notified().await;
+        rotate().await;
+        get(&house, "coder", "/set").await;
+        held.go.notify_one();
+    });
+    assert_eq!(seen.last(), "", "the session is the new token's");
+    get(&house, "coder", "/x").await;
+    assert_eq!(seen.last(), KEPT);
+    house.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rotation_ends_sessions_also_where_its_operator_leaves() {
+    let (house, seen) = house(bearer(), "max_stream_age: 60s").await;
+    get(&house, "coder", "/set").await;
+    get(&house, "coder", "/x").await;
+    assert_eq!(seen.last(), KEPT);
+    let issuer = Service::Issuer;
+    let slow = |site: &mut SiteSettings| site.delay = Duration::from_millis(300);
+    house.rehearsal.controls().site(issuer, slow);
+    let before = house.rehearsal.seen_by(issuer).len();
+    let socket = house.folder.path().join("admin/a.sock");
+    let mut operator = UnixStream::connect(socket).await.unwrap();
+    let order = "POST /v1/rotate HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}";
+    operator.write_all(order.as_bytes()).await.unwrap();
+    eventually("the issuer is asked", || {
+        house.rehearsal.seen_by(issuer).len() > before
+    })
+    .await;
+    drop(operator);
+    let emptied = async {
+        while !seen.last().is_empty() {
+            get(&house, "coder", "/x").await;
+        }
+    };
+    let emptied = tokio::time::timeout(PATIENCE, emptied).await;
+    assert!(emptied.is_ok(), "the session goes on: {}", seen.last());
     house.end().await;
 }
 

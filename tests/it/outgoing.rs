@@ -449,3 +449,60 @@ async fn on_http2_the_stream_is_reset_and_the_connection_goes_on() {
     assert!(!sent.contains(&key) && !sent.contains('z') && sent.contains("harmless"));
     house.end().await;
 }
+
+/// Below a wildcard an agent thinks up the name, and whoever answers for the domain reads it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_secret_is_no_hosts_name() {
+    let rehearsal = Rehearsal::start(tokenward::rehearsal::Options::default())
+        .await
+        .unwrap();
+    let folder = TempDir::new().unwrap();
+    let hoarded = Hoard::default();
+    let into = hoarded.clone();
+    let origin = Origin::raw("*.drop.test", &["http/1.1"], move |stream| {
+        hoard(stream, into.clone())
+    });
+    let origin = origin.await;
+    let drop = Svc {
+        name: "drop",
+        host: "**.drop.test".into(),
+        credential: Credential::Nothing,
+        rules: vec![r#"{allow: "* /**"}"#.into()],
+        more: vec!["request_guard: block".into()],
+        upstream: Some(origin.upstream(folder.path())),
+    };
+    let setup = Setup::of([Svc::keys(), drop]);
+    let house = setup.start_in(folder, rehearsal).await;
+    let key = house.rehearsal.api_key().to_owned();
+    // No part of a name begins or ends with a hyphen.
+    let fits = |at: &usize| !key[at - 1..=*at].contains('-');
+    let (a, b) = key.split_at((6..key.len()).find(fits).unwrap());
+    let hex: String = key.bytes().map(|b| format!("{b:02x}")).collect();
+    let (c, d) = hex.split_at(40);
+    let names = [
+        format!("x{key}x"),
+        format!("x{key}x").to_ascii_uppercase(),
+        format!("x{a}.{b}x"),
+        format!("{c}.{d}"),
+    ];
+    for name in names {
+        let host = format!("{name}.drop.test");
+        for h2 in [false, true] {
+            let call = Call::get("/x");
+            let answer = ask(&house.agent(), &host, h2, call).await;
+            refused(&answer, 403, "secret-in-request");
+        }
+        assert!(hoarded.take().is_empty(), "{host}");
+    }
+    let near = format!("x{}x.drop.test", &key[..key.len() - 1]);
+    let near = ask(&house.agent(), &near, false, Call::get("/x")).await;
+    assert_eq!(near.status, 200);
+    let written = house.end().await;
+    let events = written.of("secret.in_request");
+    assert_eq!((events.len(), &events[0]["place"]), (8, &"host".into()));
+    let text = written.text.to_ascii_lowercase();
+    for secret in [&key, b, c, d] {
+        assert!(!text.contains(&secret.to_ascii_lowercase()), "{secret}");
+    }
+    assert_eq!(written.requests()[0]["host"], "redacted");
+}

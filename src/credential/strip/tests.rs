@@ -336,6 +336,10 @@ fn of_the_agents_cookies_those_that_are_named_go_out() {
         (vec!["lang=en"], Some("lang=en")),
         (vec!["LANG=en; lang ; langs=1"], None),
         (vec!["sid=1"], None),
+        // Some readers find a second cookie in these.
+        (vec!["lang=a sid=evil; theme=\"x\""], Some("theme=\"x\"")),
+        (vec!["lang=a,sid=evil", "theme=a\tsid=1"], None),
+        (vec!["lang=\"a\\\"", "theme=\"a", "theme=a\"b\""], None),
     ] {
         let fields: Vec<_> = lines.iter().map(|line| ("cookie", *line)).collect();
         let slot = Slot::Authorization;

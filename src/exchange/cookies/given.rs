@@ -1,12 +1,14 @@
 //! One cookie as an API gives it: a `Set-Cookie` field (RFC 6265 §5.2), and where and how long it is good (§5.3).
 
 use super::date;
+use crate::credential::is_one_cookies_value;
 use crate::policy;
 use crate::vocab::{Authority, Host, Scheme, Secret};
 
 /// Longest name and value together, in bytes; what is longer is not kept.
 pub(super) const COOKIE_MAX: usize = 4096;
-/// Longest value of an attribute, in bytes; a longer one counts as not there.
+/// Longest value of an attribute, in bytes; a longer one counts as not there. A cookie without a path whose default is
+/// longer is not kept.
 const ATTRIBUTE_MAX: usize = 1024;
 /// Longest that a cookie is kept, whatever it says: 400 days.
 const AGE_MAX: i64 = 400 * 86_400;
@@ -49,6 +51,25 @@ pub(super) fn name_of(line: &[u8]) -> Option<&[u8]> {
     (!name.is_empty()).then_some(name)
 }
 
+/// Whether a `Set-Cookie` gives one cookie for every reader. Some take a comma for the beginning of the next field; only
+/// a date has one.
+pub(super) fn is_one(line: &[u8]) -> bool {
+    let mut parts = line.split(|b| *b == b';');
+    let pair = parts.next().unwrap_or_default();
+    let mut pair = pair.splitn(2, |b| *b == b'=');
+    let value = pair.nth(1).unwrap_or_default();
+    is_one_cookies_value(trim(value)) && parts.all(is_one_attribute)
+}
+
+fn is_one_attribute(part: &[u8]) -> bool {
+    let mut sides = part.splitn(2, |b| *b == b'=');
+    let name = trim(sides.next().unwrap_or_default());
+    let value = sides.next().unwrap_or_default();
+    let commas = part.iter().filter(|b| **b == b',').count();
+    let date = name.eq_ignore_ascii_case(b"expires") && !value.contains(&b'=');
+    commas == 0 || (commas == 1 && date)
+}
+
 impl Cookie {
     /// Reads a `Set-Cookie` of an answer from this place. `None`: it is to be ignored.
     pub(super) fn read(line: &[u8], from: Place<'_>) -> Option<Self> {
@@ -88,17 +109,29 @@ impl Cookie {
         text.push(b'=');
         text.extend_from_slice(value);
         let expires = attributes.expires(from.now);
+        let path = attributes.path;
+        let path = path.unwrap_or_else(|| default_path(from.path));
+        if path.len() > ATTRIBUTE_MAX {
+            // The agent's own path: an API's longer one did not count.
+            return None;
+        }
         Some(Self {
             name: name.into(),
             pair: Secret::new(text),
             domain: domain(attributes.domain, from.authority.host())?,
-            path: attributes
-                .path
-                .unwrap_or_else(|| default_path(from.path))
-                .into(),
+            path: path.into(),
             secure: attributes.secure,
             expires,
         })
+    }
+
+    /// Bytes that it takes in a jar beside its pair.
+    pub(super) fn bytes(&self) -> usize {
+        let domain = match &self.domain {
+            Domain::Host(host) => host.name().map_or(0, str::len),
+            Domain::Below(name) => name.len(),
+        };
+        self.name.len() + self.path.len() + domain
     }
 
     /// Whether it takes the place of another.

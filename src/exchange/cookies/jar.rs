@@ -7,7 +7,8 @@ use super::given::{Cookie, Place};
 
 /// Most cookies in a jar.
 pub(super) const COOKIES_MAX: usize = 50;
-/// Most bytes of names and values in a jar. All of it may go out with one request, and many servers take no longer field.
+/// Most bytes in a jar: names, values, paths and domains. All of it may go out with one request, and many servers take no
+/// longer field.
 pub(super) const BYTES_MAX: usize = 8 * 1024;
 
 /// Cookies, in the order in which they were first given.
@@ -25,7 +26,7 @@ struct Held {
 
 impl Held {
     fn bytes(&self) -> usize {
-        self.cookie.pair.expose().len()
+        self.cookie.pair.expose().len() + self.cookie.bytes()
     }
 }
 
@@ -82,7 +83,8 @@ impl Jar {
             .filter(|held| held.cookie.goes_to(place))
             .collect();
         going.sort_by_key(|held| std::cmp::Reverse(held.cookie.path.len()));
-        let room = going.iter().map(|held| held.bytes() + 2).sum();
+        let pair = |held: &&mut Held| held.cookie.pair.expose().len() + 2;
+        let room = going.iter().map(pair).sum();
         let mut text = Zeroizing::new(Vec::with_capacity(room));
         for held in going {
             if !text.is_empty() {

@@ -243,6 +243,14 @@ fn a_jar_is_bounded() {
         "{}",
         got.len()
     );
+    // The agent chooses the path of its request: it counts as well, and one that is too long is no cookie's.
+    let folder = format!("/{}/", "p".repeat(1000));
+    let many: Vec<String> = (0..20).map(|n| format!("c{n}=v")).collect();
+    let many: Vec<&str> = many.iter().map(String::as_str).collect();
+    let got = sent(API, &folder, &many, API, &folder);
+    assert_eq!(got.split("; ").count(), 7, "{got}");
+    let folder = format!("/{}/", "p".repeat(1100));
+    assert_eq!(sent(API, &folder, &["a=1"], API, &folder), "");
     // An attribute that is too long counts as not there.
     let long = format!("a=1; path=/{}", "x".repeat(2000));
     assert_eq!(sent(API, "/", &[&long], API, "/"), "a=1");
@@ -258,13 +266,28 @@ fn cookies_pass_by_name_and_no_other() {
         "sidx=3",
         "sid",
         " sid = 4",
+        // Some readers find a second cookie in these.
+        "lang=a sid=evil",
+        "lang=en; Path=/, sid=x",
+        "lang=a, sid=evil",
+        "lang=en; Expires=Wed, sid=x",
+        "lang=en; Expires=Wed, 21 Oct 2043 07:28:00 GMT, sid",
+        "lang=fr; Expires=Wed, 21 Oct 2043 07:28:00 GMT; Secure",
     ] {
         headers.append("set-cookie", line.parse().unwrap());
     }
     let names: Vec<Box<str>> = vec!["sid".into(), "lang".into()];
     let passing = passing(&headers, &names);
     let passing: Vec<&str> = passing.iter().map(|v| v.to_str().unwrap()).collect();
-    assert_eq!(passing, ["sid=1; path=/", "lang=en", " sid = 4"]);
+    assert_eq!(
+        passing,
+        [
+            "sid=1; path=/",
+            "lang=en",
+            " sid = 4",
+            "lang=fr; Expires=Wed, 21 Oct 2043 07:28:00 GMT; Secure",
+        ]
+    );
 }
 
 #[test]
