@@ -139,7 +139,7 @@ fn of(namespace: &str, name: &str, pod: Option<&str>) -> Value {
     claims
 }
 
-fn token_of(header: &str, claims: &str, sign: impl Fn(&str) -> Vec<u8>) -> String {
+fn token_of(header: &str, claims: impl AsRef<[u8]>, sign: impl Fn(&str) -> Vec<u8>) -> String {
     let input = format!("{}.{}", b64(header), b64(claims));
     let signature = b64(sign(&input));
     format!("{input}.{signature}")
@@ -396,6 +396,19 @@ fn a_forged_signature_is_none() {
         let changed = String::from_utf8(bytes).unwrap();
         assert!(who(&accounts, &changed, NOW).is_err(), "{at}");
     }
+}
+
+#[test]
+fn a_member_that_nobody_reads_is_text_too() {
+    let mut claims = claims().to_string().into_bytes();
+    claims.truncate(claims.len() - 1);
+    claims.extend_from_slice(b",\"more\":\"\xa2\"}");
+    let sign = |input: &str| rsa_sign(&RSA, &RSA_PKCS1_SHA256, input);
+    let token = token_of(&header().to_string(), &claims, sign);
+    assert_eq!(
+        who(&accounts(), &token, NOW),
+        Err(Unauthenticated::Malformed)
+    );
 }
 
 #[test]
