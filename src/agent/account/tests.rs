@@ -147,7 +147,7 @@ fn token_of(header: &str, claims: impl AsRef<[u8]>, sign: impl Fn(&str) -> Vec<u
 
 fn signed(header: &Value, claims: &Value) -> String {
     let sign = |input: &str| rsa_sign(&RSA, &RSA_PKCS1_SHA256, input);
-    token_of(&header.to_string(), &claims.to_string(), sign)
+    token_of(&header.to_string(), claims.to_string(), sign)
 }
 
 fn hash(token: &str) -> [u8; 32] {
@@ -457,7 +457,7 @@ fn every_kind_of_key_signs_with_its_own_algorithm() {
         };
         for claimed in ["ES256", "ES384", "ES512", "RS256"] {
             let header = json!({"alg": claimed, "kid": name}).to_string();
-            let token = token_of(&header, &claims().to_string(), sign);
+            let token = token_of(&header, claims().to_string(), sign);
             let expected = if claimed == alg {
                 Ok("coder".to_owned())
             } else {
@@ -476,7 +476,7 @@ fn every_kind_of_key_signs_with_its_own_algorithm() {
     let only = Accounts::new(cluster(&[only]), agents());
     for (alg, with) in rsa {
         let header = json!({"alg": alg, "kid": "r"}).to_string();
-        let token = token_of(&header, &claims().to_string(), |input| {
+        let token = token_of(&header, claims().to_string(), |input| {
             rsa_sign(&RSA, with, input)
         });
         assert_eq!(
