@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -32,29 +32,46 @@ pub struct Readiness {
     audit: Audit,
     clock: Clock,
     ca_not_after: WallTime,
-    draining: Arc<AtomicBool>,
+    stage: Arc<AtomicU8>,
 }
 
+/// It starts, and what agents need may not be there yet.
+const STARTING: u8 = 0;
+const OPEN: u8 = 1;
+const DRAINING: u8 = 2;
+
 impl Readiness {
-    /// Ready as long as lines can be written, the CA is valid and nothing drains.
+    /// Ready from [`open`](Self::open) on, as long as lines can be written, the CA is valid and nothing drains.
     #[must_use]
     pub fn new(audit: Audit, clock: Clock, ca_not_after: WallTime) -> Self {
         Self {
             audit,
             clock,
             ca_not_after,
-            draining: Arc::default(),
+            stage: Arc::new(AtomicU8::new(STARTING)),
         }
+    }
+
+    /// All that agents need is there. What drains already stays so.
+    pub fn open(&self) {
+        let (success, failure) = (Ordering::SeqCst, Ordering::SeqCst);
+        let changed = self
+            .stage
+            .compare_exchange(STARTING, OPEN, success, failure);
+        tracing::debug!(opened = changed.is_ok(), "readiness was asked for");
     }
 
     /// From now on not ready: traffic goes elsewhere while what is here comes to its end.
     pub fn drain(&self) {
-        self.draining.store(true, Ordering::SeqCst);
+        self.stage.store(DRAINING, Ordering::SeqCst);
     }
 
     /// Why traffic should not be sent here.
     fn obstacle(&self) -> Option<&'static str> {
-        if self.draining.load(Ordering::SeqCst) {
+        let stage = self.stage.load(Ordering::SeqCst);
+        if stage == STARTING {
+            Some("starting")
+        } else if stage == DRAINING {
             Some("draining")
         } else if self.audit.failed() {
             Some("audit lines cannot be written")

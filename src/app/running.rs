@@ -134,6 +134,11 @@ impl Running {
         self.reloader.note_unreadable().await;
     }
 
+    /// Says that it is ready: whoever started it has put in place what agents need.
+    pub fn open(&self) {
+        self.readiness.open();
+    }
+
     /// Ends in order: not ready, no new connections, exchanges finish, token fetches and sessions end, lines are written.
     /// Answers whether every exchange came to its end in time.
     pub async fn shut_down(self) -> bool {

@@ -39,6 +39,7 @@ pub(super) fn serve(args: &Args) -> Result<ExitCode, Failure> {
             .await
             .map_err(Failure::of)?;
         write_environments(running.seats(), &runtime_dir)?;
+        running.open();
         tracing::info!(proxy = running.listening().join(","), "listening");
         loop {
             tokio::select! {

@@ -4,15 +4,17 @@ use std::fs::{self, File};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Output, Stdio};
+use std::time::Duration;
 
 use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, prlimit};
 use tempfile::TempDir;
 use tokenward::rehearsal::{Caller, Rehearsal};
-use tokio::net::TcpListener;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::process::{Child, ChildStderr, ChildStdout, Command};
 use tokio::time::timeout;
 
-use super::{PATIENCE, Setup, eventually};
+use super::{PATIENCE, Setup};
 
 /// A command line of tokenward, in an environment of its own.
 pub(crate) fn tokenward(home: &Path) -> Command {
@@ -148,13 +150,33 @@ impl Served {
         self.up().await;
     }
 
+    /// Waits until it says that it has started; what agents need is there by then.
     async fn up(&self) {
-        let run = self.folder.path().join("run/agents");
-        let there = || {
-            let agents = fs::read_dir(&run).into_iter().flatten().flatten();
-            agents.map(|a| a.path().join("env")).any(|env| env.exists())
+        let started = async {
+            while !self.says_that_it_has_started().await {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
         };
-        eventually("the environment of an agent", there).await;
+        let started = timeout(PATIENCE * 3, started).await;
+        started.expect("serve does not start");
+        let run = self.folder.path().join("run/agents");
+        let agents = fs::read_dir(&run).into_iter().flatten().flatten();
+        let there = agents.map(|a| a.path().join("env")).any(|env| env.exists());
+        assert!(there, "it has started, and no agent has an environment");
+    }
+
+    async fn says_that_it_has_started(&self) -> bool {
+        let Ok(mut stream) = TcpStream::connect(self.health).await else {
+            return false;
+        };
+        let asked = b"GET /readyz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+        let mut answer = String::new();
+        let asked = stream.write_all(asked).await;
+        let read = stream.read_to_string(&mut answer).await;
+        asked.is_ok()
+            && read.is_ok()
+            && answer.starts_with("HTTP/1.1")
+            && !answer.contains("starting")
     }
 
     /// The environment of an agent, as `serve` wrote it.

@@ -316,6 +316,7 @@ impl Setup {
         let mut plan = config::load(&file, SecretReading::Resolve).unwrap();
         (self.tune)(&mut plan);
         let running = app::start(plan, Clock::system()).await.unwrap();
+        running.open();
         let ca = fs::read_to_string(&running.trust().ca).unwrap();
         House {
             rehearsal,
