@@ -260,12 +260,21 @@ impl Pen {
             let pause = if error.kind() == io::ErrorKind::WouldBlock {
                 BUSY
             } else {
-                self.shared.failed.store(true, Ordering::Release);
+                // Once for each failure, however often it is tried again.
+                if !self.shared.failed.swap(true, Ordering::AcqRel) {
+                    tracing::error!(
+                        error = %error.kind(),
+                        "audit lines cannot be written; it is tried again until they are"
+                    );
+                }
                 self.retry
             };
             sleep(pause).await;
         }
-        self.shared.failed.store(false, Ordering::Release);
+        if self.shared.failed.load(Ordering::Acquire) {
+            self.shared.failed.store(false, Ordering::Release);
+            tracing::info!("audit lines are written again");
+        }
     }
 
     fn attempt(&mut self) -> io::Result<()> {
